@@ -1,0 +1,45 @@
+"""hopspan carries a trace across a message broker, and settles messages as their spans end.
+
+Three faces, one behaviour: a decorator on consumer handlers (`consumer`), a wrapped native object (`wrap`),
+the whole process (`instrument`); and inline `process` and `each` where the code owns the loop. They can be
+mixed: together they make one span.
+"""
+
+from hopspan import adapters as _adapters  # noqa: F401 - tells the core where adapters are
+from hopspan.config import Config
+from hopspan.instrumentation import instrument, uninstrument
+from hopspan.interception import wrap
+from hopspan.model import (
+    ConfigurationError,
+    Delivery,
+    Endpoint,
+    HopspanError,
+    MessageInfo,
+    Outcome,
+    PolicyError,
+    Settlement,
+    UnknownMessageError,
+    Verdict,
+)
+from hopspan.processing import Deferred, Processing, consumer, current, each, process
+from hopspan.propagation import extract, inject
+from hopspan.settlement import (
+    Policy,
+    ack_always,
+    by_exception,
+    dead_letter,
+    manual,
+    reject_on_error,
+    requeue_once,
+    requeue_times,
+)
+from hopspan.telemetry import Operation
+from hopspan.version import VERSION as __version__
+
+__all__ = [
+    "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError", "MessageInfo",
+    "Operation", "Outcome", "Policy", "PolicyError", "Processing", "Settlement", "UnknownMessageError",
+    "Verdict", "__version__", "ack_always", "by_exception", "consumer", "current", "dead_letter", "each",
+    "extract", "inject", "instrument", "manual", "process", "reject_on_error", "requeue_once",
+    "requeue_times", "uninstrument", "wrap",
+]  # fmt: skip

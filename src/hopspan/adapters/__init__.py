@@ -1,0 +1,39 @@
+"""Which adapter an object belongs to: by the top-level module of its class, cached per class."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from hopspan.processing import use_locator
+
+if TYPE_CHECKING:
+    from hopspan.processing import Adapter
+
+ADAPTERS = {"pika": "hopspan.adapters.pika"}
+"""From a client's top-level module to its adapter's. `hopspan.testing` brings its own messages."""
+
+_BY_MODULE = {**ADAPTERS, "hopspan.testing": "hopspan.testing.memory"}
+
+
+@lru_cache(maxsize=512)
+def locate(kind: type) -> Adapter | None:
+    """The adapter for instances of a class, also of a user's subclass of a client's class; or None."""
+    for each in kind.__mro__:
+        module = each.__module__
+        top = module.partition(".")[0]
+        name = _BY_MODULE.get("hopspan.testing" if module.startswith("hopspan.testing") else top)
+        if name is not None:
+            adapter: Adapter = importlib.import_module(name)  # type: ignore[assignment]
+            return adapter
+    return None
+
+
+def adapter_named(name: str) -> Adapter:
+    """The adapter of a client, imported now; imports the client."""
+    adapter: Adapter = importlib.import_module(ADAPTERS[name])  # type: ignore[assignment]
+    return adapter
+
+
+use_locator(locate)

@@ -1,0 +1,109 @@
+"""The whole process at once: `instrument`, `uninstrument`, and the entry points of the zero-code launcher."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from typing import TYPE_CHECKING, Any
+
+from hopspan import faults
+from hopspan.adapters import ADAPTERS, adapter_named
+from hopspan.config import Config
+from hopspan.interception import Binding, unweave, weave
+from hopspan.model import ConfigurationError
+from hopspan.processing import refuse
+from hopspan.telemetry import Instrumenter, install
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hopspan.config import Settings
+
+_lock = threading.Lock()
+_woven: dict[str, tuple[Binding, Any, dict[str, Any]]] = {}
+
+
+def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
+    """Trace everything that the named clients do in this process; with no name, every client installed.
+
+    ::
+
+        hopspan.instrument("pika", policy=hopspan.reject_on_error)
+
+    Call it once, early; objects made before are traced as well, except for consumers that are registered
+    already. Instrumenting twice is once, and the second call changes nothing. A method that another
+    instrumentation wraps already is left alone, which is logged.
+
+    Args:
+        clients: `"pika"`.
+        settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
+
+    Raises:
+        ConfigurationError: a client or a setting is unknown, a client is not installed, or a method that the
+            policy needs cannot be instrumented.
+        PolicyError: the policy can never work with a client.
+
+    Thread safety: safe, but not while messages are in flight on other threads: those may be traced or not.
+    """
+    chosen = clients or tuple(name for name in ADAPTERS if _is_installed(name))
+    config = Config.from_environment().override(settings)
+    for name in chosen:
+        _instrument(name, config, dict(settings))
+
+
+def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
+    if name not in ADAPTERS:
+        raise ConfigurationError(f"unknown client {name!r}; hopspan knows {', '.join(ADAPTERS)}")
+    if not _is_installed(name):
+        raise ConfigurationError(f"{name} is not installed: pip install 'hopspan[{name}]'")
+    with _lock:
+        if name in _woven:
+            if settings and settings != _woven[name][2]:
+                faults.logger.warning("%s is instrumented already; these settings have no effect", name)
+            return
+        adapter = adapter_named(name)
+        refuse(config.policy, adapter, ())
+        binding = Binding(adapter, Instrumenter(config))
+        woven = weave(adapter.POINTS, binding)
+        _woven[name] = (binding, woven, settings)
+        install(name, binding.instrumenter)
+
+
+def uninstrument(*clients: str) -> None:
+    """Undo `instrument`: the clients' classes are exactly as before.
+
+    Live channels and registered callbacks emit nothing any more, and settle nothing by the policy that
+    `instrument` was given. Decorated handlers and wrapped objects go on: they were asked for by themselves.
+
+    Args:
+        clients: Names as given to `instrument`; all that are instrumented when omitted. One that is not
+            instrumented is passed over.
+    """
+    with _lock:
+        for name in clients or tuple(_woven):
+            if name in _woven:
+                binding, woven, _ = _woven.pop(name)
+                binding.instrumenter.switch.on = False
+                unweave(woven)
+                install(name, None)
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+class PikaInstrumentor:
+    """What `opentelemetry-instrument` looks for under `opentelemetry_instrumentor`."""
+
+    _client = "pika"
+
+    def instrument(self, **options: Any) -> None:
+        """Instrument the client if it is installed. Takes the launcher's providers, and ignores the rest."""
+        if _is_installed(self._client):
+            known = ("tracer_provider", "meter_provider", "logger_provider")
+            given = {key: options[key] for key in known if options.get(key) is not None}
+            instrument(self._client, **given)  # type: ignore[arg-type]
+
+    def uninstrument(self, **_options: Any) -> None:
+        """Undo it."""
+        uninstrument(self._client)

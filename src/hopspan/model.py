@@ -1,0 +1,148 @@
+"""The vocabulary: immutable values that every other module speaks in.
+
+Rules of this module: it imports the standard library only, performs nothing, and decides nothing.
+Values are `NamedTuple`s, so they are immutable, hashable where their parts are, and cheap to build.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class HopspanError(Exception):
+    """Every error that hopspan raises on purpose: a wrong setting, a policy that cannot work.
+
+    hopspan raises it where the mistake is first known (decorating, wrapping, subscribing, the first
+    delivery), always before a handler runs, and never for a fault of its own.
+    """
+
+
+class ConfigurationError(HopspanError, ValueError):
+    """A setting that hopspan does not know, or a value that the setting does not take."""
+
+
+class PolicyError(HopspanError):
+    """A settlement policy that cannot do its work on the consumer or client it was given to."""
+
+
+class UnknownMessageError(HopspanError, TypeError):
+    """An object that is no message, channel or consumer of a client that hopspan knows."""
+
+
+class OperationType(Enum):
+    """`messaging.operation.type`: what an operation does to a message (messaging spans, 1.44)."""
+
+    SEND = "send"
+    RECEIVE = "receive"
+    PROCESS = "process"
+    SETTLE = "settle"
+
+
+class Verdict(Enum):
+    """What becomes of a delivery on the broker.
+
+    What each one means on the wire depends on the client:
+
+    | verdict | AMQP | Kafka |
+    | --- | --- | --- |
+    | ACK | `basic.ack` | the offset is done |
+    | REQUEUE | `basic.nack(requeue=True)` | seek back to the record |
+    | REJECT | `basic.nack(requeue=False)`: dead-lettered, or dropped where nothing takes it | a dead-letter topic |
+    | LEAVE | nothing is sent | commits stop below it |
+    """
+
+    ACK = "ack"
+    REQUEUE = "requeue"
+    REJECT = "reject"
+    LEAVE = "leave"
+
+
+class Settlement(NamedTuple):
+    """A verdict with its reason: what a policy returns, and what the process span reports."""
+
+    verdict: Verdict
+    reason: str | None = None
+    """Low-cardinality text for people; becomes `hopspan.settlement.reason`."""
+    target: Any = None
+    """Where a rejected message goes, for clients whose broker has no dead-lettering of its own."""
+
+
+class Endpoint(NamedTuple):
+    """Where messages go to or come from: everything about it that is *low-cardinality*.
+
+    Hashable, and the key under which span names and base attributes are cached.
+    """
+
+    system: str
+    """`messaging.system`, for example `rabbitmq`."""
+    destination: str = ""
+    """`messaging.destination.name`."""
+    template: str | None = None
+    """`messaging.destination.template`, when a low-cardinality form of the name is known."""
+    anonymous: bool = False
+    """The broker or a client invented the name."""
+    temporary: bool = False
+    group: str | None = None
+    """`messaging.consumer.group.name`."""
+    server_address: str | None = None
+    server_port: int | None = None
+
+
+class MessageInfo(NamedTuple):
+    """What differs from message to message on one endpoint: everything *high-cardinality*."""
+
+    id: str | None = None
+    conversation_id: str | None = None
+    attributes: Mapping[str, Any] = {}
+    """System-specific attributes, ready to be set on a span."""
+
+
+class Delivery(NamedTuple):
+    """One message in our hands. What a policy is asked about, and what `current().delivery` is."""
+
+    endpoint: Endpoint
+    message: MessageInfo
+    headers: Any
+    """The client's own header container (a mapping, a list of pairs, or None); never changed."""
+    native: Any
+    """What the adapter needs to settle this delivery. Opaque to the core."""
+    redelivered: bool = False
+    """The broker says that it has handed this message out before (not that a handler saw it)."""
+    attempt: int | None = None
+    """1 for the first attempt; None where the broker does not count."""
+    settles: bool = True
+    """False when the broker settled it already by handing it over (`auto_ack`)."""
+    counted: bool = False
+    """A receive operation has counted this message already (`messaging.client.consumed.messages`)."""
+
+
+class Outgoing(NamedTuple):
+    """One message about to leave, and how to call the client with other headers."""
+
+    endpoint: Endpoint
+    message: MessageInfo
+    headers: Any
+    call: Callable[[Any], tuple[Sequence[Any], Mapping[str, Any]]]
+    """Given headers, the positional and keyword arguments of the native call that carries them."""
+
+
+class Outcome(NamedTuple):
+    """How the handling of a delivery went. Status, metrics and settlement all derive from it."""
+
+    failed: bool = False
+    error: BaseException | None = None
+    """What escaped from the handler; None for a failure by `fail()` or by span status."""
+    error_type: str | None = None
+    """`error.type`: low-cardinality, the same on span and metrics. None on success."""
+    description: str | None = None
+    cancelled: bool = False
+    """The handler was cancelled (`CancelledError`, `GeneratorExit`): neither success nor failure."""
+    interrupted: bool = False
+    """The interpreter is leaving (`SystemExit`, `KeyboardInterrupt`)."""
+
+
+SUCCESS = Outcome()

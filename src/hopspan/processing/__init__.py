@@ -1,0 +1,30 @@
+"""From hand-over to settled: the handling of deliveries in handlers, blocks and loops."""
+
+from hopspan.processing.adapting import Adapter, adapter_among, adapter_of, unknown, use_locator
+from hopspan.processing.blocks import process
+from hopspan.processing.delivery import Deferred, Processing, auto_acked, failure, refuse
+from hopspan.processing.handlers import consumer, face_of, traced
+from hopspan.processing.loops import Loop, each
+from hopspan.processing.opening import NOTHING, begin, current
+
+__all__ = [
+    "NOTHING",
+    "Adapter",
+    "Deferred",
+    "Loop",
+    "Processing",
+    "adapter_among",
+    "adapter_of",
+    "auto_acked",
+    "begin",
+    "consumer",
+    "current",
+    "each",
+    "face_of",
+    "failure",
+    "process",
+    "refuse",
+    "traced",
+    "unknown",
+    "use_locator",
+]

@@ -1,0 +1,109 @@
+"""What the core asks of an adapter, and how the adapter of an object is found.
+
+An adapter is a *module* that has these names; it reads native objects into values and performs one
+settlement verb, and it decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hopspan.model import UnknownMessageError
+
+if TYPE_CHECKING:
+    from hopspan.model import Delivery, Settlement, Verdict
+    from hopspan.processing.delivery import Processing
+    from hopspan.propagation import Codec
+    from hopspan.settlement import Policy
+
+
+class Adapter(Protocol):
+    """One client library, as the core sees it. Modules satisfy this protocol."""
+
+    NAME: str
+    """What users call the client: `hopspan.instrument(NAME)`."""
+    SYSTEM: str
+    """`messaging.system`."""
+    CODEC: Codec
+    """The shape of the client's headers."""
+    ASYNCHRONOUS: bool
+    """Whether `settle` must be awaited."""
+    SETTLE_NAMES: Mapping[Verdict, str]
+    """What the client calls each verdict; `messaging.operation.name` of settle spans."""
+    POINTS: Sequence[Any]
+    """The methods to intercept, on a class or on an instance."""
+    INSTANCE_POINTS: Sequence[Any]
+    """Further ones that make sense on a wrapped instance only."""
+    RIVALS: Sequence[str]
+    """Methods, as `module:Class.method`, that other instrumentations of this client wrap."""
+    CONTROL_FLOW: tuple[type[BaseException], ...]
+    """Exceptions that the client raises through a handler without anything having failed."""
+
+    def handed(self, args: tuple[Any, ...]) -> Any:
+        """The native delivery among a handler's arguments (a list of them for a batch), or None."""
+
+    def given(self, message: Any, via: Any) -> Any:
+        """The native delivery in what the user gave to `process` or `each`, or None."""
+
+    def delivery(self, native: Any) -> Delivery:
+        """The native delivery as a value."""
+
+    def same(self, native: Any, other: Any) -> bool:
+        """Whether two natives are one and the same delivery."""
+
+    def opened(self, native: Any, processing: Processing) -> Verdict | None:
+        """Remember who handles a delivery; return how it was settled already, if it was."""
+
+    def closed(self, native: Any, processing: Processing) -> None:
+        """The handling is over."""
+
+    def is_open(self, native: Any) -> bool:
+        """Whether the delivery can still be settled."""
+
+    def settle(self, native: Any, settlement: Settlement) -> Awaitable[None] | None:
+        """Perform a verdict on the client's own thread. Raises what the client raises."""
+
+    def hop(self, native: Any) -> Callable[[Callable[[], None]], None] | None:
+        """How to run something on the thread that may settle this delivery; None when we are on it."""
+
+    def refusal(self, policy: Policy) -> str | None:
+        """Why a policy can never work with this client, or None."""
+
+    def error_type(self, error: BaseException) -> str | None:
+        """The client's own low-cardinality word for an error, or None."""
+
+
+Locate = Callable[[type], "Adapter | None"]
+
+_locators: list[Locate] = []
+
+
+def use_locator(locate: Locate) -> None:
+    """Say how adapters are found by type. The adapters package does, so that the core need not know it."""
+    _locators[:] = [locate]
+
+
+def adapter_of(kind: type) -> Adapter | None:
+    """The adapter for instances of a class, or None."""
+    return _locators[0](kind) if _locators else None
+
+
+def adapter_among(candidates: tuple[Any, ...]) -> Adapter | None:
+    """The adapter of the first object that has one; lists and tuples are looked into."""
+    for candidate in candidates:
+        if isinstance(candidate, list | tuple) and type(candidate) in {list, tuple}:
+            found = adapter_among(tuple(candidate[:4]))
+        else:
+            found = adapter_of(type(candidate))
+        if found is not None:
+            return found
+    return None
+
+
+def unknown(verb: str, objects: tuple[Any, ...], remedy: str) -> UnknownMessageError:
+    """An error that says what was given, why it does not do, and what to change."""
+    kinds = ", ".join(type(each).__qualname__ for each in objects if each is not None) or "nothing"
+    return UnknownMessageError(
+        f"{verb}: no message of a client that hopspan knows in what it was given ({kinds}); {remedy}"
+    )

@@ -1,0 +1,175 @@
+"""The decorator on consumer handlers, and the wrapper that interception puts around callbacks.
+
+Sync or async is decided once, when a handler is wrapped. Both shells do the same four things: begin, make
+the process span current, finish, and undo what was made current.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from hopspan.processing.adapting import adapter_among, unknown
+from hopspan.processing.opening import begin, started
+from hopspan.processing.scope import Attachment
+from hopspan.telemetry import Face, instrumenter_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Unpack
+
+    from hopspan.config import Settings
+    from hopspan.processing.adapting import Adapter
+    from hopspan.processing.delivery import Processing
+
+Handler = TypeVar("Handler", bound="Callable[..., Any]")
+
+FACE = "__hopspan_face__"
+"""The attribute by which a subscription recognises a decorated handler."""
+
+
+def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Processing]) -> Any:
+    """`handler` inside the processing that `start` begins for its positional arguments.
+
+    Where `start` returns a falsy one, the handler runs as if it were not wrapped.
+    """
+    called = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
+        return _traced_async(handler, start)
+
+    @functools.wraps(handler)
+    def handle(*args: Any, **kwargs: Any) -> Any:
+        processing = started(start, args)
+        if not processing:
+            return handler(*args, **kwargs)
+        attached = Attachment(processing.context)
+        try:
+            result = handler(*args, **kwargs)
+        except BaseException as error:
+            if processing.left_by(error):
+                raise
+            processing.finish(error)
+            if processing.swallows(error):
+                return None
+            raise
+        else:
+            if not processing.left_by(None):
+                processing.finish()
+            return result
+        finally:
+            attached.detach()
+
+    return handle
+
+
+def _traced_async(
+    handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Processing]
+) -> Any:
+    @functools.wraps(handler)
+    async def handle(*args: Any, **kwargs: Any) -> Any:
+        processing = started(start, args)
+        if not processing:
+            return await handler(*args, **kwargs)
+        attached = Attachment(processing.context)
+        try:
+            result = await handler(*args, **kwargs)
+        except BaseException as error:
+            if processing.left_by(error):
+                raise
+            await processing.finish_async(error)
+            if processing.swallows(error):
+                return None
+            raise
+        else:
+            if not processing.left_by(None):
+                await processing.finish_async()
+            return result
+        finally:
+            attached.detach()
+
+    return handle
+
+
+@overload
+def consumer(handler: Handler, /) -> Handler: ...
+@overload
+def consumer(
+    *, via: Any = None, adapter: Adapter | None = None, **settings: Unpack[Settings]
+) -> Callable[[Handler], Handler]: ...
+def consumer(
+    handler: Callable[..., Any] | None = None,
+    /,
+    *,
+    via: Any = None,
+    adapter: Adapter | None = None,
+    **settings: Any,
+) -> Any:
+    """Trace a consumer handler, and settle its message as its process span ends.
+
+    Works on every handler signature of every client, sync and async, on functions and methods: the message
+    is found among the positional arguments. Bare or with settings::
+
+        @hopspan.consumer
+        def on_order(channel, method, properties, body): ...
+
+        @hopspan.consumer(policy=hopspan.requeue_once)
+        async def on_order(message): ...
+
+    Without a policy hopspan settles nothing. With one, a returning handler is acked, and a failing one gets
+    the policy's verdict; its failure is logged and the handler returns None, so that a poison message does
+    not stop the consumer (`reraise=True` for the other way). A failure that was not settled propagates.
+
+    Args:
+        handler: The handler, for the bare form.
+        via: The consumer, or a function that returns it, for clients whose messages do not know theirs.
+        adapter: Which adapter reads the arguments, for doubles and mocks; found by type otherwise.
+        settings: See `hopspan.Config`.
+
+    Returns:
+        A function with the handler's signature; its `__wrapped__` is the plain handler, for unit tests.
+
+    Raises:
+        ConfigurationError: a setting is unknown or invalid.
+        PolicyError: on subscribing or at the first delivery, a policy that cannot work there.
+        UnknownMessageError: when called with no message of a client that hopspan knows.
+
+    Thread and task safety: the decorated handler may be called concurrently.
+    """
+    face = Face(settings)
+
+    def decorate(handler: Callable[..., Any]) -> Any:
+        if not callable(handler):
+            raise unknown("consumer", (handler,), "decorate the handler function")
+        decorated = traced(handler, _opener(handler, face, via, adapter))
+        setattr(decorated, FACE, face)
+        return decorated
+
+    return decorate if handler is None else decorate(handler)
+
+
+def _opener(
+    handler: Callable[..., Any], face: Face, via: Any, adapter: Adapter | None
+) -> Callable[[tuple[Any, ...]], Processing]:
+    def start(args: tuple[Any, ...]) -> Processing:
+        found = adapter or adapter_among(args)
+        natives = found and found.handed(args, via() if callable(via) else via)
+        if not found or not natives:
+            name = getattr(handler, "__qualname__", repr(handler))
+            raise unknown(
+                f"handler {name}", args, "call the plain handler in unit tests: it is the __wrapped__ of this one"
+            )
+        return begin(found, natives, pushed=True, face=face, base=instrumenter_for(found.NAME))
+
+    return start
+
+
+def face_of(handler: Any) -> Face | None:
+    """The settings of a decorated handler, also through `functools.partial` and bound methods."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    face = getattr(handler, FACE, None)
+    if face is None and not inspect.isroutine(handler):
+        face = getattr(getattr(type(handler), "__call__", None), FACE, None)
+    return face if isinstance(face, Face) else None

@@ -1,0 +1,192 @@
+"""Loop scope: the body of a `for` loop over messages, inside the process span of each.
+
+The iterator is an object, not a generator: its `__next__` ends the span of the message before, and makes the
+span of the next one current in the loop's own context. When the loop is left, by exhaustion, `break`, `return`
+or an exception, the last reference to the iterator goes and its finaliser undoes what is current.
+
+It gives parentage, baggage and duration. It cannot see the body's exception, so it never settles; that a
+message failed is known from a nack, a reject or the span's status. Driven from another thread or task than
+the one that iterates, it makes nothing current there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from opentelemetry.context import get_current
+
+from hopspan import faults
+from hopspan.model import PolicyError
+from hopspan.processing.adapting import adapter_among, unknown
+from hopspan.processing.opening import NOTHING, begin, started
+from hopspan.processing.scope import Attachment, whereabouts
+from hopspan.settlement import as_policy
+from hopspan.telemetry import face_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+
+    from typing_extensions import Self, Unpack
+
+    from hopspan.config import Settings
+    from hopspan.processing.adapting import Adapter
+    from hopspan.processing.delivery import Processing
+
+Item = TypeVar("Item")
+
+_MOST_ATTACHED = 8
+
+
+class _Scope:
+    """The message whose turn it is, and what was made current for it."""
+
+    __slots__ = ("__weakref__", "_attached", "_home", "_processing")
+
+    def __init__(self) -> None:
+        self._home = whereabouts()
+        self._processing = NOTHING
+        # More than one only while the user keeps a span of their own open across turns.
+        self._attached: list[Attachment] = []
+
+    def settle_here(self) -> None:
+        """The thread or task that asks is the one whose loop this is."""
+        self._home = whereabouts()
+
+    def turn(self, processing: Processing) -> None:
+        """A message was handed over."""
+        self._processing = processing
+        if processing and whereabouts() == self._home:
+            del self._attached[: -(_MOST_ATTACHED - 1)]
+            self._attached.append(Attachment(processing.context))
+
+    def over(self) -> None:
+        """The turn of the message is over. Idempotent; never raises."""
+        processing, self._processing = self._processing, NOTHING
+        try:
+            if processing and not processing.left_by(None):
+                processing.finish_loop()
+            current = get_current()
+            for index, attached in enumerate(self._attached):
+                if attached.context is current and attached.detach():
+                    del self._attached[index:]
+                    break
+        except Exception:  # noqa: BLE001
+            faults.report("ending a turn of a loop")
+
+
+class Loop(Generic[Item]):
+    """An iterator over messages whose loop body is inside each one's process span.
+
+    Everything else that the client's own iterator can do is passed on to it.
+    """
+
+    def __init__(self, source: Iterator[Item], start: Callable[[Item], Processing]) -> None:
+        self._source = source
+        self._start = start
+        self._scope = _Scope()
+
+    def __iter__(self) -> Self:
+        self._scope.settle_here()
+        return self
+
+    def __next__(self) -> Item:
+        self._scope.over()
+        item = next(self._source)
+        self._scope.turn(started(self._start, item))
+        return item
+
+    def leave(self) -> None:
+        """End the turn of the message at hand."""
+        self._scope.over()
+
+    def close(self) -> None:
+        """Leave the loop, and close the client's iterator if it can be closed."""
+        self._scope.over()
+        close = getattr(self._source, "close", None)
+        if close is not None:
+            close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __del__(self) -> None:
+        scope = self.__dict__.get("_scope")
+        if scope is not None:
+            scope.over()
+
+
+class AsyncLoop(Generic[Item]):
+    """`Loop` for `async for`."""
+
+    def __init__(self, source: AsyncIterable[Item], start: Callable[[Item], Processing]) -> None:
+        self._source = source.__aiter__()
+        self._start = start
+        self._scope = _Scope()
+
+    def __aiter__(self) -> Self:
+        self._scope.settle_here()
+        return self
+
+    async def __anext__(self) -> Item:
+        self._scope.over()
+        item = await self._source.__anext__()
+        self._scope.turn(started(self._start, item))
+        return item
+
+    async def aclose(self) -> None:
+        """Leave the loop, and close the client's iterator if it can be closed."""
+        self._scope.over()
+        close = getattr(self._source, "aclose", None)
+        if close is not None:
+            await close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __del__(self) -> None:
+        scope = self.__dict__.get("_scope")
+        if scope is not None:
+            scope.over()
+
+
+def each(
+    messages: Any, *, via: Any = None, adapter: Adapter | None = None, **settings: Unpack[Settings]
+) -> Any:
+    """Iterate over messages, one process span around each turn of the loop's body.
+
+    For polled batches and for iterators of clients that are not instrumented::
+
+        for record in hopspan.each(batch, via=kafka_consumer):
+            store(record)
+
+    Takes an iterable for `for`, or an asynchronous one for `async for`. A loop cannot see its body's
+    exception, so it never settles; use `process` in the body where hopspan is to settle.
+
+    Args:
+        messages: What the client handed out.
+        via: The channel or consumer that they came from.
+        adapter: For doubles and mocks; found by type otherwise.
+        settings: See `hopspan.Config`, without a settling policy.
+
+    Raises:
+        PolicyError: a settling policy was given.
+        UnknownMessageError: while iterating, at something that is no message.
+    """
+    face = face_for(settings)
+    if "policy" in settings and as_policy(settings["policy"]).settles:
+        raise PolicyError(
+            f"each(policy={settings['policy']!r}): a loop cannot see whether its body failed, so it never settles. "
+            "Put `with hopspan.process(message, via=..., policy=...)` into its body"
+        )
+
+    def start(message: Any) -> Processing:
+        found = adapter or adapter_among((via, message))
+        natives = found.given(message, via) if found is not None else None
+        if found is None or natives is None:
+            raise unknown("each", (message, via), "give it what the client handed out, and the channel as via=")
+        return begin(found, natives, pushed=False, face=face) if natives else NOTHING
+
+    if hasattr(messages, "__aiter__"):
+        return AsyncLoop(messages, start)
+    source: Iterable[Any] = messages
+    return Loop(iter(source), start)

@@ -1,0 +1,151 @@
+"""Beginning to handle a delivery, joining a handling that goes on, and finding the current one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel
+from opentelemetry.trace import INVALID_SPAN
+
+from hopspan import faults
+from hopspan.model import SUCCESS, Delivery, Endpoint, HopspanError, MessageInfo, Verdict
+from hopspan.processing.delivery import CURRENT, Processing, refuse
+from hopspan.telemetry import NO_SETTINGS, Face, instrumenter_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from opentelemetry.trace import Span
+
+    from hopspan.processing.adapting import Adapter
+    from hopspan.telemetry import Instrumenter
+
+class _NotDeferred:
+    """What `defer` gives outside a delivery: a block in which nothing happens."""
+
+    def __enter__(self) -> Processing:
+        return NOTHING
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None: ...
+
+    async def __aenter__(self) -> Processing:
+        return NOTHING
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None: ...
+
+
+class _Nothing(Processing):
+    """Outside a delivery: falsy, and nothing that is done to it has an effect."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.deliveries = ()
+        self.outcome = SUCCESS
+        self.settled = False
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "<hopspan processing of nothing>"
+
+    @property
+    def is_over(self) -> bool:
+        return True
+
+    @property
+    def span(self) -> Span:
+        return INVALID_SPAN
+
+    @property
+    def delivery(self) -> Delivery:
+        return _NO_DELIVERY
+
+    def fail(self, reason: str, *, type: str | None = None) -> None: ...  # noqa: A002
+
+    def defer(self) -> Any:
+        return _NotDeferred()
+
+
+NOTHING: Processing = _Nothing()
+_NO_DELIVERY = Delivery(Endpoint(""), MessageInfo(), None, None)
+
+
+def current() -> Processing:
+    """The handling that goes on around the caller, or a falsy one outside a delivery. Never None.
+
+    Follows the OpenTelemetry context: it is found in every function, task and (with a propagated context)
+    thread that the handler calls, through nested spans. ::
+
+        if invalid(order):
+            hopspan.current().fail("invalid order", type="invalid_order")
+    """
+    found = otel.get_value(CURRENT)
+    return found if isinstance(found, Processing) else NOTHING
+
+
+def begin(
+    adapter: Adapter,
+    natives: Sequence[Any],
+    *,
+    pushed: bool,
+    face: Face = NO_SETTINGS,
+    base: Instrumenter | None = None,
+) -> Processing:
+    """Begin to handle deliveries, or join a face further out that has begun with the very same ones.
+
+    Raises:
+        PolicyError: the policy in force cannot work here; nothing has been started.
+    """
+    ongoing = current()
+    if ongoing and ongoing.is_for(adapter, natives):
+        ongoing.adopt(face.settings, face.over(instrumenter_for(adapter.NAME)))
+        return ongoing
+    instrumenter = face.over(base or instrumenter_for(adapter.NAME))
+    deliveries = [_read(adapter, native) for native in natives]
+    refuse(instrumenter.config.policy, adapter, deliveries)
+    operation = instrumenter.start_process(deliveries, adapter.CODEC, pushed=pushed)
+    processing = Processing(adapter, natives, deliveries, instrumenter, operation)
+    for native in natives:
+        _open(adapter, native, processing)
+    operation.announce(natives[0] if len(natives) == 1 else natives)
+    return processing
+
+
+def started(start: Callable[..., Processing], *args: Any) -> Processing:
+    """What `start` began; a falsy processing where hopspan itself is at fault, so that the handler runs.
+
+    Raises:
+        HopspanError: a mistake of the user's: a policy that cannot work, an unknown message.
+    """
+    try:
+        return start(*args)
+    except HopspanError:
+        raise
+    except Exception:  # noqa: BLE001 - the message stays unsettled, so nothing is lost
+        faults.report("beginning to handle a delivery")
+        return NOTHING
+
+
+def _read(adapter: Adapter, native: Any) -> Delivery:
+    try:
+        return adapter.delivery(native)
+    except Exception:  # noqa: BLE001 - it can be handled and settled without being understood
+        faults.report("reading a delivery")
+        return Delivery(Endpoint(adapter.SYSTEM), MessageInfo(), None, native)
+
+
+def _open(adapter: Adapter, native: Any, processing: Processing) -> None:
+    try:
+        settled: Verdict | None = adapter.opened(native, processing)
+    except Exception:  # noqa: BLE001
+        faults.report("opening a delivery")
+        return
+    if settled is not None:
+        processing.note(native, settled)

@@ -1,0 +1,232 @@
+"""Settlement policies: from how the handling went to what becomes of the message.
+
+A policy only decides; performing the verdict is the adapter's work, and when to ask is the core's.
+A policy declares the verdicts it can give, so that one that cannot work on a client or a consumer is
+refused before the first message.
+
+Rules of this module: pure functions of `(Outcome, Delivery)`; no client, no span, no I/O.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Union
+
+from hopspan import faults
+from hopspan.model import PolicyError, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from hopspan.model import Delivery, Outcome
+
+    Decision = Callable[[Outcome, Delivery], "Settlement | Verdict"]
+
+ALL_VERDICTS = frozenset(Verdict)
+
+
+class Policy:
+    """A named decision with the verdicts it can give.
+
+    Your own policy is any function of `(outcome, delivery)` that returns a `Verdict` or a `Settlement`;
+    wrap it in `Policy` to declare fewer verdicts than all, which lets hopspan refuse it only where it
+    really cannot work::
+
+        ack_or_leave = Policy("ack_or_leave", decide, verdicts={Verdict.ACK, Verdict.LEAVE})
+
+    Immutable, and shared by every thread and task: `decide` must be safe to call concurrently. It runs
+    on the message path, once per handled delivery.
+    """
+
+    __slots__ = ("_decide", "name", "settles", "target", "verdicts")
+
+    def __init__(
+        self,
+        name: str,
+        decide: Decision,
+        verdicts: Iterable[Verdict] = ALL_VERDICTS,
+        target: Any = None,
+    ) -> None:
+        self.name = name
+        self.verdicts = frozenset(verdicts)
+        self.settles = bool(self.verdicts - {Verdict.LEAVE})
+        self.target = target
+        self._decide = decide
+
+    def decide(self, outcome: Outcome, delivery: Delivery) -> Settlement:
+        """The settlement of one delivery.
+
+        Raises:
+            PolicyError: the decision was no verdict, or one that the policy did not declare.
+        """
+        decision = self._decide(outcome, delivery)
+        settlement = Settlement(decision) if isinstance(decision, Verdict) else decision
+        if not isinstance(settlement, Settlement) or settlement.verdict not in self.verdicts:
+            declared = ", ".join(sorted(verdict.name for verdict in self.verdicts))
+            message = f"policy {self.name} decided {decision!r}, which is none of its verdicts: {declared}"
+            raise PolicyError(message)
+        return settlement
+
+    def __repr__(self) -> str:
+        return f"<policy {self.name}>"
+
+
+if TYPE_CHECKING:
+    PolicyLike = Union[Policy, Decision]
+
+
+def as_policy(policy: PolicyLike) -> Policy:
+    """A policy as given, or a user's function made into one that may give any verdict."""
+    if isinstance(policy, Policy):
+        return policy
+    if not callable(policy) or isinstance(policy, type):
+        message = (
+            f"policy={policy!r} is no policy: give one of hopspan's (hopspan.requeue_once, ...) or a "
+            "function of (outcome, delivery) that returns a hopspan.Verdict"
+        )
+        raise PolicyError(message)
+    if inspect.iscoroutinefunction(policy):
+        message = f"policy {policy.__qualname__} is a coroutine function; a policy decides without waiting"
+        raise PolicyError(message)
+    return Policy(getattr(policy, "__name__", repr(policy)), policy)
+
+
+_ACKED = Settlement(Verdict.ACK)
+_LEFT = Settlement(Verdict.LEAVE)
+
+
+def _reject(outcome: Outcome, why: str = "failed") -> Settlement:
+    return Settlement(Verdict.REJECT, f"{why}: {outcome.error_type}" if outcome.error_type else why)
+
+
+def _reject_on_error(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
+    return _reject(outcome) if outcome.failed else _ACKED
+
+
+manual = Policy("manual", lambda outcome, delivery: _LEFT, {Verdict.LEAVE})  # noqa: ARG005
+"""hopspan settles nothing: the handler does, as without hopspan. The default on every face."""
+
+ack_always = Policy("ack_always", lambda outcome, delivery: _ACKED, {Verdict.ACK})  # noqa: ARG005
+"""Ack whatever happened. For messages that are not worth a second try. (A cancelled handler's message is
+requeued all the same: it was not handled.)"""
+
+reject_on_error = Policy("reject_on_error", _reject_on_error, {Verdict.ACK, Verdict.REJECT})
+"""Ack on success, reject on failure: dead-lettered where the queue has a dead-letter exchange, dropped
+where it has none."""
+
+
+def _seen_before(delivery: Delivery, times: int) -> bool:
+    if delivery.attempt is not None:
+        return delivery.attempt > times
+    return delivery.redelivered
+
+
+def requeue_times(times: int) -> Policy:
+    """Ack on success; on failure requeue up to `times` times, then reject.
+
+    Needs a broker that counts deliveries, such as a RabbitMQ quorum queue (`x-delivery-count`). A classic
+    queue only says *redelivered*, so there the policy behaves as `requeue_once` and says so once in the
+    log.
+
+    Args:
+        times: How often a message is given back before it is rejected; 1 or more.
+
+    Raises:
+        PolicyError: `times` is no positive whole number.
+    """
+    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+        message = f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
+        raise PolicyError(message)
+
+    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
+        if not outcome.failed:
+            return _ACKED
+        if delivery.attempt is None and times > 1:
+            faults.once(
+                "requeue_times(%s) on %s: this queue does not count its deliveries, so a message is requeued "
+                "once and then rejected. Use a quorum queue to have it counted",
+                times,
+                delivery.endpoint.destination,
+            )
+        if _seen_before(delivery, times):
+            return _reject(outcome, f"failed after {times} requeue{'s' * (times > 1)}")
+        return Settlement(Verdict.REQUEUE, f"failed: {outcome.error_type}")
+
+    return Policy(f"requeue_times({times})", decide, {Verdict.ACK, Verdict.REQUEUE, Verdict.REJECT})
+
+
+_once = requeue_times(1)
+requeue_once = Policy("requeue_once", _once.decide, _once.verdicts)
+"""Ack on success; on failure requeue the first time, reject the second.
+
+On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it on
+messages that were prefetched by a consumer which went away before any handler saw them: such a message may
+be rejected at its first real attempt. Quorum queues count deliveries and are exact about returns.
+(RabbitMQ, *Consumers: delivery metadata*; *Quorum queues: poison message handling*.)
+"""
+
+
+SHIPPED = (manual, ack_always, reject_on_error, requeue_once)
+"""The shipped policies that take no argument, for settings given as text."""
+
+
+def dead_letter(topic: str, *, producer: Any) -> Policy:
+    """Ack on success; on failure publish the message to `topic`, and be done when that is acknowledged.
+
+    For clients whose broker has no dead-lettering of its own (Kafka). On RabbitMQ the queue's dead-letter
+    exchange does this: use `reject_on_error` there.
+
+    Args:
+        topic: Where failed messages go.
+        producer: The native producer that publishes them.
+    """
+
+    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
+        settlement = _reject_on_error(outcome, delivery)
+        return settlement._replace(target=(topic, producer)) if outcome.failed else settlement
+
+    name = f"dead_letter({topic!r})"
+    return Policy(name, decide, {Verdict.ACK, Verdict.REJECT}, target=(topic, producer))
+
+
+def by_exception(
+    verdicts: Mapping[type[BaseException], Verdict | Policy], *, default: PolicyLike
+) -> Policy:
+    """Choose by what the handler raised; the nearest class in the exception's ancestry decides.
+
+    ::
+
+        by_exception({ValueError: Verdict.REJECT, TimeoutError: requeue_times(5)}, default=requeue_once)
+
+    Args:
+        verdicts: From exception class to a verdict or to another policy.
+        default: The policy for success, for other exceptions, and for failures without an exception.
+
+    Raises:
+        PolicyError: a key is no exception class, or a value neither verdict nor policy.
+    """
+    fallback = as_policy(default)
+    chosen: dict[type[BaseException], Policy] = {}
+    for kind, choice in verdicts.items():
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            message = f"by_exception: {kind!r} is no exception class"
+            raise PolicyError(message)
+        chosen[kind] = _always_on_error(choice) if isinstance(choice, Verdict) else as_policy(choice)
+
+    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
+        if outcome.failed and outcome.error is not None:
+            for kind in type(outcome.error).__mro__:
+                if kind in chosen:
+                    return chosen[kind].decide(outcome, delivery)
+        return fallback.decide(outcome, delivery)
+
+    possible = fallback.verdicts.union(*(policy.verdicts for policy in chosen.values()))
+    targets = [policy.target for policy in (fallback, *chosen.values()) if policy.target is not None]
+    return Policy("by_exception", decide, possible, target=targets[0] if targets else None)
+
+
+def _always_on_error(verdict: Verdict) -> Policy:
+    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
+        return Settlement(verdict, f"failed: {outcome.error_type}")
+
+    return Policy(verdict.value, decide, {verdict})

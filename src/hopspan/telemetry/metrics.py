@@ -1,0 +1,165 @@
+"""The four metrics of the messaging conventions.
+
+Durations are histograms, recorded once an operation. Counts are kept in cells of our own behind observable
+counters: adding to a cell costs a fraction of a synchronous record, and what is exported is the same
+monotonic sum. Cells are bounded: once full, new combinations are counted in one overflow cell, so that no
+exported sum ever falls.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.metrics import Observation, get_meter
+
+from hopspan import conventions as names
+from hopspan.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import CallbackOptions, MeterProvider
+
+    from hopspan.conventions import MetricAttributes, Plan
+
+_MOST_CELLS = 1024
+_OVERFLOW: MetricAttributes = ((names.METRIC_OVERFLOW, True),)
+
+
+class Cells:
+    """Counts by metric attributes. Thread-safe; safe to use in a forked child."""
+
+    def __init__(self, most: int = _MOST_CELLS) -> None:
+        self._most = most
+        self._counts: dict[MetricAttributes, int] = {}
+        self._lock = threading.Lock()
+        _every_cells.add(self)
+
+    def add(self, attributes: MetricAttributes, amount: int) -> None:
+        """Count `amount` more."""
+        counts = self._counts
+        with self._lock:
+            if attributes not in counts and len(counts) >= self._most:
+                attributes = _OVERFLOW
+            counts[attributes] = counts.get(attributes, 0) + amount
+
+    def observe(self, options: CallbackOptions) -> Iterable[Observation]:  # noqa: ARG002
+        """The counts so far, for an observable counter."""
+        with self._lock:
+            counts = list(self._counts.items())
+        return [Observation(count, dict(attributes)) for attributes, count in counts]
+
+    def unlock(self) -> None:
+        """Replace a lock that another thread may have held while the process forked."""
+        self._lock = threading.Lock()
+
+
+_every_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
+
+
+def _unlock_in_child() -> None:
+    for cells in list(_every_cells):
+        cells.unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_in_child)
+
+
+class Instruments:
+    """The four instruments of one meter provider. Shared by all who use that provider."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = get_meter("hopspan", VERSION, provider, names.SCHEMA_URL)
+        self.operation_duration = meter.create_histogram(
+            names.OPERATION_DURATION,
+            unit="s",
+            description="Duration of a messaging operation that this client started",
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+        )
+        self.process_duration = meter.create_histogram(
+            names.PROCESS_DURATION,
+            unit="s",
+            description="Duration of processing a message",
+            explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
+        )
+        self.sent = Cells()
+        self.consumed = Cells()
+        meter.create_observable_counter(
+            names.SENT_MESSAGES,
+            [self.sent.observe],
+            unit="{message}",
+            description="Messages that this producer tried to send",
+        )
+        meter.create_observable_counter(
+            names.CONSUMED_MESSAGES,
+            [self.consumed.observe],
+            unit="{message}",
+            description="Messages that were delivered to the application",
+        )
+
+
+_global_instruments: list[Instruments] = []
+_instruments: weakref.WeakKeyDictionary[Any, Instruments] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def instruments_of(provider: MeterProvider | None) -> Instruments:
+    """The instruments of a provider, made once: two sets on one meter would report twice."""
+    with _making:
+        if provider is None:
+            if not _global_instruments:
+                _global_instruments.append(Instruments(None))
+            return _global_instruments[0]
+        if provider not in _instruments:
+            _instruments[provider] = Instruments(provider)
+        return _instruments[provider]
+
+
+class Meters:
+    """Records what one finished operation adds to the metrics that are switched on."""
+
+    __slots__ = ("_consumed", "_operation_duration", "_process_duration", "_sent")
+
+    def __init__(self, provider: MeterProvider | None, switched_on: frozenset[str]) -> None:
+        instruments = instruments_of(provider) if switched_on else None
+
+        def on(name: str, attribute: str) -> Any:
+            return getattr(instruments, attribute) if name in switched_on else None
+
+        self._operation_duration = on(names.OPERATION_DURATION, "operation_duration")
+        self._process_duration = on(names.PROCESS_DURATION, "process_duration")
+        self._sent = on(names.SENT_MESSAGES, "sent")
+        self._consumed = on(names.CONSUMED_MESSAGES, "consumed")
+
+    def client_operation(
+        self, plan: Plan, seconds: float, error_type: str | None, context: Context
+    ) -> None:
+        """The duration of a send, receive or settle operation."""
+        if self._operation_duration is not None:
+            attributes = dict(_with_error(plan.durations, error_type))
+            self._operation_duration.record(seconds, attributes, context)
+
+    def processing(self, plan: Plan, seconds: float, error_type: str | None, context: Context) -> None:
+        """The duration of a process operation."""
+        if self._process_duration is not None:
+            attributes = dict(_with_error(plan.durations, error_type))
+            self._process_duration.record(seconds, attributes, context)
+
+    def sent(self, plan: Plan, messages: int, error_type: str | None) -> None:
+        """Messages that were tried to be sent, failures included."""
+        if self._sent is not None:
+            self._sent.add(_with_error(plan.counts, error_type), messages)
+
+    def consumed(self, plan: Plan, messages: int, error_type: str | None) -> None:
+        """Messages handed to the application; each delivery counts once."""
+        if self._consumed is not None:
+            self._consumed.add(_with_error(plan.counts, error_type), messages)
+
+
+def _with_error(attributes: MetricAttributes, error_type: str | None) -> MetricAttributes:
+    return attributes if error_type is None else (*attributes, (names.ERROR_TYPE, error_type))

@@ -1,0 +1,193 @@
+"""One running operation: its span, its clock, and the status that it ends with.
+
+`Operation` and the instrumenter beside it are the only code that starts or ends spans. An operation that is
+not recorded (unsampled, suppressed, no SDK) behaves the same: its span remembers its status, so that the
+decision about a message never depends on sampling.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, Status, StatusCode
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.model import SUCCESS, OperationType, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.context import Context
+
+    from hopspan.conventions import Action, Plan
+    from hopspan.model import Endpoint
+    from hopspan.telemetry import Instrumenter
+
+OTHER_ERROR = "_OTHER"
+"""The conventions' `error.type` for a failure whose kind is not known."""
+
+
+class RememberingSpan(Span):
+    """A span that records nothing but its status.
+
+    Made current in place of a non-recording span, which forgets. It implements the API's `Span` rather than
+    `NonRecordingSpan`: with no SDK installed, the API hands a current `NonRecordingSpan` out again as every
+    nested span, and a status that was set on a nested span must not count as the handler's.
+    Precedence of statuses is the SDK's: OK is final, UNSET is ignored.
+    """
+
+    __slots__ = ("_context", "status")
+
+    def __init__(self, context: SpanContext) -> None:
+        self._context = context
+        self.status = Status()
+
+    def get_span_context(self) -> SpanContext:
+        return self._context
+
+    def is_recording(self) -> bool:
+        return False
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        if isinstance(status, StatusCode):
+            status = Status(status, description if status is StatusCode.ERROR else None)
+        if self.status.status_code is StatusCode.OK or status.status_code is StatusCode.UNSET:
+            return
+        self.status = status
+
+    def end(self, end_time: int | None = None) -> None: ...
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None: ...
+    def set_attribute(self, key: str, value: Any) -> None: ...
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None: ...
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None: ...
+    def update_name(self, name: str) -> None: ...
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None: ...
+
+
+class Operation:
+    """One publish, receive, process or settle operation. Given to the hooks.
+
+    Started by an `Instrumenter`, ended once by whoever started it. Not thread-safe in itself: at most one
+    thread at a time works on an operation.
+    """
+
+    __slots__ = ("_ended", "_instrumenter", "_native", "_started", "context", "plan", "span")
+
+    def __init__(
+        self, instrumenter: Instrumenter | None, plan: Plan | None, span: Span, context: Context
+    ) -> None:
+        self._instrumenter = instrumenter
+        self._native: Any = None
+        self._started = perf_counter()
+        self._ended = False
+        self.plan = plan
+        """What every operation like this has in common."""
+        self.span = span
+        """The running span; one that only remembers its status where nothing is recorded."""
+        self.context = context
+        """The OpenTelemetry context in which this operation's span is current."""
+
+    @property
+    def action(self) -> Action | None:
+        """Name and type of the operation; None where instrumentation is suppressed."""
+        return self.plan.action if self.plan else None
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the message goes to or comes from."""
+        return self.plan.endpoint if self.plan else None
+
+    def announce(self, native: Any) -> None:
+        """Tell the `on_start` hook; remember the native object for `on_end`."""
+        self._native = native
+        if self._instrumenter is not None:
+            self._instrumenter.call_hook("on_start", self, native)
+
+    def failed_status(self) -> Outcome:
+        """SUCCESS, or the failure that was set as the span's status rather than raised."""
+        status: Status | None = getattr(self.span, "status", None)
+        if status is None or status.status_code is not StatusCode.ERROR:
+            return SUCCESS
+        attributes = getattr(self.span, "attributes", None) or {}
+        kind = attributes.get(names.ERROR_TYPE) or OTHER_ERROR
+        return Outcome(failed=True, error_type=kind, description=status.description)
+
+    def elapsed(self) -> float:
+        """Seconds since the operation started."""
+        return perf_counter() - self._started
+
+    def end(
+        self,
+        outcome: Outcome = SUCCESS,
+        attributes: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        messages: int = 1,
+    ) -> None:
+        """End the operation once: status, exception, metrics, hook, span. Never raises.
+
+        Args:
+            outcome: How it went.
+            attributes: What became known only now.
+            seconds: The duration, when the clock stopped before now.
+            messages: How many messages to count; 0 for those that were counted elsewhere.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        instrumenter, plan = self._instrumenter, self.plan
+        if instrumenter is None or plan is None:
+            return
+        seconds = self.elapsed() if seconds is None else seconds
+        try:
+            if attributes:
+                self.span.set_attributes(attributes)
+            if outcome.failed:
+                self._record(outcome)
+            _measure(instrumenter, plan, outcome, seconds, messages, self.context)
+        except Exception:  # noqa: BLE001 - telemetry never harms the message
+            faults.report("recording how an operation ended")
+        instrumenter.call_hook("on_end", self, self._native)
+        try:
+            self.span.end()
+        except Exception:  # noqa: BLE001
+            faults.report("ending a span")
+
+    def _record(self, outcome: Outcome) -> None:
+        if self.span.is_recording():
+            if outcome.error_type is not None:
+                self.span.set_attribute(names.ERROR_TYPE, outcome.error_type)
+            self.span.set_status(Status(StatusCode.ERROR, outcome.description))
+        if outcome.error is not None and self._instrumenter is not None:
+            self._instrumenter.record_exception(self, outcome.error)
+
+
+def silent(context: Context, span: Span | None = None) -> Operation:
+    """An operation that is not to be seen: suppressed, or one that could not be started."""
+    return Operation(None, None, span or RememberingSpan(INVALID_SPAN_CONTEXT), context)
+
+
+def _measure(
+    instrumenter: Instrumenter,
+    plan: Plan,
+    outcome: Outcome,
+    seconds: float,
+    messages: int,
+    context: Context,
+) -> None:
+    meters, error_type, kind = instrumenter.meters, outcome.error_type, plan.action.type
+    if kind is OperationType.PROCESS:
+        meters.processing(plan, seconds, error_type, context)
+    else:
+        meters.client_operation(plan, seconds, error_type, context)
+    if messages and kind is OperationType.SEND:
+        meters.sent(plan, messages, error_type)
+    elif messages and kind in {OperationType.RECEIVE, OperationType.PROCESS}:
+        meters.consumed(plan, messages, error_type)
