@@ -1,8 +1,8 @@
 """hopspan carries a trace across a message broker, and settles messages as their spans end.
 
-Three faces, one behaviour: a decorator on consumer handlers (`consumer`), a wrapped native object (`wrap`),
-the whole process (`instrument`); and inline `process` and `each` where the code owns the loop. They can be
-mixed: together they make one span.
+Three faces, one behaviour: a decorator on consumer handlers (`consumer`), a wrapped native object
+(`wrap`), the whole process (`instrument`); and inline `process` and `each` where the code owns the
+loop. They can be mixed: together they make one span.
 """
 
 from hopspan import adapters as _adapters  # noqa: F401 - tells the core where adapters are
@@ -37,9 +37,9 @@ from hopspan.telemetry import Operation
 from hopspan.version import VERSION as __version__
 
 __all__ = [
-    "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError", "MessageInfo",
-    "Operation", "Outcome", "Policy", "PolicyError", "Processing", "Settlement", "UnknownMessageError",
-    "Verdict", "__version__", "ack_always", "by_exception", "consumer", "current", "dead_letter", "each",
-    "extract", "inject", "instrument", "manual", "process", "reject_on_error", "requeue_once",
-    "requeue_times", "uninstrument", "wrap",
+    "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError",
+    "MessageInfo", "Operation", "Outcome", "Policy", "PolicyError", "Processing", "Settlement",
+    "UnknownMessageError", "Verdict", "__version__", "ack_always", "by_exception", "consumer",
+    "current", "dead_letter", "each", "extract", "inject", "instrument", "manual", "process",
+    "reject_on_error", "requeue_once", "requeue_times", "uninstrument", "wrap",
 ]  # fmt: skip

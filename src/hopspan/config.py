@@ -1,8 +1,8 @@
 """Settings: one frozen value, made from keywords, then `HOPSPAN_*` variables, then defaults.
 
-An unknown or invalid setting is an error that names it, raised where the setting is given: when a handler
-is decorated, a channel wrapped, a client instrumented. Standard `OTEL_*` variables are not repeated here;
-`OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN` is honoured.
+An unknown or invalid setting is an error that names it, raised where the setting is given: when a
+handler is decorated, a channel wrapped, a client instrumented. Standard `OTEL_*` variables are not
+repeated here; `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN` is honoured.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ class Config:
     correlation: Correlation = "auto"
     """How a process span relates to its message. `HOPSPAN_CORRELATION`.
 
-    - `auto`: child of the message for a pushed delivery, or where no span is current; else child of the
-      current span. Linked to the message either way.
+    - `auto`: child of the message for a pushed delivery, or where no span is current; else child of
+      the current span. Linked to the message either way.
     - `parent`: always child of the message.
     - `link`: a new trace, linked to the message.
     - `none`: the message's context and baggage are ignored.
     """
     keep_context: bool = False
-    """Leave a context that the user put into a message's headers on purpose; the send span links to it.
-    `HOPSPAN_KEEP_CONTEXT`."""
+    """Leave a context that the user put into a message's headers on purpose; the send span links to
+    it. `HOPSPAN_KEEP_CONTEXT`."""
     settle_spans: SettleSpans = "notable"
-    """Which settlements get a span and a duration: `notable` (requeue, reject, all that failed), `all`,
-    `none`. `HOPSPAN_SETTLE_SPANS`."""
+    """Which settlements get a span and a duration: `notable` (requeue, reject, all that failed),
+    `all`, `none`. `HOPSPAN_SETTLE_SPANS`."""
     metrics: frozenset[str] = METRICS
     """Which of the four instruments record; True for all, False for none. `HOPSPAN_METRICS`: `all`,
     `none`, or names separated by commas."""

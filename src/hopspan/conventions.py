@@ -1,11 +1,12 @@
 """Attribute names, span names and metric names of the messaging conventions, version 1.44.
 
-The only module that spells `messaging.*` and `error.type`. Stable names and the schema URL come from
-the published package; the incubating `messaging.*` names are literals, because that part of the package
-is private and may change in any release; a test compares every literal with the published ones.
+The only module that spells `messaging.*` and `error.type`. Stable names and the schema URL come
+from the published package; the incubating `messaging.*` names are literals, because that part of
+the package is private and may change in any release; a test compares every literal with the
+published ones.
 
-Rules of this module: it names, it computes names from values, and it caches what it computed. It never
-touches a span.
+Rules of this module: it names, it computes names from values, and it caches what it computed. It
+never touches a span.
 """
 
 from __future__ import annotations
@@ -213,4 +214,6 @@ def error_type(error: BaseException) -> str:
     """The canonical class name of an exception, for `error.type` (recording errors)."""
     kind = type(error)
     module = kind.__module__
-    return kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if module in {"builtins", "__main__"} else f"{module}.{kind.__qualname__}"
+    )

@@ -30,7 +30,8 @@ def report(doing: str, level: int = logging.ERROR) -> None:
     """Log the exception that is being handled, once for the line of code that raised it.
 
     Args:
-        doing: What hopspan was about, for the log line; the message it belonged to went on unharmed.
+        doing: What hopspan was about, for the log line; the message it belonged to went on
+            unharmed.
     """
     kind, error, frames = sys.exc_info()
     last = traceback.extract_tb(frames)[-1] if frames else None

@@ -30,20 +30,22 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
 
         hopspan.instrument("pika", policy=hopspan.reject_on_error)
 
-    Call it once, early; objects made before are traced as well, except for consumers that are registered
-    already. Instrumenting twice is once, and the second call changes nothing. A method that another
-    instrumentation wraps already is left alone, which is logged.
+    Call it once, early; objects made before are traced as well, except for consumers that are
+    registered already. Instrumenting twice is once, and the second call changes nothing. A method
+    that another instrumentation wraps already is left alone, which is logged.
 
     Args:
         clients: `"pika"`.
         settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
 
     Raises:
-        ConfigurationError: a client or a setting is unknown, a client is not installed, or a method that the
+        ConfigurationError: a client or a setting is unknown, a client is not installed, or a method
+        that the
             policy needs cannot be instrumented.
         PolicyError: the policy can never work with a client.
 
-    Thread safety: safe, but not while messages are in flight on other threads: those may be traced or not.
+    Thread safety: safe, but not while messages are in flight on other threads: those may be traced
+    or not.
     """
     chosen = clients or tuple(name for name in ADAPTERS if _is_installed(name))
     config = Config.from_environment().override(settings)
@@ -59,7 +61,9 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
     with _lock:
         if name in _woven:
             if settings and settings != _woven[name][2]:
-                faults.logger.warning("%s is instrumented already; these settings have no effect", name)
+                faults.logger.warning(
+                    "%s is instrumented already; these settings have no effect", name
+                )
             return
         adapter = adapter_named(name)
         refuse(config.policy, adapter, ())
@@ -72,12 +76,13 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
 def uninstrument(*clients: str) -> None:
     """Undo `instrument`: the clients' classes are exactly as before.
 
-    Live channels and registered callbacks emit nothing any more, and settle nothing by the policy that
-    `instrument` was given. Decorated handlers and wrapped objects go on: they were asked for by themselves.
+    Live channels and registered callbacks emit nothing any more, and settle nothing by the policy
+    that `instrument` was given. Decorated handlers and wrapped objects go on: they were asked for
+    by themselves.
 
     Args:
-        clients: Names as given to `instrument`; all that are instrumented when omitted. One that is not
-            instrumented is passed over.
+        clients: Names as given to `instrument`; all that are instrumented when omitted. One that is
+            not instrumented is passed over.
     """
     with _lock:
         for name in clients or tuple(_woven):

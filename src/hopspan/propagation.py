@@ -1,9 +1,9 @@
 """How context rides in message headers: always replaced, never appended, never in the caller's own object.
 
-The only module that writes a header. Works through the globally configured propagator (W3C trace context
-and baggage by default; B3 or Jaeger where configured), on two header shapes: a mapping of strings (AMQP
-tables, Celery) and a list of pairs (Kafka). Reading accepts any letter case, takes the last duplicate and
-tolerates every value that a broker can deliver; it never raises.
+The only module that writes a header. Works through the globally configured propagator (W3C trace
+context and baggage by default; B3 or Jaeger where configured), on two header shapes: a mapping of
+strings (AMQP tables, Celery) and a list of pairs (Kafka). Reading accepts any letter case, takes
+the last duplicate and tolerates every value that a broker can deliver; it never raises.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def _stale_keys(propagator: TextMapPropagator) -> frozenset[str]:
 def inject_into(codec: Codec, headers: Any, context: Context) -> Any:
     """A copy of `headers` that carries `context`, or `headers` itself where nothing is to change.
 
-    The propagator's fields are removed first, in any letter case, so that a message that is forwarded or
-    retried never keeps the `tracestate` or `baggage` of an earlier hop.
+    The propagator's fields are removed first, in any letter case, so that a message that is
+    forwarded or retried never keeps the `tracestate` or `baggage` of an earlier hop.
     """
     propagator = propagate.get_global_textmap()
     fresh: dict[str, str] = {}
@@ -152,14 +152,16 @@ def inject(headers: None = None, context: Context | None = None) -> dict[str, An
 @overload
 def inject(headers: Mapping[str, Any], context: Context | None = None) -> dict[str, Any]: ...
 @overload
-def inject(headers: list[tuple[str, Any]], context: Context | None = None) -> list[tuple[str, Any]]: ...
+def inject(
+    headers: list[tuple[str, Any]], context: Context | None = None
+) -> list[tuple[str, Any]]: ...
 def inject(
     headers: Mapping[str, Any] | list[tuple[str, Any]] | None = None, context: Context | None = None
 ) -> dict[str, Any] | list[tuple[str, Any]]:
     """Copy message headers and put the current trace context and baggage into the copy.
 
-    For clients that hopspan does not know and for outboxes: store the result with the message and hand
-    it to the client later. Any context that the headers held before is replaced.
+    For clients that hopspan does not know and for outboxes: store the result with the message and
+    hand it to the client later. Any context that the headers held before is replaced.
 
     Args:
         headers: A mapping, or a list of `(key, value)` pairs whose values the client wants as bytes
@@ -182,13 +184,13 @@ def inject(
 def extract(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Context:
     """Read trace context and baggage from message headers into a new, otherwise empty, context.
 
-    Accepts any letter case, `str`, `bytes` and `bytearray` values, and takes the last of duplicates.
-    Malformed headers give an empty context; it never raises.
+    Accepts any letter case, `str`, `bytes` and `bytearray` values, and takes the last of
+    duplicates. Malformed headers give an empty context; it never raises.
 
-    The result can be attached (`opentelemetry.context.attach`) or given to `start_span(context=...)`.
-    Beware that an empty context is falsy: test it with `is`, never with `or`.
+    The result can be attached (`opentelemetry.context.attach`) or given to
+    `start_span(context=...)`. Beware that an empty context is falsy: test it with `is`, never with
+    `or`.
     """
     if headers is not None and not isinstance(headers, Mapping | list | tuple):
         headers = list(headers)
     return extract_from(_codec_of(headers), headers, Context())
-

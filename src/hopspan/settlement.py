@@ -1,8 +1,8 @@
 """Settlement policies: from how the handling went to what becomes of the message.
 
 A policy only decides; performing the verdict is the adapter's work, and when to ask is the core's.
-A policy declares the verdicts it can give, so that one that cannot work on a client or a consumer is
-refused before the first message.
+A policy declares the verdicts it can give, so that one that cannot work on a client or a consumer
+is refused before the first message.
 
 Rules of this module: pure functions of `(Outcome, Delivery)`; no client, no span, no I/O.
 """
@@ -28,14 +28,14 @@ ALL_VERDICTS = frozenset(Verdict)
 class Policy:
     """A named decision with the verdicts it can give.
 
-    Your own policy is any function of `(outcome, delivery)` that returns a `Verdict` or a `Settlement`;
-    wrap it in `Policy` to declare fewer verdicts than all, which lets hopspan refuse it only where it
-    really cannot work::
+    Your own policy is any function of `(outcome, delivery)` that returns a `Verdict` or a
+    `Settlement`; wrap it in `Policy` to declare fewer verdicts than all, which lets hopspan refuse
+    it only where it really cannot work::
 
         ack_or_leave = Policy("ack_or_leave", decide, verdicts={Verdict.ACK, Verdict.LEAVE})
 
-    Immutable, and shared by every thread and task: `decide` must be safe to call concurrently. It runs
-    on the message path, once per handled delivery.
+    Immutable, and shared by every thread and task: `decide` must be safe to call concurrently. It
+    runs on the message path, once per handled delivery.
     """
 
     __slots__ = ("_decide", "name", "settles", "target", "verdicts")
@@ -107,12 +107,12 @@ manual = Policy("manual", lambda outcome, delivery: _LEFT, {Verdict.LEAVE})  # n
 """hopspan settles nothing: the handler does, as without hopspan. The default on every face."""
 
 ack_always = Policy("ack_always", lambda outcome, delivery: _ACKED, {Verdict.ACK})  # noqa: ARG005
-"""Ack whatever happened. For messages that are not worth a second try. (A cancelled handler's message is
-requeued all the same: it was not handled.)"""
+"""Ack whatever happened. For messages that are not worth a second try. (A cancelled handler's
+message is requeued all the same: it was not handled.)"""
 
 reject_on_error = Policy("reject_on_error", _reject_on_error, {Verdict.ACK, Verdict.REJECT})
-"""Ack on success, reject on failure: dead-lettered where the queue has a dead-letter exchange, dropped
-where it has none."""
+"""Ack on success, reject on failure: dead-lettered where the queue has a dead-letter exchange,
+dropped where it has none."""
 
 
 def _seen_before(delivery: Delivery, times: int) -> bool:
@@ -124,9 +124,9 @@ def _seen_before(delivery: Delivery, times: int) -> bool:
 def requeue_times(times: int) -> Policy:
     """Ack on success; on failure requeue up to `times` times, then reject.
 
-    Needs a broker that counts deliveries, such as a RabbitMQ quorum queue (`x-delivery-count`). A classic
-    queue only says *redelivered*, so there the policy behaves as `requeue_once` and says so once in the
-    log.
+    Needs a broker that counts deliveries, such as a RabbitMQ quorum queue (`x-delivery-count`). A
+    classic queue only says *redelivered*, so there the policy behaves as `requeue_once` and says so
+    once in the log.
 
     Args:
         times: How often a message is given back before it is rejected; 1 or more.
@@ -135,7 +135,9 @@ def requeue_times(times: int) -> Policy:
         PolicyError: `times` is no positive whole number.
     """
     if not isinstance(times, int) or isinstance(times, bool) or times < 1:
-        message = f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
+        message = (
+            f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
+        )
         raise PolicyError(message)
 
     def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
@@ -159,10 +161,10 @@ _once = requeue_times(1)
 requeue_once = Policy("requeue_once", _once.decide, _once.verdicts)
 """Ack on success; on failure requeue the first time, reject the second.
 
-On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it on
-messages that were prefetched by a consumer which went away before any handler saw them: such a message may
-be rejected at its first real attempt. Quorum queues count deliveries and are exact about returns.
-(RabbitMQ, *Consumers: delivery metadata*; *Quorum queues: poison message handling*.)
+On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it
+on messages that were prefetched by a consumer which went away before any handler saw them: such a
+message may be rejected at its first real attempt. Quorum queues count deliveries and are exact
+about returns. (RabbitMQ, *Consumers: delivery metadata*; *Quorum queues: poison message handling*.)
 """
 
 
@@ -173,8 +175,8 @@ SHIPPED = (manual, ack_always, reject_on_error, requeue_once)
 def dead_letter(topic: str, *, producer: Any) -> Policy:
     """Ack on success; on failure publish the message to `topic`, and be done when that is acknowledged.
 
-    For clients whose broker has no dead-lettering of its own (Kafka). On RabbitMQ the queue's dead-letter
-    exchange does this: use `reject_on_error` there.
+    For clients whose broker has no dead-lettering of its own (Kafka). On RabbitMQ the queue's
+    dead-letter exchange does this: use `reject_on_error` there.
 
     Args:
         topic: Where failed messages go.
@@ -196,11 +198,13 @@ def by_exception(
 
     ::
 
-        by_exception({ValueError: Verdict.REJECT, TimeoutError: requeue_times(5)}, default=requeue_once)
+        by_exception({ValueError: Verdict.REJECT, TimeoutError: requeue_times(5)},
+        default=requeue_once)
 
     Args:
         verdicts: From exception class to a verdict or to another policy.
-        default: The policy for success, for other exceptions, and for failures without an exception.
+        default: The policy for success, for other exceptions, and for failures without an
+            exception.
 
     Raises:
         PolicyError: a key is no exception class, or a value neither verdict nor policy.
@@ -211,7 +215,9 @@ def by_exception(
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             message = f"by_exception: {kind!r} is no exception class"
             raise PolicyError(message)
-        chosen[kind] = _always_on_error(choice) if isinstance(choice, Verdict) else as_policy(choice)
+        chosen[kind] = (
+            _always_on_error(choice) if isinstance(choice, Verdict) else as_policy(choice)
+        )
 
     def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
         if outcome.failed and outcome.error is not None:
@@ -221,7 +227,9 @@ def by_exception(
         return fallback.decide(outcome, delivery)
 
     possible = fallback.verdicts.union(*(policy.verdicts for policy in chosen.values()))
-    targets = [policy.target for policy in (fallback, *chosen.values()) if policy.target is not None]
+    targets = [
+        policy.target for policy in (fallback, *chosen.values()) if policy.target is not None
+    ]
     return Policy("by_exception", decide, possible, target=targets[0] if targets else None)
 
 

@@ -1,6 +1,7 @@
 """What the AMQP 0-9-1 clients share: RabbitMQ's names, its delivery history, and the settlement ledger.
 
-Imports no client. Naming follows the conventions' RabbitMQ page; history is what RabbitMQ puts into headers.
+Imports no client. Naming follows the conventions' RabbitMQ page; history is what RabbitMQ puts into
+headers.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ SYSTEM = "rabbitmq"
 PUBLISH = names.Action("publish", names.OperationType.SEND)
 ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
 DELIVERY_TAG = "messaging.rabbitmq.message.delivery_tag"
-SETTLE_NAMES = {Verdict.ACK: "ack", Verdict.REQUEUE: "nack", Verdict.REJECT: "nack", Verdict.LEAVE: "leave"}
+SETTLE_NAMES = {
+    Verdict.ACK: "ack",
+    Verdict.REQUEUE: "nack",
+    Verdict.REJECT: "nack",
+    Verdict.LEAVE: "leave",
+}
 
-# Constants of the protocol (AMQP 0-9-1, section 1.2): a broker's code is the best error.type there is.
+# Constants of the protocol (AMQP 0-9-1, section 1.2): a broker's code is the best error.type there
+# is.
 REPLY_CODES = {
     311: "content-too-large", 312: "no-route", 313: "no-consumers", 320: "connection-forced",
     402: "invalid-path", 403: "access-refused", 404: "not-found", 405: "resource-locked",
@@ -85,7 +92,8 @@ def consumed_from(exchange: str, routing_key: str, queue: str | None, server: Se
 def attempt(headers: Mapping[str, Any] | None, redelivered: bool) -> int | None:
     """Which attempt this is: quorum queues count returns, classic ones only know the first.
 
-    Some versions leave the count out at the first delivery, so a message that is not redelivered is the first.
+    Some versions leave the count out at the first delivery, so a message that is not redelivered is
+    the first.
     """
     count = headers.get("x-delivery-count") if headers else None
     if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
@@ -122,9 +130,9 @@ class _Left(NamedTuple):
 class Ledger:
     """Who has settled what on one channel, whatever way the settlement took.
 
-    AMQP settles silently: a second ack raises nothing in the client, and the broker answers by closing the
-    channel. So before hopspan settles it looks here, and here every settlement of the channel is recorded:
-    its own, the handler's, one with `multiple=True`, one from another thread.
+    AMQP settles silently: a second ack raises nothing in the client, and the broker answers by
+    closing the channel. So before hopspan settles it looks here, and here every settlement of the
+    channel is recorded: its own, the handler's, one with `multiple=True`, one from another thread.
 
     Delivery tags count up on a channel. Bounded: what is forgotten is the oldest.
     """
@@ -164,7 +172,9 @@ class Ledger:
                 self._left[tag] = _Left(light, span, processing.instrumenter)
                 _bound(self._left, self.MOST)
 
-    def settled(self, tag: int, verdict: Verdict, *, multiple: bool) -> list[tuple[Processing, Any] | _Left]:
+    def settled(
+        self, tag: int, verdict: Verdict, *, multiple: bool
+    ) -> list[tuple[Processing, Any] | _Left]:
         """A settlement went out. Returns the deliveries known here that it settled."""
         with self._lock:
             if not multiple:
@@ -212,7 +222,9 @@ def recording(
         try:
             return original(*args, **kwargs)
         except Exception as error:
-            outcome = Outcome(failed=True, error=error, error_type=error_type(error) or names.error_type(error))
+            outcome = Outcome(
+                failed=True, error=error, error_type=error_type(error) or names.error_type(error)
+            )
             raise
         finally:
             timing = (began, perf_counter() - clock)
@@ -227,7 +239,11 @@ def recording(
 
 
 def _enter(
-    ledger: Ledger, name: str, sent: tuple[int, bool, Verdict], outcome: Outcome, timing: tuple[int, float]
+    ledger: Ledger,
+    name: str,
+    sent: tuple[int, bool, Verdict],
+    outcome: Outcome,
+    timing: tuple[int, float],
 ) -> None:
     tag, multiple, verdict = sent
     if outcome.failed:
@@ -239,8 +255,8 @@ def _enter(
             theirs.append((each.delivery, each.span, each.instrumenter))
             continue
         processing, native = each
-        processing.note(native, verdict)
-        if not processing.is_settling:
+        processing.wire.note(native, verdict)
+        if not processing.wire.is_ours:
             parents.append(processing.context)
             delivery = next(d for d in processing.deliveries if d.native is native)
             theirs.append((delivery, processing.span.get_span_context(), processing.instrumenter))

@@ -1,11 +1,20 @@
 """From hand-over to settled: the handling of deliveries in handlers, blocks and loops."""
 
-from hopspan.processing.adapting import Adapter, adapter_among, adapter_of, unknown, use_locator
+from hopspan.processing.adapting import (
+    Adapter,
+    adapter_among,
+    adapter_of,
+    failure,
+    unknown,
+    use_locator,
+)
 from hopspan.processing.blocks import process
-from hopspan.processing.delivery import Deferred, Processing, auto_acked, failure, refuse
+from hopspan.processing.deferral import Deferred
+from hopspan.processing.delivery import Processing
 from hopspan.processing.handlers import consumer, face_of, traced
 from hopspan.processing.loops import Loop, each
 from hopspan.processing.opening import NOTHING, begin, current
+from hopspan.processing.refusals import auto_acked, refuse
 
 __all__ = [
     "NOTHING",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hopspan.model import UnknownMessageError
+from hopspan import conventions as names
+from hopspan.model import Outcome, UnknownMessageError
 
 if TYPE_CHECKING:
     from hopspan.model import Delivery, Settlement, Verdict
@@ -107,3 +108,12 @@ def unknown(verb: str, objects: tuple[Any, ...], remedy: str) -> UnknownMessageE
     return UnknownMessageError(
         f"{verb}: no message of a client that hopspan knows in what it was given ({kinds}); {remedy}"
     )
+
+
+def failure(adapter: Adapter, error: BaseException) -> Outcome:
+    """The outcome of an exception: its `error.type` in the client's words, or its class name."""
+    try:
+        kind = adapter.error_type(error) or names.error_type(error)
+        return Outcome(failed=True, error=error, error_type=kind, description=str(error))
+    except Exception:  # noqa: BLE001 - a hostile __str__, say
+        return Outcome(failed=True, error=error, error_type=names.error_type(error))

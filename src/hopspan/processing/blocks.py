@@ -36,7 +36,12 @@ class Block:
 
     def __enter__(self) -> Processing:
         processing = self._begin()
-        if processing and self._adapter is not None and self._adapter.ASYNCHRONOUS and processing.policy.settles:
+        if (
+            processing
+            and self._adapter is not None
+            and self._adapter.ASYNCHRONOUS
+            and processing.policy.settles
+        ):
             processing.abandon()
             raise PolicyError(
                 f"`with hopspan.process(...)` cannot settle for {self._adapter.NAME}, whose settlement is "
@@ -45,7 +50,10 @@ class Block:
         return processing
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
     ) -> None:
         try:
             if self._processing and not self._processing.left_by(error):
@@ -57,7 +65,10 @@ class Block:
         return self._begin()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
     ) -> None:
         try:
             if self._processing and not self._processing.left_by(error):
@@ -86,17 +97,18 @@ def process(
 ) -> Block:
     """Handle a message, or a list of messages as one, in a `with` (async clients: `async with`) block.
 
-    The block is inside the process span. Leaving it normally is success, an exception is a failure and is
-    always raised again, and the policy decides what becomes of the message::
+    The block is inside the process span. Leaving it normally is success, an exception is a failure
+    and is always raised again, and the policy decides what becomes of the message::
 
         method, properties, body = channel.basic_get("orders")
-        with hopspan.process((method, properties, body), via=channel, policy=hopspan.reject_on_error) as op:
+        with hopspan.process((method, properties, body), via=channel,
+        policy=hopspan.reject_on_error) as op:
             if not valid(body):
                 op.fail("invalid order", type="invalid_order")
 
-    A span that is current here is the parent, and the message is linked; with none current the message is
-    the parent (`correlation="auto"`). A list makes one span with a link for each message. Nothing happens
-    for an empty list, nor for what an empty `basic_get` returns.
+    A span that is current here is the parent, and the message is linked; with none current the
+    message is the parent (`correlation="auto"`). A list makes one span with a link for each
+    message. Nothing happens for an empty list, nor for what an empty `basic_get` returns.
 
     Args:
         message: What the client handed out: for pika the `(method, properties, body)` tuple.
@@ -115,5 +127,7 @@ def process(
     found = adapter or adapter_among((via, message))
     natives = found.given(message, via) if found is not None else None
     if natives is None and message not in ([], ()):
-        raise unknown("process", (message, via), "give it what the client handed out, and the channel as via=")
+        raise unknown(
+            "process", (message, via), "give it what the client handed out, and the channel as via="
+        )
     return Block(found, natives or (), face)

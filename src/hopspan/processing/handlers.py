@@ -1,7 +1,7 @@
 """The decorator on consumer handlers, and the wrapper that interception puts around callbacks.
 
-Sync or async is decided once, when a handler is wrapped. Both shells do the same four things: begin, make
-the process span current, finish, and undo what was made current.
+Sync or async is decided once, when a handler is wrapped. Both shells do the same four things:
+begin, make the process span current, finish, and undo what was made current.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def consumer(
 ) -> Any:
     """Trace a consumer handler, and settle its message as its process span ends.
 
-    Works on every handler signature of every client, sync and async, on functions and methods: the message
-    is found among the positional arguments. Bare or with settings::
+    Works on every handler signature of every client, sync and async, on functions and methods: the
+    message is found among the positional arguments. Bare or with settings::
 
         @hopspan.consumer
         def on_order(channel, method, properties, body): ...
@@ -117,18 +117,21 @@ def consumer(
         @hopspan.consumer(policy=hopspan.requeue_once)
         async def on_order(message): ...
 
-    Without a policy hopspan settles nothing. With one, a returning handler is acked, and a failing one gets
-    the policy's verdict; its failure is logged and the handler returns None, so that a poison message does
-    not stop the consumer (`reraise=True` for the other way). A failure that was not settled propagates.
+    Without a policy hopspan settles nothing. With one, a returning handler is acked, and a failing
+    one gets the policy's verdict; its failure is logged and the handler returns None, so that a
+    poison message does not stop the consumer (`reraise=True` for the other way). A failure that was
+    not settled propagates.
 
     Args:
         handler: The handler, for the bare form.
-        via: The consumer, or a function that returns it, for clients whose messages do not know theirs.
+        via: The consumer, or a function that returns it, for clients whose messages do not know
+            theirs.
         adapter: Which adapter reads the arguments, for doubles and mocks; found by type otherwise.
         settings: See `hopspan.Config`.
 
     Returns:
-        A function with the handler's signature; its `__wrapped__` is the plain handler, for unit tests.
+        A function with the handler's signature; its `__wrapped__` is the plain handler, for unit
+        tests.
 
     Raises:
         ConfigurationError: a setting is unknown or invalid.
@@ -158,7 +161,9 @@ def _opener(
         if not found or not natives:
             name = getattr(handler, "__qualname__", repr(handler))
             raise unknown(
-                f"handler {name}", args, "call the plain handler in unit tests: it is the __wrapped__ of this one"
+                f"handler {name}",
+                args,
+                "call the plain handler in unit tests: it is the __wrapped__ of this one",
             )
         return begin(found, natives, pushed=True, face=face, base=instrumenter_for(found.NAME))
 

@@ -1,12 +1,13 @@
 """Loop scope: the body of a `for` loop over messages, inside the process span of each.
 
-The iterator is an object, not a generator: its `__next__` ends the span of the message before, and makes the
-span of the next one current in the loop's own context. When the loop is left, by exhaustion, `break`, `return`
-or an exception, the last reference to the iterator goes and its finaliser undoes what is current.
+The iterator is an object, not a generator: its `__next__` ends the span of the message before, and
+makes the span of the next one current in the loop's own context. When the loop is left, by
+exhaustion, `break`, `return` or an exception, the last reference to the iterator goes and its
+finaliser undoes what is current.
 
-It gives parentage, baggage and duration. It cannot see the body's exception, so it never settles; that a
-message failed is known from a nack, a reject or the span's status. Driven from another thread or task than
-the one that iterates, it makes nothing current there.
+It gives parentage, baggage and duration. It cannot see the body's exception, so it never settles;
+that a message failed is known from a nack, a reject or the span's status. Driven from another
+thread or task than the one that iterates, it makes nothing current there.
 """
 
 from __future__ import annotations
@@ -159,8 +160,8 @@ def each(
         for record in hopspan.each(batch, via=kafka_consumer):
             store(record)
 
-    Takes an iterable for `for`, or an asynchronous one for `async for`. A loop cannot see its body's
-    exception, so it never settles; use `process` in the body where hopspan is to settle.
+    Takes an iterable for `for`, or an asynchronous one for `async for`. A loop cannot see its
+    body's exception, so it never settles; use `process` in the body where hopspan is to settle.
 
     Args:
         messages: What the client handed out.
@@ -183,7 +184,11 @@ def each(
         found = adapter or adapter_among((via, message))
         natives = found.given(message, via) if found is not None else None
         if found is None or natives is None:
-            raise unknown("each", (message, via), "give it what the client handed out, and the channel as via=")
+            raise unknown(
+                "each",
+                (message, via),
+                "give it what the client handed out, and the channel as via=",
+            )
         return begin(found, natives, pushed=False, face=face) if natives else NOTHING
 
     if hasattr(messages, "__aiter__"):

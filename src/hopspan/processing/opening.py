@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
@@ -9,7 +10,8 @@ from opentelemetry.trace import INVALID_SPAN
 
 from hopspan import faults
 from hopspan.model import SUCCESS, Delivery, Endpoint, HopspanError, MessageInfo, Verdict
-from hopspan.processing.delivery import CURRENT, Processing, refuse
+from hopspan.processing.delivery import CURRENT, Processing
+from hopspan.processing.refusals import refuse
 from hopspan.telemetry import NO_SETTINGS, Face, instrumenter_for
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from hopspan.processing.adapting import Adapter
     from hopspan.telemetry import Instrumenter
 
+
 class _NotDeferred:
     """What `defer` gives outside a delivery: a block in which nothing happens."""
 
@@ -28,14 +31,20 @@ class _NotDeferred:
         return NOTHING
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
     ) -> None: ...
 
     async def __aenter__(self) -> Processing:
         return NOTHING
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
     ) -> None: ...
 
 
@@ -80,14 +89,15 @@ _NO_DELIVERY = Delivery(Endpoint(""), MessageInfo(), None, None)
 def current() -> Processing:
     """The handling that goes on around the caller, or a falsy one outside a delivery. Never None.
 
-    Follows the OpenTelemetry context: it is found in every function, task and (with a propagated context)
-    thread that the handler calls, through nested spans. ::
+    Follows the OpenTelemetry context: it is found in every function, task and (with a propagated
+    context) thread that the handler calls, through nested spans. ::
 
         if invalid(order):
             hopspan.current().fail("invalid order", type="invalid_order")
     """
     found = otel.get_value(CURRENT)
-    return found if isinstance(found, Processing) else NOTHING
+    processing = found() if isinstance(found, weakref.ref) else None
+    return processing if isinstance(processing, Processing) else NOTHING
 
 
 def begin(
@@ -148,4 +158,4 @@ def _open(adapter: Adapter, native: Any, processing: Processing) -> None:
         faults.report("opening a delivery")
         return
     if settled is not None:
-        processing.note(native, settled)
+        processing.wire.note(native, settled)

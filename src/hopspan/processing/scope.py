@@ -1,8 +1,8 @@
 """Making a context current, and undoing it only where it was done.
 
-OpenTelemetry's `detach` logs an error when it is called in another `contextvars.Context` than `attach` was,
-and nothing in it can tell beforehand. A context variable of our own can: resetting it succeeds exactly in
-the context that set it.
+OpenTelemetry's `detach` logs an error when it is called in another `contextvars.Context` than
+`attach` was, and nothing in it can tell beforehand. A context variable of our own can: resetting it
+succeeds exactly in the context that set it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The four metrics of the messaging conventions.
 
-Durations are histograms, recorded once an operation. Counts are kept in cells of our own behind observable
-counters: adding to a cell costs a fraction of a synchronous record, and what is exported is the same
-monotonic sum. Cells are bounded: once full, new combinations are counted in one overflow cell, so that no
-exported sum ever falls.
+Durations are histograms, recorded once an operation. Counts are kept in cells of our own behind
+observable
+counters: adding to a cell costs a fraction of a synchronous record, and what is exported is the
+    same
+monotonic sum. Cells are bounded: once full, new combinations are counted in one overflow cell, so
+that no exported sum ever falls.
 """
 
 from __future__ import annotations
@@ -144,7 +146,9 @@ class Meters:
             attributes = dict(_with_error(plan.durations, error_type))
             self._operation_duration.record(seconds, attributes, context)
 
-    def processing(self, plan: Plan, seconds: float, error_type: str | None, context: Context) -> None:
+    def processing(
+        self, plan: Plan, seconds: float, error_type: str | None, context: Context
+    ) -> None:
         """The duration of a process operation."""
         if self._process_duration is not None:
             attributes = dict(_with_error(plan.durations, error_type))

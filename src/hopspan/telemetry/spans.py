@@ -1,8 +1,8 @@
 """One running operation: its span, its clock, and the status that it ends with.
 
-`Operation` and the instrumenter beside it are the only code that starts or ends spans. An operation that is
-not recorded (unsampled, suppressed, no SDK) behaves the same: its span remembers its status, so that the
-decision about a message never depends on sampling.
+`Operation` and the instrumenter beside it are the only code that starts or ends spans. An operation
+that is not recorded (unsampled, suppressed, no SDK) behaves the same: its span remembers its
+status, so that the decision about a message never depends on sampling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hopspan.conventions import Action, Plan
     from hopspan.model import Endpoint
-    from hopspan.telemetry import Instrumenter
+    from hopspan.telemetry.instrumenter import Instrumenter
 
 OTHER_ERROR = "_OTHER"
 """The conventions' `error.type` for a failure whose kind is not known."""
@@ -32,10 +32,11 @@ OTHER_ERROR = "_OTHER"
 class RememberingSpan(Span):
     """A span that records nothing but its status.
 
-    Made current in place of a non-recording span, which forgets. It implements the API's `Span` rather than
-    `NonRecordingSpan`: with no SDK installed, the API hands a current `NonRecordingSpan` out again as every
-    nested span, and a status that was set on a nested span must not count as the handler's.
-    Precedence of statuses is the SDK's: OK is final, UNSET is ignored.
+    Made current in place of a non-recording span, which forgets. It implements the API's `Span`
+    rather than `NonRecordingSpan`: with no SDK installed, the API hands a current
+    `NonRecordingSpan` out again as every nested span, and a status that was set on a nested span
+    must not count as the handler's. Precedence of statuses is the SDK's: OK is final, UNSET is
+    ignored.
     """
 
     __slots__ = ("_context", "status")
@@ -60,7 +61,9 @@ class RememberingSpan(Span):
     def end(self, end_time: int | None = None) -> None: ...
     def set_attributes(self, attributes: Mapping[str, Any]) -> None: ...
     def set_attribute(self, key: str, value: Any) -> None: ...
-    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None: ...
+    def add_event(
+        self, name: str, attributes: Any = None, timestamp: int | None = None
+    ) -> None: ...
     def add_link(self, context: SpanContext, attributes: Any = None) -> None: ...
     def update_name(self, name: str) -> None: ...
     def record_exception(
@@ -75,8 +78,8 @@ class RememberingSpan(Span):
 class Operation:
     """One publish, receive, process or settle operation. Given to the hooks.
 
-    Started by an `Instrumenter`, ended once by whoever started it. Not thread-safe in itself: at most one
-    thread at a time works on an operation.
+    Started by an `Instrumenter`, ended once by whoever started it. Not thread-safe in itself: at
+    most one thread at a time works on an operation.
     """
 
     __slots__ = ("_ended", "_instrumenter", "_native", "_started", "context", "plan", "span")
@@ -166,7 +169,7 @@ class Operation:
                 self.span.set_attribute(names.ERROR_TYPE, outcome.error_type)
             self.span.set_status(Status(StatusCode.ERROR, outcome.description))
         if outcome.error is not None and self._instrumenter is not None:
-            self._instrumenter.record_exception(self, outcome.error)
+            self._instrumenter.exceptions.record(self, outcome.error)
 
 
 def silent(context: Context, span: Span | None = None) -> Operation:

@@ -79,7 +79,9 @@ class Message:
         """Give it back to its queue, in front of all others."""
         self._settle(Verdict.REQUEUE)
         if self.queue is not None:
-            again = Message(self.body, self.headers, queue=self.queue, attempt=self.attempt + 1, id=self.id)
+            again = Message(
+                self.body, self.headers, queue=self.queue, attempt=self.attempt + 1, id=self.id
+            )
             self.queue.messages.appendleft(again)
 
     def reject(self) -> None:
@@ -90,11 +92,13 @@ class Message:
 
     def _settle(self, verdict: Verdict) -> None:
         if self.verdict is not None or self.auto_ack:
-            raise AssertionError(f"{self!r} was settled a second time ({verdict.value}); a broker would object")
+            raise AssertionError(
+                f"{self!r} was settled a second time ({verdict.value}); a broker would object"
+            )
         self.verdict = verdict
         processing = self._handled_by() if self._handled_by is not None else None
         if processing is not None:
-            processing.note(self, verdict)
+            processing.wire.note(self, verdict)
 
 
 class Queue:
@@ -179,7 +183,11 @@ def is_open(native: Message) -> bool:  # noqa: ARG001
 
 def settle(native: Message, settlement: Settlement) -> None:
     """Perform a verdict."""
-    actions = {Verdict.ACK: native.ack, Verdict.REQUEUE: native.requeue, Verdict.REJECT: native.reject}
+    actions = {
+        Verdict.ACK: native.ack,
+        Verdict.REQUEUE: native.requeue,
+        Verdict.REJECT: native.reject,
+    }
     actions[settlement.verdict]()
 
 
@@ -189,7 +197,11 @@ def hop(native: Message) -> None:  # noqa: ARG001
 
 def refusal(policy: Policy) -> str | None:
     """Why a policy can never work here."""
-    return None if policy.target is None else "a queue in memory keeps what was rejected by itself, in `dead`"
+    return (
+        None
+        if policy.target is None
+        else "a queue in memory keeps what was rejected by itself, in `dead`"
+    )
 
 
 def error_type(error: BaseException) -> str | None:  # noqa: ARG001

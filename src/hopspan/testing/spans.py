@@ -57,8 +57,14 @@ class CapturedSpan:
     def is_child_of(self, parent: CapturedSpan) -> Self:
         """Its parent is that span, in the same trace."""
         mine = self.span.parent
-        if mine is None or mine.span_id != parent.context.span_id or mine.trace_id != parent.context.trace_id:
-            raise AssertionError(f"{self.name!r} is not a child of {parent.name!r}; its parent is {mine}")
+        if (
+            mine is None
+            or mine.span_id != parent.context.span_id
+            or mine.trace_id != parent.context.trace_id
+        ):
+            raise AssertionError(
+                f"{self.name!r} is not a child of {parent.name!r}; its parent is {mine}"
+            )
         return self
 
     def is_root(self) -> Self:
@@ -71,7 +77,9 @@ class CapturedSpan:
         """It links to those spans, in this order, and to no other."""
         found = [link.context.span_id for link in self.span.links]
         if found != [other.context.span_id for other in others]:
-            raise AssertionError(f"{self.name!r} links to {found}, not to {[other.name for other in others]}")
+            raise AssertionError(
+                f"{self.name!r} links to {found}, not to {[other.name for other in others]}"
+            )
         return self
 
     def succeeded(self) -> Self:
@@ -84,7 +92,9 @@ class CapturedSpan:
         """Its status is ERROR, and this its `error.type`."""
         found = self.attributes.get(names.ERROR_TYPE)
         if self.span.status.status_code is not StatusCode.ERROR or found != error_type:
-            raise AssertionError(f"{self.name!r} did not fail with {error_type!r} but with {found!r}")
+            raise AssertionError(
+                f"{self.name!r} did not fail with {error_type!r} but with {found!r}"
+            )
         return self
 
     def was_settled(self, verdict: Verdict | str) -> Self:
@@ -92,7 +102,9 @@ class CapturedSpan:
         expected = verdict.value if isinstance(verdict, Verdict) else verdict
         found = self.attributes.get(names.SETTLEMENT)
         if found != expected:
-            raise AssertionError(f"the message of {self.name!r} was not settled as {expected!r} but as {found!r}")
+            raise AssertionError(
+                f"the message of {self.name!r} was not settled as {expected!r} but as {found!r}"
+            )
         return self
 
     def was_not_settled(self) -> Self:
@@ -191,7 +203,10 @@ class capture_spans:  # noqa: N801 - used as a function
         return self._spans
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
     ) -> None:
         self._capturing.listeners.remove(self._spans)
 
@@ -203,5 +218,7 @@ def _global_provider() -> TracerProvider:
         provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
         kind = type(provider).__qualname__
-        raise TypeError(f"capture_spans needs the SDK's TracerProvider as the global one, which is a {kind}")
+        raise TypeError(
+            f"capture_spans needs the SDK's TracerProvider as the global one, which is a {kind}"
+        )
     return provider

@@ -1,8 +1,8 @@
 """Publisher confirms on pika's asynchronous `Channel`, where the outcome of a publish is known later.
 
-RabbitMQ confirms by a sequence number that it counts per channel, and pika leaves the counting to the
-application. A returned (unroutable) message comes back before its confirm, and carries no number: it is
-recognised by the span id in its headers.
+RabbitMQ confirms by a sequence number that it counts per channel, and pika leaves the counting to
+the application. A returned (unroutable) message comes back before its confirm, and carries no
+number: it is recognised by the span id in its headers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import format_span_id
 from pika.spec import Basic
 
+from hopspan import conventions as names
 from hopspan import faults
+from hopspan.adapters import _amqp
 from hopspan.model import SUCCESS, Outcome
 
 if TYPE_CHECKING:
@@ -28,16 +30,8 @@ _MOST_PENDING = 10_000
 class Confirms:
     """The publishes of one channel that wait for their confirm. Used on the connection's thread only."""
 
-    def __init__(
-        self,
-        channel: Any,
-        failure: Callable[[BaseException], Outcome],
-        no_route: str,
-        nacked: str,
-    ) -> None:
-        self._failure = failure
-        self._no_route = no_route
-        self._nacked = nacked
+    def __init__(self, channel: Any, error_type: Callable[[BaseException], str | None]) -> None:
+        self._error_type = error_type
         self._published = 0
         self._pending: dict[int, Operation] = {}
         self._by_span: dict[str, int] = {}
@@ -60,7 +54,10 @@ class Confirms:
     def expect(self, operation: Operation) -> bool:
         """Keep the operation of the publish that is going on until its confirm; False when too many wait."""
         if len(self._pending) >= _MOST_PENDING:
-            faults.once("more than %s publishes wait for their confirm; further ones are not waited for", _MOST_PENDING)
+            faults.once(
+                "more than %s publishes wait for their confirm; further ones are not waited for",
+                _MOST_PENDING,
+            )
             return False
         number = self._published + 1
         self._pending[number] = operation
@@ -69,8 +66,10 @@ class Confirms:
 
     def _on_confirm(self, frame: Any) -> None:
         tag, nacked = frame.method.delivery_tag, isinstance(frame.method, Basic.Nack)
-        outcome = Outcome(failed=True, error_type=self._nacked) if nacked else SUCCESS
-        numbers = [each for each in self._pending if each <= tag] if frame.method.multiple else [tag]
+        outcome = Outcome(failed=True, error_type=_amqp.NACKED) if nacked else SUCCESS
+        numbers = (
+            [each for each in self._pending if each <= tag] if frame.method.multiple else [tag]
+        )
         for number in numbers:
             self._end(number, outcome)
 
@@ -78,13 +77,19 @@ class Confirms:
         for value in (properties.headers or {}).values():
             for span_id in _SPAN_ID.findall(value) if isinstance(value, str) else ():
                 if span_id in self._by_span:
-                    outcome = Outcome(failed=True, error_type=self._no_route, description=method.reply_text)
+                    outcome = Outcome(
+                        failed=True,
+                        error_type=_amqp.REPLY_CODES[312],
+                        description=method.reply_text,
+                    )
                     self._end(self._by_span[span_id], outcome)
                     return
 
     def _on_close(self, _channel: Any, reason: BaseException) -> None:
+        kind = self._error_type(reason) or names.error_type(reason)
+        outcome = Outcome(failed=True, error_type=kind, description=str(reason))
         for number in list(self._pending):
-            self._end(number, self._failure(reason))
+            self._end(number, outcome)
 
     def _end(self, number: int, outcome: Outcome) -> None:
         operation = self._pending.pop(number, None)

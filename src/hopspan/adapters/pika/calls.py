@@ -1,0 +1,164 @@
+"""The calls of pika that are intercepted: each reader has the parameters of what it reads."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from pika.spec import BasicProperties
+
+from hopspan.adapters import _amqp
+from hopspan.adapters.pika.channels import Received, error_type, state_of
+from hopspan.adapters.pika.confirms import Confirms
+from hopspan.adapters.pika.deliveries import delivery
+from hopspan.interception import Fetch, Subscription
+from hopspan.model import Delivery, MessageInfo, Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hopspan.processing import Loop
+    from hopspan.telemetry import Operation
+
+
+def basic_publish(
+    channel: Any,
+    exchange: str,
+    routing_key: str,
+    body: Any,
+    properties: Any = None,
+    mandatory: bool = False,
+    *rest: Any,
+    **added: Any,
+) -> Outgoing:
+    """`basic_publish` of both channels."""
+    server = state_of(channel).server
+
+    def call(headers: Any) -> tuple[Sequence[Any], dict[str, Any]]:
+        carrying = BasicProperties() if properties is None else _copied(properties)
+        carrying.headers = headers
+        return (exchange, routing_key, body, carrying, mandatory, *rest), added
+
+    attributes = {_amqp.ROUTING_KEY: routing_key} if routing_key else {}
+    message = (
+        MessageInfo(None, None, attributes)
+        if properties is None
+        else MessageInfo(properties.message_id, properties.correlation_id, attributes)
+    )
+    headers = None if properties is None else properties.headers
+    return Outgoing(_amqp.sent_to(exchange, routing_key, server), message, headers, call)
+
+
+def _copied(properties: Any) -> Any:
+    """A shallow copy: pika keeps all fields in the instance's `__dict__`."""
+    copied = object.__new__(type(properties))
+    copied.__dict__.update(properties.__dict__)
+    return copied
+
+
+def basic_consume(
+    channel: Any,
+    queue: str,
+    on_message_callback: Any,
+    auto_ack: bool = False,
+    *rest: Any,
+    **added: Any,
+) -> Subscription | None:
+    """`basic_consume` of both channels; not the inner one that a `BlockingChannel` makes of its own."""
+    if _is_of_blocking(on_message_callback):
+        return None
+    state = state_of(channel)
+
+    def native(delivered_by: Any, method: Any, properties: Any, body: Any) -> Received:
+        state.thread = threading.get_ident()
+        return Received(delivered_by, method, properties, body, queue, auto_ack)
+
+    return Subscription(
+        on_message_callback,
+        lambda handler: ((queue, handler, auto_ack, *rest), added),
+        native,
+        not auto_ack,
+        f"a consumer of {queue!r}",
+    )
+
+
+def consume(
+    channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **added: Any
+) -> Callable[[Any], Received | None]:
+    """`BlockingChannel.consume`: a tick of `inactivity_timeout` is no message."""
+    state = state_of(channel)
+
+    def native_of(item: Any) -> Received | None:
+        method, properties, body = item
+        state.thread = threading.get_ident()
+        return (
+            None if method is None else Received(channel, method, properties, body, queue, auto_ack)
+        )
+
+    return native_of
+
+
+def keep_loop(channel: Any, loop: Loop[Any]) -> None:
+    state_of(channel).loop = weakref.ref(loop)
+
+
+def cancel(channel: Any) -> None:
+    """`BlockingChannel.cancel` ends the loop of `consume`."""
+    kept = state_of(channel).loop
+    loop = kept() if kept is not None else None
+    if loop is not None:
+        loop.leave()
+
+
+def basic_get(channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **added: Any) -> Fetch:
+    """`BlockingChannel.basic_get`."""
+    state = state_of(channel)
+
+    def read(result: Any) -> list[Delivery]:
+        method, properties, body = result
+        if method is None:
+            return []
+        received = Received(channel, method, properties, body, queue, auto_ack)
+        described = delivery(received)
+        state.thread = threading.get_ident()
+        state.fetched[method.delivery_tag] = received
+        while len(state.fetched) > _amqp.Ledger.MOST:
+            del state.fetched[next(iter(state.fetched))]
+        return [described]
+
+    return Fetch(_amqp.consumed_from("", queue, queue, state.server), read)
+
+
+def async_get(
+    channel: Any, queue: str, callback: Any, auto_ack: bool = False
+) -> Subscription | None:
+    """`Channel.basic_get`: the message is pushed to a callback; not the one that a `BlockingChannel` waits for."""
+    if _is_of_blocking(callback):
+        return None
+    subscription = basic_consume(channel, queue, callback, auto_ack)
+    return subscription and subscription._replace(
+        call=lambda handler: ((queue, handler, auto_ack), {}), whom=f"basic_get of {queue!r}"
+    )
+
+
+def _is_of_blocking(callback: Any) -> bool:
+    return (
+        type(getattr(callback, "__self__", None)).__module__ == "pika.adapters.blocking_connection"
+    )
+
+
+def confirm_delivery(channel: Any, ack_nack_callback: Any, callback: Any = None) -> None:  # noqa: ARG001
+    """`Channel.confirm_delivery`: from now on the broker says what became of each publish."""
+    state = state_of(channel)
+    if state.confirms is None and not _is_of_blocking(ack_nack_callback):
+        state.confirms = Confirms(channel, error_type)
+
+
+def awaits_confirm(channel: Any, operation: Operation, _result: Any) -> bool:
+    confirms = state_of(channel).confirms
+    return confirms is not None and confirms.expect(operation)
+
+
+def channel(connection: Any, channel_number: Any = None, *rest: Any, **added: Any) -> None:
+    """`channel` of every connection: a wrapped connection's channels are wrapped."""

@@ -1,0 +1,146 @@
+"""What hopspan keeps for one pika channel: its ledger, its thread, and what it fetched.
+
+A `BlockingChannel` has a `Channel` inside (`_impl`) and calls it for everything that goes on the wire.
+So the state is kept on the inner channel, and settlements are recorded there: all of them arrive there,
+whichever object the user called.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import (
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    NackError,
+    UnroutableError,
+)
+
+from hopspan.adapters import _amqp
+from hopspan.model import Verdict
+
+if TYPE_CHECKING:
+    import weakref
+    from collections.abc import Callable
+
+    from hopspan.adapters.pika.confirms import Confirms
+    from hopspan.processing import Loop
+
+_STATE = "_hopspan_state"
+_making = threading.Lock()
+
+
+class Received(NamedTuple):
+    """A delivery as pika hands it out. `queue` and `auto_ack` are None where the call did not tell."""
+
+    channel: Any
+    method: Any
+    properties: Any
+    body: Any
+    queue: str | None = None
+    auto_ack: bool | None = None
+
+
+class State:
+    """What hopspan knows of one channel: kept on the inner channel, so that it goes with it."""
+
+    __slots__ = ("confirms", "fetched", "ledger", "loop", "server", "thread")
+
+    def __init__(self, channel: Any) -> None:
+        self.ledger = _amqp.Ledger()
+        self.server = _server(channel)
+        self.thread: int | None = None
+        """The thread that the client does its I/O in, once we have seen it there."""
+        self.fetched: dict[int, Received] = {}
+        """What a `basic_get` brought, and a receive span has counted."""
+        self.loop: weakref.ref[Loop[Any]] | None = None
+        self.confirms: Confirms | None = None
+
+
+def inner(channel: Any) -> Any:
+    """The channel that talks to the connection."""
+    return getattr(channel, "_impl", channel)
+
+
+def state_of(channel: Any) -> State:
+    """The channel's state; made, and its settlements recorded, from the first time that it is asked for."""
+    impl = inner(channel)
+    state: State | None = impl.__dict__.get(_STATE)
+    return _made(impl) if state is None else state
+
+
+def _made(impl: Any) -> State:
+    with _making:  # twice would record every settlement twice
+        state: State | None = impl.__dict__.get(_STATE)
+        if state is not None:
+            return state
+        state = State(impl)
+        for name, read in _SETTLEMENTS.items():
+            bound = getattr(impl, name)
+            recorded = _amqp.recording(
+                bound, state.ledger, name.removeprefix("basic_"), read, error_type
+            )
+            impl.__dict__[name] = recorded
+        impl.__dict__[_STATE] = state
+        return state
+
+
+def _server(impl: Any) -> _amqp.Server:
+    parameters = getattr(getattr(impl, "connection", None), "params", None)
+    host, port = getattr(parameters, "host", None), getattr(parameters, "port", None)
+    return _amqp.Server(
+        host if isinstance(host, str) else None, port if isinstance(port, int) else None
+    )
+
+
+def error_type(error: BaseException) -> str | None:
+    """The broker's own word for an error, where it said one."""
+    if isinstance(error, ChannelClosedByBroker | ConnectionClosedByBroker):
+        return _amqp.REPLY_CODES.get(error.reply_code, str(error.reply_code))
+    if isinstance(error, UnroutableError):
+        code = error.messages[0].method.reply_code if error.messages else 312
+        return _amqp.REPLY_CODES.get(code, str(code))
+    return _amqp.NACKED if isinstance(error, NackError) else None
+
+
+def hop(native: Received) -> Callable[[Callable[[], None]], None] | None:
+    """How to run something on the connection's thread; None when we are on it, or know no better."""
+    if state_of(native.channel).thread in {None, threading.get_ident()}:
+        return None
+    connection = native.channel.connection
+    loop = connection if isinstance(native.channel, BlockingChannel) else connection.ioloop
+    for name in ("add_callback_threadsafe", "call_soon_threadsafe", "add_callback"):
+        schedule: Callable[[Callable[[], None]], None] | None = getattr(loop, name, None)
+        if schedule is not None:
+            return schedule
+    return None
+
+
+def notice_thread(state: State) -> None:
+    """Remember the client's thread when we are called from inside the client, which is only there."""
+    if state.thread is None:
+        frame = sys._getframe(1)  # noqa: SLF001 - once a channel
+        while frame is not None:
+            if frame.f_globals.get("__name__", "").startswith("pika."):
+                state.thread = threading.get_ident()
+                return
+            frame = frame.f_back  # type: ignore[assignment]
+
+
+_SETTLEMENTS: dict[str, Callable[..., tuple[int, bool, Verdict]]] = {
+    "basic_ack": lambda delivery_tag=0, multiple=False: (delivery_tag, multiple, Verdict.ACK),
+    "basic_nack": lambda delivery_tag=0, multiple=False, requeue=True: (
+        delivery_tag,
+        multiple,
+        Verdict.REQUEUE if requeue else Verdict.REJECT,
+    ),
+    "basic_reject": lambda delivery_tag=0, requeue=True: (
+        delivery_tag,
+        False,
+        Verdict.REQUEUE if requeue else Verdict.REJECT,
+    ),
+    "basic_recover": lambda requeue=False, callback=None: (0, True, Verdict.REQUEUE),  # noqa: ARG005
+}

@@ -1,0 +1,118 @@
+"""Reading what pika hands out, and settling it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pika.spec import Basic
+
+from hopspan.adapters import _amqp
+from hopspan.adapters.pika.channels import Received, inner, notice_thread, state_of
+from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from hopspan.processing import Processing
+    from hopspan.settlement import Policy
+
+
+def handed(args: tuple[Any, ...], via: Any = None) -> list[Received] | None:  # noqa: ARG001
+    """`(channel, method, properties, body)` among a handler's arguments."""
+    for index, argument in enumerate(args):
+        if isinstance(argument, Basic.Deliver | Basic.GetOk) and 0 < index < len(args) - 2:
+            received = Received(args[index - 1], argument, args[index + 1], args[index + 2])
+            notice_thread(state_of(received.channel))
+            return [received]
+    return None
+
+
+def given(message: Any, via: Any) -> list[Received] | None:
+    """`(method, properties, body)` or a list of them with the channel as `via`; nothing for an empty get."""
+    if isinstance(message, list):
+        several = [given(each, via) for each in message]
+        if any(each is None for each in several):
+            return None
+        return [native for each in several for native in each or ()]
+    if not isinstance(message, tuple):
+        return None
+    if len(message) == 4:
+        via, message = message[0], message[1:]
+    if len(message) != 3 or not isinstance(message[0], Basic.Deliver | Basic.GetOk | None):
+        return None
+    if message[0] is None:
+        return []
+    if via is None:
+        return None
+    method, properties, body = message
+    known = state_of(via).fetched.get(method.delivery_tag)
+    if known is not None and known.method is method:
+        return [known._replace(channel=via)]
+    return [Received(via, method, properties, body)]
+
+
+def delivery(native: Received) -> Delivery:
+    """A delivery as a value."""
+    method, properties = native.method, native.properties
+    state = state_of(native.channel)
+    headers = properties.headers if isinstance(properties.headers, dict) else None
+    attributes = {_amqp.DELIVERY_TAG: int(method.delivery_tag), **_amqp.death(headers)}
+    if method.routing_key:
+        attributes[_amqp.ROUTING_KEY] = method.routing_key
+    return Delivery(
+        _amqp.consumed_from(method.exchange, method.routing_key, native.queue, state.server),
+        MessageInfo(properties.message_id, properties.correlation_id, attributes),
+        headers,
+        native,
+        bool(method.redelivered),
+        _amqp.attempt(headers, bool(method.redelivered)),
+        not _is_auto_acked(native),
+        method.delivery_tag in state.fetched,
+    )
+
+
+def _is_auto_acked(native: Received) -> bool:
+    if native.auto_ack is not None:
+        return native.auto_ack
+    unacked = getattr(inner(native.channel), "_consumers_with_noack", ())
+    return getattr(native.method, "consumer_tag", None) in unacked
+
+
+def same(native: Received, other: Received) -> bool:
+    """Whether both are one delivery: pika makes one method object for each."""
+    return native.method is other.method
+
+
+def opened(native: Received, processing: Processing) -> Verdict | None:
+    """Enter a delivery in its channel's ledger."""
+    return state_of(native.channel).ledger.open(native.method.delivery_tag, native, processing)
+
+
+def closed(native: Received, processing: Processing) -> None:
+    """The handling is over."""
+    state = state_of(native.channel)
+    state.fetched.pop(native.method.delivery_tag, None)
+    described = next(each for each in processing.deliveries if each.native is native)
+    state.ledger.close(native.method.delivery_tag, processing, described)
+
+
+def is_open(native: Received) -> bool:
+    """Whether the channel can still settle."""
+    return bool(native.channel.is_open)
+
+
+def settle(native: Received, settlement: Settlement) -> None:
+    """Perform a verdict. On the connection's own thread only (pika FAQ: *Is Pika thread safe?*)."""
+    channel, tag = native.channel, native.method.delivery_tag
+    if settlement.verdict is Verdict.ACK:
+        channel.basic_ack(tag)
+    elif settlement.verdict is not Verdict.LEAVE:
+        channel.basic_nack(tag, requeue=settlement.verdict is Verdict.REQUEUE)
+
+
+def refusal(policy: Policy) -> str | None:
+    """Why a policy can never work here."""
+    if policy.target is None:
+        return None
+    return (
+        "RabbitMQ dead-letters by itself. Declare the queue with the argument x-dead-letter-exchange and use "
+        "policy=hopspan.reject_on_error"
+    )

@@ -1,0 +1,35 @@
+"""How hopspan gets between the user and the client: interceptors, written once, for classes and instances.
+
+An adapter describes each intercepted method by a *reader* with the method's own signature, so that
+Python binds the arguments: a reader names the parameters it needs, in the method's order, and takes
+the others as they come. Parameters that a newer client adds pass through untouched; a client whose
+method lost or moved a parameter that we name is not intercepted there, and is told so.
+
+Rules: an interceptor calls the client exactly once, with the user's arguments or with ours that
+differ in the headers only; an error in our code is logged once and the native call proceeds
+unchanged; what is woven into a class can be taken out again without a trace.
+"""
+
+from hopspan.interception.consuming import consumes, iterates, receives, runs_first
+from hopspan.interception.points import Binding, Fetch, Point, Subscription
+from hopspan.interception.sending import sends
+from hopspan.interception.weaving import owner_of, unweave, weave
+from hopspan.interception.wrapping import bind, returns_wrapped, wrap
+
+__all__ = [
+    "Binding",
+    "Fetch",
+    "Point",
+    "Subscription",
+    "bind",
+    "consumes",
+    "iterates",
+    "owner_of",
+    "receives",
+    "returns_wrapped",
+    "runs_first",
+    "sends",
+    "unweave",
+    "weave",
+    "wrap",
+]

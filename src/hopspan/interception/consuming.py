@@ -1,0 +1,165 @@
+"""Intercepting the ways in which a client hands messages over: pushed, fetched, iterated over."""
+
+from __future__ import annotations
+
+import functools
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any
+
+from hopspan import faults
+from hopspan.interception.points import inside, read_call
+from hopspan.processing import NOTHING, Loop, auto_acked, begin, face_of, failure, traced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hopspan.interception.points import Binding, Fetch, Subscription
+    from hopspan.processing import Processing
+
+
+def consumes(reader: Callable[..., Subscription | None]) -> Any:
+    """Intercept a call that registers a handler, to which the client then pushes messages.
+
+    The reader returns None for a registration that is not an application's.
+    """
+
+    def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def consume(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if binding.active:
+                subscription = read_call(reader, self, args, kwargs)
+                if subscription is not None and callable(subscription.handler):
+                    args, kwargs = _subscribed(subscription, binding)
+            return original(self, *args, **kwargs)
+
+        return consume
+
+    return intercept
+
+
+def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]:
+    """The arguments that register the handler with processing around it.
+
+    Raises:
+        PolicyError: the policy that would be in force for this handler cannot work on this
+        consumer.
+    """
+    face = face_of(subscription.handler)
+    instrumenter = face.over(binding.instrumenter) if face else binding.instrumenter
+    if instrumenter.config.policy.settles and not subscription.settles:
+        raise auto_acked(instrumenter.config.policy, subscription.whom)
+
+    def start(args: tuple[Any, ...]) -> Processing:
+        natives = [subscription.native(*args)]
+        return begin(binding.adapter, natives, pushed=True, base=binding.instrumenter)
+
+    wrapped = traced(subscription.handler, start)
+
+    @functools.wraps(subscription.handler)
+    def handle(*args: Any, **kwargs: Any) -> Any:
+        return (wrapped if binding.active else subscription.handler)(*args, **kwargs)
+
+    return subscription.call(handle)
+
+
+def receives(reader: Callable[..., Fetch]) -> Any:
+    """Intercept a call that asks for messages and returns them: one receive span, none for an empty result."""
+
+    def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def receive(self: Any, *args: Any, **kwargs: Any) -> Any:
+            fetch = (
+                read_call(reader, self, args, kwargs)
+                if binding.active and not inside.get()
+                else None
+            )
+            if fetch is None:
+                return original(self, *args, **kwargs)
+            began, clock, token = time_ns(), perf_counter(), inside.set(True)
+            try:
+                result = original(self, *args, **kwargs)
+            except BaseException as error:
+                _received(binding, fetch, None, error, began, perf_counter() - clock)
+                raise
+            finally:
+                inside.reset(token)
+            _received(binding, fetch, result, None, began, perf_counter() - clock)
+            return result
+
+        return receive
+
+    return intercept
+
+
+def _received(
+    binding: Binding,
+    fetch: Fetch,
+    result: Any,
+    error: BaseException | None,
+    began: int,
+    seconds: float,
+) -> None:
+    try:
+        deliveries = fetch.read(result) if error is None else []
+        if deliveries or error is not None:
+            codec = binding.adapter.CODEC
+            operation = binding.instrumenter.start_receive(fetch.endpoint, deliveries, codec, began)
+            operation.announce(result)
+            if error is None:
+                operation.end(seconds=seconds, messages=len(deliveries))
+            else:
+                operation.end(failure(binding.adapter, error), seconds=seconds, messages=0)
+    except Exception:  # noqa: BLE001
+        faults.report("recording a receive")
+
+
+def iterates(
+    reader: Callable[..., Callable[[Any], Any] | None], keep: Callable[[Any, Any], None]
+) -> Any:
+    """Intercept a call that returns an iterator over messages: its loop's body is put in scope.
+
+    Args:
+        reader: From the call's arguments to a function that turns what is iterated over into a
+            native delivery, or into None for what is no message.
+        keep: Told `(client, loop)`, so that the client's way of ending the loop can end its scope.
+    """
+
+    def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def iterate(self: Any, *args: Any, **kwargs: Any) -> Any:
+            native_of = read_call(reader, self, args, kwargs) if binding.active else None
+            source = original(self, *args, **kwargs)
+            if native_of is None:
+                return source
+
+            def start(item: Any) -> Processing:
+                native = native_of(item) if binding.active else None
+                if native is None:
+                    return NOTHING
+                return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
+
+            loop = Loop(source, start)
+            keep(self, loop)
+            return loop
+
+        return iterate
+
+    return intercept
+
+
+def runs_first(before: Callable[..., None]) -> Any:
+    """Intercept a call only to be told of it first, with its arguments."""
+
+    def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if binding.active:
+                try:
+                    before(self, *args, **kwargs)
+                except Exception:  # noqa: BLE001
+                    faults.report(f"before {original.__name__}")
+            return original(self, *args, **kwargs)
+
+        return run
+
+    return intercept

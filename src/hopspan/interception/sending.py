@@ -1,0 +1,93 @@
+"""Intercepting calls that publish: a span, context in the headers, an outcome."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from hopspan import faults
+from hopspan.interception.points import inside
+from hopspan.processing import failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hopspan.conventions import Action
+    from hopspan.interception.points import Binding
+    from hopspan.model import Outgoing
+    from hopspan.telemetry import Operation
+
+
+def sends(
+    action: Action, reader: Callable[..., Outgoing], completes: Callable[..., bool] | None = None
+) -> Any:
+    """Intercept a call that publishes one message.
+
+    Args:
+        action: What the system calls it.
+        reader: From the call's arguments to an `Outgoing`.
+        completes: Told `(client, operation, result)` after the call; True when it will end the
+            operation later, because the outcome is not known yet.
+    """
+
+    def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def send(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if not binding.active or inside.get():
+                return original(self, *args, **kwargs)
+            operation, changed = _start_send(binding, action, reader, self, args, kwargs)
+            if operation is None:
+                return original(self, *args, **kwargs)
+            token = inside.set(True)
+            try:
+                result = original(self, *changed[0], **changed[1])
+            except BaseException as error:
+                operation.end(failure(binding.adapter, error))
+                raise
+            finally:
+                inside.reset(token)
+            if completes is None or not _completes(completes, self, operation, result):
+                operation.end()
+            return result
+
+        return send
+
+    return intercept
+
+
+def _start_send(
+    binding: Binding,
+    action: Action,
+    reader: Callable[..., Outgoing],
+    client: Any,
+    args: Any,
+    kwargs: Any,
+) -> tuple[Operation | None, Any]:
+    operation = None
+    try:
+        outgoing = reader(client, *args, **kwargs)
+        operation, headers = binding.instrumenter.start_send(
+            action, outgoing, binding.adapter.CODEC
+        )
+        if operation.plan is None:  # suppressed
+            return None, None
+        changed = (args, kwargs) if headers is outgoing.headers else outgoing.call(headers)
+        operation.announce(client)
+    except Exception as error:  # noqa: BLE001
+        # A TypeError of the reader's signature is the user's: the client is about to say so itself.
+        if operation is not None or not isinstance(error, TypeError):
+            faults.report(f"starting to {action.name}")
+        if operation is not None:
+            operation.end()
+        return None, None
+    return operation, changed
+
+
+def _completes(
+    completes: Callable[..., bool], client: Any, operation: Operation, result: Any
+) -> bool:
+    try:
+        return completes(client, operation, result)
+    except Exception:  # noqa: BLE001
+        faults.report("waiting for the outcome of a publish")
+        return False

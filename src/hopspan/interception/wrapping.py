@@ -1,0 +1,108 @@
+"""Instance scope: the methods of one object replaced, and of nothing else."""
+
+from __future__ import annotations
+
+import functools
+from types import MethodType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hopspan.interception.points import Binding
+from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
+from hopspan.model import UnknownMessageError
+from hopspan.processing import adapter_of, refuse, unknown
+from hopspan.telemetry import Instrumenter, instrumenter_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Unpack
+
+    from hopspan.config import Settings
+    from hopspan.interception.points import Point
+    from hopspan.processing import Adapter
+
+Native = TypeVar("Native")
+
+_BINDING = "_hopspan_binding"
+
+
+def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Native:
+    """Intercept the methods of one instance, and return it.
+
+    The instance keeps its identity and its class, so that everything the client does with it goes
+    on to work, and the channel that a callback is given is the wrapped one. A second call changes
+    its settings.
+    """
+    known = instance.__dict__.get(_BINDING)
+    if known is not None:
+        known.instrumenter = instrumenter
+        return instance
+    points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]  # type: ignore[attr-defined]
+    mine = [point for point in points if _owns(type(instance), point)]
+    if not mine:
+        raise UnknownMessageError(
+            f"wrap: hopspan cannot wrap a {type(instance).__qualname__}; give it a channel or a connection"
+        )
+    binding = Binding(adapter, instrumenter)
+    instance.__dict__[_BINDING] = binding
+    for point in mine:
+        if point.method in instance.__dict__:
+            decline(point, "another instrumentation replaced it on this instance", binding)
+            continue
+        original = getattr(type(instance), point.method)
+        original = getattr(original, INTERCEPTED, original)
+        reason = reason_against(original, point.reader)
+        if reason is not None:
+            decline(point, reason, binding)
+            continue
+        instance.__dict__[point.method] = MethodType(
+            intercepted(point, original, binding), instance
+        )
+    return instance
+
+
+def _owns(kind: type, point: Point) -> bool:
+    return any(point.owner == f"{each.__module__}:{each.__qualname__}" for each in kind.__mro__)
+
+
+def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
+    """Trace one native object, and nothing else: its publishes, its consumers, its settlements.
+
+    ::
+
+        channel = hopspan.wrap(connection.channel(), policy=hopspan.requeue_once)
+        channel.basic_publish("orders", "created", body)
+        channel.basic_consume("orders", on_order)
+
+    Give it a channel, or a connection whose channels are then all wrapped. The object itself is
+    returned: its methods are replaced on this one instance, so its class, its identity and
+    everything that the client does with it stay as they were. Wrapping twice is once; the second
+    call's settings hold from then on.
+
+    Args:
+        native: A channel or connection of a client that hopspan knows.
+        settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
+
+    Raises:
+        ConfigurationError: a setting is unknown or invalid.
+        UnknownMessageError: the object is nothing that hopspan can wrap.
+        PolicyError: the policy can never work with this client.
+
+    Thread and task safety: as the client's own object.
+    """
+    adapter = adapter_of(type(native))
+    if adapter is None:
+        raise unknown("wrap", (native,), "give it a channel or a connection of pika")
+    instrumenter = Instrumenter(instrumenter_for(adapter.NAME).config.override(settings))
+    refuse(instrumenter.config.policy, adapter, ())
+    return bind(native, adapter, instrumenter)
+
+
+def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+    """Intercept a call of a wrapped instance whose result is to be wrapped like it."""
+
+    @functools.wraps(original)
+    def make(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return bind(original(self, *args, **kwargs), binding.adapter, binding.instrumenter)
+
+    return make

@@ -1,0 +1,40 @@
+"""Policies that cannot work are refused before a handler runs, by an error that says what to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hopspan.model import PolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hopspan.model import Delivery
+    from hopspan.processing.adapting import Adapter
+    from hopspan.settlement import Policy
+
+
+def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery]) -> None:
+    """Refuse a policy that cannot work, before the handler runs.
+
+    Raises:
+        PolicyError: it says what cannot work, why, and what to change.
+    """
+    if not policy.settles:
+        return
+    reason = adapter.refusal(policy)
+    if reason is not None:
+        raise PolicyError(f"policy {policy.name} cannot work with {adapter.NAME}: {reason}")
+    for delivery in deliveries:
+        if not delivery.settles:
+            raise auto_acked(
+                policy, f"the consumer of {delivery.endpoint.destination or 'this queue'}"
+            )
+
+
+def auto_acked(policy: Policy, whom: str) -> PolicyError:
+    """A settling policy where the broker has settled already."""
+    return PolicyError(
+        f"policy {policy.name} cannot settle for {whom}: it was given auto_ack=True, so the broker forgets a "
+        "message when it hands it out. Consume with auto_ack=False, or use policy=hopspan.manual"
+    )

@@ -1,0 +1,134 @@
+"""What becomes of deliveries on the wire: which are settled already, and how ours are sent.
+
+One for each processing. A settlement that fails is recorded and logged, never raised: the broker hands
+the message out again, and a client whose connection is gone says so itself at the next call.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any
+
+from hopspan import faults
+from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
+from hopspan.processing.adapting import failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.context import Context
+
+    from hopspan.processing.adapting import Adapter
+    from hopspan.telemetry import Instrumenter
+
+Timing = tuple[int, float]
+
+
+class Settling:
+    """The settlements of the deliveries that are handled as one."""
+
+    __slots__ = (
+        "_adapter", "_context", "_deliveries", "_instrumenter", "_natives", "is_ours", "verdicts",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        natives: Sequence[Any],
+        deliveries: Sequence[Delivery],
+        instrumenter: Instrumenter,
+        context: Context,
+    ) -> None:
+        self._adapter = adapter
+        self._natives = natives
+        self._deliveries = deliveries
+        self._instrumenter = instrumenter
+        self._context = context
+        self.verdicts: list[Verdict | None] = [None] * len(natives)
+        """What went out on the wire for each delivery, whoever sent it."""
+        self.is_ours = False
+        """Whether what goes out just now is our own."""
+
+    def note(self, native: Any, verdict: Verdict) -> None:
+        """A settlement went out."""
+        for index, mine in enumerate(self._natives):
+            if self._adapter.same(mine, native):
+                self.verdicts[index] = verdict
+
+    def refused(self) -> Verdict | None:
+        """A verdict by which the handler itself said that it has failed."""
+        refusing = (Verdict.REQUEUE, Verdict.REJECT)
+        return next((each for each in self.verdicts if each in refusing), None)
+
+    def hop(self) -> Callable[[Callable[[], None]], None] | None:
+        """How to get to the client's own thread; None where we are on it."""
+        try:
+            return self._adapter.hop(self._natives[0])
+        except Exception:  # noqa: BLE001
+            faults.report("looking for the client's thread")
+            return None
+
+    def send(self, index: int, settlement: Settlement) -> bool:
+        """Perform a verdict; whether it went out."""
+        if self.verdicts[index] is not None:  # the user did, while we were on the way
+            return False
+        began, clock = time_ns(), perf_counter()
+        self.is_ours = True
+        try:
+            self._adapter.settle(self._natives[index], settlement)
+        except Exception as error:  # noqa: BLE001
+            self.failed(index, settlement, error, (began, perf_counter() - clock))
+            return False
+        finally:
+            self.is_ours = False
+        self._record(index, settlement, (began, perf_counter() - clock))
+        return True
+
+    async def send_async(self, index: int, settlement: Settlement) -> bool:
+        """`send` for clients whose settlement is awaited."""
+        if self.verdicts[index] is not None:
+            return False
+        began, clock = time_ns(), perf_counter()
+        self.is_ours = True
+        try:
+            waiting = self._adapter.settle(self._natives[index], settlement)
+            if waiting is not None:
+                await waiting
+        except Exception as error:  # noqa: BLE001
+            self.failed(index, settlement, error, (began, perf_counter() - clock))
+            return False
+        finally:
+            self.is_ours = False
+        self._record(index, settlement, (began, perf_counter() - clock))
+        return True
+
+    def failed(self, index: int, settlement: Settlement, error: Exception, timing: Timing) -> None:
+        """Say that a verdict did not reach the broker, or that nobody knows whether it did."""
+        self.verdicts[index] = None
+        self._record(index, settlement, timing, failure(self._adapter, error))
+        faults.logger.warning(
+            "could not %s a message of %s; the broker will hand it out again",
+            self._adapter.SETTLE_NAMES[settlement.verdict],
+            self._deliveries[index].endpoint.destination,
+            exc_info=error,
+        )
+
+    def summary(self, sent: dict[int, Settlement]) -> tuple[bool, Settlement | None]:
+        """Whether every delivery is settled, and the settlement that they all have in common."""
+        known = [
+            sent.get(index) or (Settlement(verdict) if verdict is not None else None)
+            for index, verdict in enumerate(self.verdicts)
+        ]
+        common = known[0] if len({each and each.verdict for each in known}) == 1 else None
+        return all(known), common
+
+    def _record(
+        self, index: int, settlement: Settlement, timing: Timing, outcome: Outcome = SUCCESS
+    ) -> None:
+        try:
+            name = self._adapter.SETTLE_NAMES[settlement.verdict]
+            self._instrumenter.record_settle(
+                name, settlement, [self._deliveries[index]], outcome, timing, inside=self._context
+            )
+        except Exception:  # noqa: BLE001
+            faults.report("recording a settlement")

@@ -1,0 +1,85 @@
+"""Whose settings hold: what `instrument` set for a client, and what a face says over it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from hopspan.config import Config
+from hopspan.telemetry.instrumenter import Instrumenter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_installed: dict[str, Instrumenter] = {}
+_defaults: list[Instrumenter] = []
+
+
+def install(adapter: str, instrumenter: Instrumenter | None) -> None:
+    """Set what the faces of one client use where they say nothing else; None for the defaults."""
+    if instrumenter is None:
+        _installed.pop(adapter, None)
+    else:
+        _installed[adapter] = instrumenter
+
+
+def instrumenter_for(adapter: str) -> Instrumenter:
+    """What `instrument` set for a client, else the defaults of the environment.
+
+    Raises:
+        ConfigurationError: a `HOPSPAN_*` variable is unknown or invalid.
+    """
+    found = _installed.get(adapter)
+    if found is not None:
+        return found
+    if not _defaults:
+        _defaults.append(Instrumenter(Config.from_environment()))
+    return _defaults[0]
+
+
+def forget_defaults() -> None:
+    """Read the environment again at the next use. For tests."""
+    _defaults.clear()
+
+
+class Face:
+    """The settings that one face gives explicitly, over whatever lies beneath it.
+
+    Thread-safe: a race at worst builds the same instrumenter twice.
+    """
+
+    __slots__ = ("_base", "_made", "settings")
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        if settings:  # a mistake is known here, not at the first message
+            Config.from_environment().override(settings)
+        self.settings = dict(settings)
+        self._base: Instrumenter | None = None
+        self._made: Instrumenter | None = None
+
+    def over(self, base: Instrumenter) -> Instrumenter:
+        """The base with this face's settings; made once for each base."""
+        if not self.settings:
+            return base
+        if self._made is None or self._base is not base:
+            self._made = base.with_settings(self.settings)
+            self._base = base
+        return self._made
+
+
+NO_SETTINGS = Face({})
+
+
+@lru_cache(maxsize=256)
+def _cached_face(settings: tuple[tuple[str, Any], ...]) -> Face:
+    return Face(dict(settings))
+
+
+def face_for(settings: Mapping[str, Any]) -> Face:
+    """A face made once for equal settings: `process` is called for every message."""
+    if not settings:
+        return NO_SETTINGS
+    try:
+        return _cached_face(tuple(settings.items()))
+    except TypeError:  # a setting that cannot be hashed, such as a list of metrics
+        return Face(settings)

@@ -1,0 +1,283 @@
+"""The instrumenter: starts operations, and chooses their parents and links."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.context import Context, get_current, get_value
+from opentelemetry.trace import INVALID_SPAN, Link, SpanContext, SpanKind
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.conventions import Action, plan
+from hopspan.model import Delivery, Endpoint, OperationType, Verdict
+from hopspan.propagation import Codec, carries_context, extract_from, inject_into
+from hopspan.telemetry.exceptions import Exceptions
+from hopspan.telemetry.metrics import Meters
+from hopspan.telemetry.spans import Operation, RememberingSpan, silent
+from hopspan.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hopspan.config import Config
+    from hopspan.model import Outcome, Outgoing, Settlement
+
+try:
+    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS
+except ImportError:  # pragma: no cover - private, and may go
+    _SUPPRESS = "suppress_instrumentation"
+_SUPPRESS_PLAIN = "suppress_instrumentation"
+
+
+def is_suppressed(context: Context) -> bool:
+    """Whether the user asked instrumentations to be silent (`suppress_instrumentation`)."""
+    return bool(get_value(_SUPPRESS, context) or get_value(_SUPPRESS_PLAIN, context))
+
+
+def _link_limit() -> int:
+    """The SDK keeps the newest links and pays for all; so we give it no more than it keeps."""
+    text = os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "")
+    return int(text) if text.isdigit() else 128
+
+
+class Switch:
+    """Turns off all that was started for one `instrument` call, on live objects too."""
+
+    __slots__ = ("on",)
+
+    def __init__(self) -> None:
+        self.on = True
+
+
+class Instrumenter:
+    """Starts operations as one `Config` wants them."""
+
+    __slots__ = ("_tracer", "config", "exceptions", "meters", "switch")
+
+    def __init__(self, config: Config, switch: Switch | None = None) -> None:
+        self.config = config
+        self.switch = switch or Switch()
+        self.meters = Meters(config.meter_provider, config.metrics)
+        self._tracer = trace.get_tracer(
+            "hopspan", VERSION, config.tracer_provider, names.SCHEMA_URL
+        )
+        self.exceptions = Exceptions(config)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Instrumenter:
+        """An instrumenter with some settings replaced; this one where there are none."""
+        return Instrumenter(self.config.override(settings), self.switch) if settings else self
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def start_send(self, action: Action, outgoing: Outgoing, codec: Codec) -> tuple[Operation, Any]:
+        """Start a publish operation; return it with the headers that carry its context.
+
+        The span is a child of what is current. A context that the message brings is replaced, or
+        kept and linked to under `keep_context` (messaging spans, *Context propagation*).
+        """
+        ambient = get_current()
+        endpoint, headers = outgoing.endpoint, outgoing.headers
+        kept = self.config.keep_context and carries_context(codec, headers)
+        links = _links([extract_from(codec, headers, Context())]) if kept else ()
+        operation = self._start(
+            action,
+            endpoint,
+            ambient,
+            ambient,
+            names.message_attributes(outgoing.message),
+            links,
+            SpanKind.CLIENT if kept else None,
+        )
+        if kept or operation.plan is None:
+            return operation, headers
+        try:
+            return operation, inject_into(codec, headers, operation.context)
+        except Exception:  # noqa: BLE001 - the message leaves without context rather than not at all
+            faults.report("injecting context into message headers")
+            return operation, headers
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def start_receive(
+        self, endpoint: Endpoint, deliveries: Sequence[Delivery], codec: Codec, start_time: int
+    ) -> Operation:
+        """A receive operation that began at `start_time` (ns since the epoch) and brought these messages.
+
+        Child of what is current, linked to every message, never parented by one.
+        """
+        ambient = get_current()
+        sources = [extract_from(codec, delivery.headers, Context()) for delivery in deliveries]
+        attributes = names.message_attributes(deliveries[0].message) if len(deliveries) == 1 else {}
+        return self._start(
+            names.RECEIVE, endpoint, ambient, ambient, attributes, _links(sources), None, start_time
+        )
+
+    # -- processing ------------------------------------------------------------------------------
+
+    def start_process(
+        self, deliveries: Sequence[Delivery], codec: Codec, *, pushed: bool
+    ) -> Operation:
+        """Start the processing of one message or of a batch.
+
+        Args:
+            deliveries: One, or several that are handled as one.
+            codec: How to read their headers.
+            pushed: The client called the handler; what is current then is an accident of where the
+                channel was opened, so the processing starts from an empty context.
+        """
+        ambient = get_current()
+        if is_suppressed(ambient):
+            span = RememberingSpan(trace.INVALID_SPAN_CONTEXT)
+            return silent(trace.set_span_in_context(span, ambient), span)
+        try:
+            return self._start_process(deliveries, codec, Context() if pushed else ambient)
+        except Exception:  # noqa: BLE001 - the handler runs, and its message is settled, all the same
+            faults.report("starting a process span")
+            span = RememberingSpan(trace.INVALID_SPAN_CONTEXT)
+            return silent(trace.set_span_in_context(span, Context() if pushed else ambient), span)
+
+    def _start_process(
+        self, deliveries: Sequence[Delivery], codec: Codec, base: Context
+    ) -> Operation:
+        if len(deliveries) > 1:
+            return self._start_batch(deliveries, codec, base)
+        delivery = deliveries[0]
+        attributes = names.message_attributes(delivery.message)
+        attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
+        correlation = self.config.correlation
+        carried = base if correlation == "none" else extract_from(codec, delivery.headers, base)
+        ambient_span = trace.get_current_span(base)
+        remote = trace.get_current_span(carried)
+        links: Sequence[Link] = ()
+        parent = carried
+        if remote is not ambient_span:
+            links = (Link(remote.get_span_context()),)
+            if correlation == "auto" and ambient_span.get_span_context().is_valid:
+                parent = trace.set_span_in_context(ambient_span, carried)
+        if correlation == "link":
+            parent = trace.set_span_in_context(INVALID_SPAN, carried)
+        return self._start(names.PROCESS, delivery.endpoint, parent, carried, attributes, links)
+
+    def _start_batch(
+        self, deliveries: Sequence[Delivery], codec: Codec, base: Context
+    ) -> Operation:
+        """One span, a link a message, never a parent from a message (messaging spans, *Batches*)."""
+        attributes: dict[str, Any] = {names.BATCH_MESSAGE_COUNT: len(deliveries)}
+        links: Sequence[Link] = ()
+        if self.config.correlation != "none":
+            newest = deliveries[-_link_limit() :]
+            links = _links([extract_from(codec, each.headers, Context()) for each in newest])
+            if len(newest) < len(deliveries):
+                attributes[names.LINKS_OMITTED] = len(deliveries) - len(newest)
+        endpoint = _common_endpoint(deliveries)
+        parent = (
+            trace.set_span_in_context(INVALID_SPAN, base)
+            if self.config.correlation == "link"
+            else base
+        )
+        return self._start(names.PROCESS, endpoint, parent, base, attributes, links)
+
+    # -- settling --------------------------------------------------------------------------------
+
+    def record_settle(
+        self,
+        name: str,
+        settlement: Settlement,
+        deliveries: Sequence[Delivery],
+        outcome: Outcome,
+        timing: tuple[int, float],
+        *,
+        inside: Context | None = None,
+        of: Sequence[SpanContext] = (),
+    ) -> None:
+        """Record a settlement that has been sent, or has failed, if the settings find it notable.
+
+        Args:
+            name: What the system calls it: `ack`, `nack`.
+            settlement: What was sent.
+            deliveries: The deliveries that it settled.
+            outcome: Whether it could be sent.
+            timing: When it began (ns since the epoch) and how long it took (s).
+            inside: The context of the process span that it is part of; the current one when
+                omitted.
+            of: Process spans that are over already; they are linked to.
+        """
+        wanted = self.config.settle_spans
+        notable = outcome.failed or settlement.verdict in {Verdict.REQUEUE, Verdict.REJECT}
+        if wanted == "none" or (wanted == "notable" and not notable):
+            return
+        context = get_current() if inside is None else inside
+        attributes = dict(names.settlement_attributes(settlement))
+        if len(deliveries) == 1:
+            attributes.update(names.message_attributes(deliveries[0].message))
+        else:
+            attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
+        links = tuple(Link(span) for span in of[: _link_limit()] if span.is_valid)
+        action = Action(name, OperationType.SETTLE)
+        endpoint = _common_endpoint(deliveries)
+        operation = self._start(
+            action, endpoint, context, context, attributes, links, None, timing[0]
+        )
+        operation.announce(None)
+        operation.end(outcome, seconds=timing[1])
+
+    # -- in common -------------------------------------------------------------------------------
+
+    def _start(
+        self,
+        action: Action,
+        endpoint: Endpoint,
+        parent: Context,
+        carried: Context,
+        attributes: dict[str, Any],
+        links: Sequence[Link] = (),
+        kind: SpanKind | None = None,
+        start_time: int | None = None,
+    ) -> Operation:
+        """Start a span under `parent`; the operation's context is `carried` with the span in it."""
+        if not self.switch.on or is_suppressed(parent):
+            return silent(carried)
+        try:
+            planned = plan(action, endpoint)
+            span = self._tracer.start_span(
+                planned.name,
+                context=parent,
+                kind=planned.kind if kind is None else kind,
+                attributes={**planned.attributes, **attributes},
+                links=links,
+                start_time=start_time,
+                record_exception=False,
+                set_status_on_exception=False,
+            )
+        except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
+            faults.report(f"starting a {action.type.value} span")
+            return silent(carried)
+        if not span.is_recording():
+            span = RememberingSpan(span.get_span_context())
+        return Operation(self, planned, span, trace.set_span_in_context(span, carried))
+
+    def call_hook(self, name: str, operation: Operation, native: Any) -> None:
+        """Call a user's hook; its errors are logged once, and never raised."""
+        hook = self.config.on_start if name == "on_start" else self.config.on_end
+        if hook is None:
+            return
+        try:
+            hook(operation, native)
+        except Exception:  # noqa: BLE001 - a hook enriches; it does not decide about messages
+            faults.report(f"calling the {name} hook")
+
+
+def _common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:
+    """The endpoint of all deliveries; one without a destination where they differ."""
+    first = deliveries[0].endpoint
+    if all(delivery.endpoint == first for delivery in deliveries):
+        return first
+    return first._replace(destination="", template=None, anonymous=False, temporary=False)
+
+
+def _links(contexts: Sequence[Context]) -> tuple[Link, ...]:
+    spans = [trace.get_current_span(context).get_span_context() for context in contexts]
+    return tuple(Link(span) for span in spans if span.is_valid)
