@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from hopspan import faults
 from hopspan.adapters import ADAPTERS, adapter_named
 from hopspan.config import Config
-from hopspan.interception import Binding, unweave, weave
+from hopspan.interception import unweave, weave
 from hopspan.model import ConfigurationError
 from hopspan.processing import refuse
-from hopspan.telemetry import Instrumenter, install
+from hopspan.telemetry import Binding, Instrumenter, install
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -11,13 +11,12 @@ unchanged; what is woven into a class can be taken out again without a trace.
 """
 
 from hopspan.interception.consuming import consumes, iterates, receives, runs_first
-from hopspan.interception.points import Binding, Fetch, Point, Subscription
+from hopspan.interception.points import Fetch, Point, Subscription
 from hopspan.interception.sending import sends
 from hopspan.interception.weaving import owner_of, unweave, weave
 from hopspan.interception.wrapping import bind, returns_wrapped, wrap
 
 __all__ = [
-    "Binding",
     "Fetch",
     "Point",
     "Subscription",

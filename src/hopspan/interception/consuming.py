@@ -13,8 +13,9 @@ from hopspan.processing import NOTHING, Loop, auto_acked, begin, face_of, failur
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hopspan.interception.points import Binding, Fetch, Subscription
+    from hopspan.interception.points import Fetch, Subscription
     from hopspan.processing import Processing
+    from hopspan.telemetry import Binding
 
 
 def consumes(reader: Callable[..., Subscription | None]) -> Any:

@@ -11,26 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hopspan.model import Delivery, Endpoint
-    from hopspan.processing import Adapter
-    from hopspan.telemetry import Instrumenter
 
 inside: ContextVar[bool] = ContextVar("hopspan-inside", default=False)
 """Set while the client runs inside an intercepted call: what it calls of itself is not another operation."""
-
-
-class Binding:
-    """What the interceptors of one class or instance act for. Inactive: they call straight through."""
-
-    __slots__ = ("adapter", "instrumenter")
-
-    def __init__(self, adapter: Adapter, instrumenter: Instrumenter) -> None:
-        self.adapter = adapter
-        self.instrumenter = instrumenter
-
-    @property
-    def active(self) -> bool:
-        """False after `uninstrument`."""
-        return self.instrumenter.switch.on
 
 
 class Subscription(NamedTuple):

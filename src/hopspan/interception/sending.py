@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.conventions import Action
-    from hopspan.interception.points import Binding
     from hopspan.model import Outgoing
-    from hopspan.telemetry import Operation
+    from hopspan.telemetry import Binding, Operation
 
 
 def sends(

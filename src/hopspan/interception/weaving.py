@@ -12,7 +12,8 @@ from hopspan.model import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hopspan.interception.points import Binding, Point
+    from hopspan.interception.points import Point
+    from hopspan.telemetry import Binding
 
 INTERCEPTED = "__hopspan_original__"
 """The attribute in which a replacement keeps the method that it replaces."""

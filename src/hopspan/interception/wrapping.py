@@ -6,11 +6,10 @@ import functools
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hopspan.interception.points import Binding
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
 from hopspan.model import UnknownMessageError
 from hopspan.processing import adapter_of, refuse, unknown
-from hopspan.telemetry import Instrumenter, instrumenter_for
+from hopspan.telemetry import BOUND, Binding, Instrumenter, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 Native = TypeVar("Native")
 
-_BINDING = "_hopspan_binding"
-
 
 def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Native:
     """Intercept the methods of one instance, and return it.
@@ -33,7 +30,7 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
     on to work, and the channel that a callback is given is the wrapped one. A second call changes
     its settings.
     """
-    known = instance.__dict__.get(_BINDING)
+    known = instance.__dict__.get(BOUND)
     if known is not None:
         known.instrumenter = instrumenter
         return instance
@@ -44,7 +41,7 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
             f"wrap: hopspan cannot wrap a {type(instance).__qualname__}; give it a channel or a connection"
         )
     binding = Binding(adapter, instrumenter)
-    instance.__dict__[_BINDING] = binding
+    instance.__dict__[BOUND] = binding
     for point in mine:
         if point.method in instance.__dict__:
             decline(point, "another instrumentation replaced it on this instance", binding)

@@ -50,6 +50,9 @@ class Adapter(Protocol):
     def delivery(self, native: Any) -> Delivery:
         """The native delivery as a value."""
 
+    def owner(self, native: Any) -> Any:
+        """The client's object that handed the delivery out, which may be a wrapped one."""
+
     def same(self, native: Any, other: Any) -> bool:
         """Whether two natives are one and the same delivery."""
 

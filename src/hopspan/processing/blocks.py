@@ -126,7 +126,8 @@ def process(
         via = via()
     found = adapter or adapter_among((via, message))
     natives = found.given(message, via) if found is not None else None
-    if natives is None and message not in ([], ()):
+    empty = isinstance(message, list | tuple) and not message
+    if natives is None and not empty:
         raise unknown(
             "process", (message, via), "give it what the client handed out, and the channel as via="
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from hopspan.processing.adapting import adapter_among, unknown
 from hopspan.processing.opening import begin, started
 from hopspan.processing.scope import Attachment
-from hopspan.telemetry import Face, instrumenter_for
+from hopspan.telemetry import Face
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +165,7 @@ def _opener(
                 args,
                 "call the plain handler in unit tests: it is the __wrapped__ of this one",
             )
-        return begin(found, natives, pushed=True, face=face, base=instrumenter_for(found.NAME))
+        return begin(found, natives, pushed=True, face=face)
 
     return start
 

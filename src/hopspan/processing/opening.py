@@ -12,7 +12,7 @@ from hopspan import faults
 from hopspan.model import SUCCESS, Delivery, Endpoint, HopspanError, MessageInfo, Verdict
 from hopspan.processing.delivery import CURRENT, Processing
 from hopspan.processing.refusals import refuse
-from hopspan.telemetry import NO_SETTINGS, Face, instrumenter_for
+from hopspan.telemetry import BOUND, NO_SETTINGS, Binding, Face, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,7 +117,7 @@ def begin(
     if ongoing and ongoing.is_for(adapter, natives):
         ongoing.adopt(face.settings, face.over(instrumenter_for(adapter.NAME)))
         return ongoing
-    instrumenter = face.over(base or instrumenter_for(adapter.NAME))
+    instrumenter = face.over(base or _base(adapter, natives[0]))
     deliveries = [_read(adapter, native) for native in natives]
     refuse(instrumenter.config.policy, adapter, deliveries)
     operation = instrumenter.start_process(deliveries, adapter.CODEC, pushed=pushed)
@@ -126,6 +126,16 @@ def begin(
         _open(adapter, native, processing)
     operation.announce(natives[0] if len(natives) == 1 else natives)
     return processing
+
+
+def _base(adapter: Adapter, native: Any) -> Instrumenter:
+    """What lies beneath a face that is called by no interceptor: the wrapped object, or the client."""
+    try:
+        bound = getattr(adapter.owner(native), BOUND, None)
+    except Exception:  # noqa: BLE001
+        faults.report("looking for the settings of a wrapped object")
+        bound = None
+    return bound.instrumenter if isinstance(bound, Binding) else instrumenter_for(adapter.NAME)
 
 
 def started(start: Callable[..., Processing], *args: Any) -> Processing:

@@ -1,7 +1,7 @@
 """What becomes of deliveries on the wire: which are settled already, and how ours are sent.
 
-One for each processing. A settlement that fails is recorded and logged, never raised: the broker hands
-the message out again, and a client whose connection is gone says so itself at the next call.
+One for each processing. A settlement that fails is recorded and logged, never raised: the broker
+hands the message out again, and a client whose connection is gone says so itself at the next call.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ all threads and tasks.
 """
 
 from hopspan.telemetry.faces import (
+    BOUND,
     NO_SETTINGS,
+    Binding,
     Face,
     face_for,
     forget_defaults,
@@ -16,7 +18,9 @@ from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.spans import Operation
 
 __all__ = [
+    "BOUND",
     "NO_SETTINGS",
+    "Binding",
     "Face",
     "Instrumenter",
     "Operation",

@@ -83,3 +83,22 @@ def face_for(settings: Mapping[str, Any]) -> Face:
         return _cached_face(tuple(settings.items()))
     except TypeError:  # a setting that cannot be hashed, such as a list of metrics
         return Face(settings)
+
+
+BOUND = "_hopspan_binding"
+"""The attribute in which a wrapped object keeps its binding."""
+
+
+class Binding:
+    """What the interceptors of one class or instance act for. Inactive: they call straight through."""
+
+    __slots__ = ("adapter", "instrumenter")
+
+    def __init__(self, adapter: Any, instrumenter: Instrumenter) -> None:
+        self.adapter = adapter
+        self.instrumenter = instrumenter
+
+    @property
+    def active(self) -> bool:
+        """False after `uninstrument`."""
+        return self.instrumenter.switch.on

@@ -130,14 +130,13 @@ class Instrumenter:
         """
         ambient = get_current()
         if is_suppressed(ambient):
-            span = RememberingSpan(trace.INVALID_SPAN_CONTEXT)
-            return silent(trace.set_span_in_context(span, ambient), span)
+            return silent(ambient)
+        base = Context() if pushed else ambient
         try:
-            return self._start_process(deliveries, codec, Context() if pushed else ambient)
+            return self._start_process(deliveries, codec, base)
         except Exception:  # noqa: BLE001 - the handler runs, and its message is settled, all the same
             faults.report("starting a process span")
-            span = RememberingSpan(trace.INVALID_SPAN_CONTEXT)
-            return silent(trace.set_span_in_context(span, Context() if pushed else ambient), span)
+            return silent(base)
 
     def _start_process(
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context

@@ -10,7 +10,14 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, Status, StatusCode
+from opentelemetry.trace import (
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    get_current_span,
+    set_span_in_context,
+)
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -172,9 +179,13 @@ class Operation:
             self._instrumenter.exceptions.record(self, outcome.error)
 
 
-def silent(context: Context, span: Span | None = None) -> Operation:
-    """An operation that is not to be seen: suppressed, or one that could not be started."""
-    return Operation(None, None, span or RememberingSpan(INVALID_SPAN_CONTEXT), context)
+def silent(context: Context) -> Operation:
+    """An operation that is not to be seen: suppressed, or one that could not be started.
+
+    What runs inside it goes on in the trace that is there, and its status is remembered all the same.
+    """
+    span = RememberingSpan(get_current_span(context).get_span_context())
+    return Operation(None, None, span, set_span_in_context(span, context))
 
 
 def _measure(

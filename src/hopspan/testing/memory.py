@@ -1,8 +1,8 @@
 """An in-memory queue: messages for tests of handlers and policies, with no client and no broker.
 
-`Queue` and `Message` are a client of their own, and this module is its adapter; so everything that hopspan
-does with a message of a real client it does with these. Settling twice raises, which a real broker punishes
-by closing the channel.
+`Queue` and `Message` are a client of their own, and this module is its adapter; so everything that
+hopspan does with a message of a real client it does with these. Settling twice raises, which a real
+broker punishes by closing the channel.
 """
 
 from __future__ import annotations
@@ -159,6 +159,11 @@ def delivery(native: Message) -> Delivery:
         native.attempt,
         not native.auto_ack,
     )
+
+
+def owner(native: Message) -> Queue | None:
+    """The message's queue."""
+    return native.queue
 
 
 def same(native: Message, other: Message) -> bool:

@@ -25,7 +25,8 @@ class CapturedSpan:
 
     ::
 
-        spans.one("process orders").is_child_of(publish).failed_with("ValueError").was_settled("requeue")
+        spans.one("process
+        orders").is_child_of(publish).failed_with("ValueError").was_settled("requeue")
 
     Raises:
         AssertionError: from every check that does not hold; it says what was found instead.
@@ -187,8 +188,8 @@ class capture_spans:  # noqa: N801 - used as a function
         spans.one("process test").was_settled("ack")
 
     Args:
-        provider: The SDK's tracer provider to listen to; the global one when omitted, which is made and set if
-            the program has set none.
+        provider: The SDK's tracer provider to listen to; the global one when omitted, which is made
+            and set if the program has set none.
 
     Raises:
         TypeError: the global provider is set, but is not the SDK's.

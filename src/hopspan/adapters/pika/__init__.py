@@ -26,6 +26,7 @@ from hopspan.adapters.pika.deliveries import (
     handed,
     is_open,
     opened,
+    owner,
     refusal,
     same,
     settle,
@@ -78,5 +79,5 @@ INSTANCE_POINTS = (
 
 __all__ = [
     "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS", "SETTLE_NAMES", "SYSTEM",
-    "closed", "delivery", "error_type", "given", "handed", "hop", "is_open", "opened", "refusal", "same", "settle",
+    "closed", "delivery", "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "refusal", "same", "settle",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pika.spec import BasicProperties
 
 from hopspan.adapters import _amqp
-from hopspan.adapters.pika.channels import Received, error_type, state_of
+from hopspan.adapters.pika.channels import Fetched, Received, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
 from hopspan.adapters.pika.deliveries import delivery
 from hopspan.interception import Fetch, Subscription
@@ -122,7 +122,7 @@ def basic_get(channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **ad
         received = Received(channel, method, properties, body, queue, auto_ack)
         described = delivery(received)
         state.thread = threading.get_ident()
-        state.fetched[method.delivery_tag] = received
+        state.fetched[method.delivery_tag] = Fetched(method, queue, auto_ack)
         while len(state.fetched) > _amqp.Ledger.MOST:
             del state.fetched[next(iter(state.fetched))]
         return [described]

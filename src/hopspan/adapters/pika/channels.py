@@ -1,8 +1,8 @@
 """What hopspan keeps for one pika channel: its ledger, its thread, and what it fetched.
 
-A `BlockingChannel` has a `Channel` inside (`_impl`) and calls it for everything that goes on the wire.
-So the state is kept on the inner channel, and settlements are recorded there: all of them arrive there,
-whichever object the user called.
+A `BlockingChannel` has a `Channel` inside (`_impl`) and calls it for everything that goes on the
+wire. So the state is kept on the inner channel, and settlements are recorded there: all of them
+arrive there, whichever object the user called.
 """
 
 from __future__ import annotations
@@ -44,6 +44,14 @@ class Received(NamedTuple):
     auto_ack: bool | None = None
 
 
+class Fetched(NamedTuple):
+    """What only the call of `basic_get` knew about the delivery that it brought."""
+
+    method: Any
+    queue: str
+    auto_ack: bool
+
+
 class State:
     """What hopspan knows of one channel: kept on the inner channel, so that it goes with it."""
 
@@ -54,7 +62,7 @@ class State:
         self.server = _server(channel)
         self.thread: int | None = None
         """The thread that the client does its I/O in, once we have seen it there."""
-        self.fetched: dict[int, Received] = {}
+        self.fetched: dict[int, Fetched] = {}
         """What a `basic_get` brought, and a receive span has counted."""
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.confirms: Confirms | None = None

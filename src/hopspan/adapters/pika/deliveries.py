@@ -45,7 +45,7 @@ def given(message: Any, via: Any) -> list[Received] | None:
     method, properties, body = message
     known = state_of(via).fetched.get(method.delivery_tag)
     if known is not None and known.method is method:
-        return [known._replace(channel=via)]
+        return [Received(via, method, properties, body, known.queue, known.auto_ack)]
     return [Received(via, method, properties, body)]
 
 
@@ -74,6 +74,11 @@ def _is_auto_acked(native: Received) -> bool:
         return native.auto_ack
     unacked = getattr(inner(native.channel), "_consumers_with_noack", ())
     return getattr(native.method, "consumer_tag", None) in unacked
+
+
+def owner(native: Received) -> Any:
+    """The channel that the message came by."""
+    return native.channel
 
 
 def same(native: Received, other: Received) -> bool:
