@@ -1,0 +1,14 @@
+"""Brokers for the integration suite and the demo: found, started, waited for and stopped.
+
+    scripts/brokers up|down|status [service ...]
+
+For each service the first of these that applies is used:
+
+1. an endpoint in the environment (`TEST_RABBITMQ_URL`, ...): checked, never started or stopped;
+2. a container engine that answers, with docker-compose.test.yml;
+3. a program on this machine, as a private instance with its own name, ports, cookie and data.
+
+`up` prints `export NAME=value` lines for a shell to eval on stdout, all else goes to stderr.
+`down` stops exactly what `up` of the same checkout started: no process, port or folder is left.
+Standard library only: this runs before there is a virtual environment.
+"""
