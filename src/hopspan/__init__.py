@@ -34,7 +34,7 @@ from hopspan.settlement import (
     requeue_times,
 )
 from hopspan.telemetry import Operation
-from hopspan.version import VERSION as __version__
+from hopspan.version import VERSION as __version__  # noqa: N811 - what Python calls it
 
 __all__ = [
     "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
@@ -75,11 +76,11 @@ class Config:
     """Which of the four instruments record; True for all, False for none. `HOPSPAN_METRICS`: `all`,
     `none`, or names separated by commas."""
     reraise: bool = False
-    """Whether a decorated handler raises a failure that its policy has settled. `HOPSPAN_RERAISE`."""
+    """Whether a decorated handler raises a failure that its policy settled. `HOPSPAN_RERAISE`."""
     exceptions: ExceptionSignal = "event"
     """How exceptions are recorded. `OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN`: `logs` or `logs/dup`."""
     on_start: Hook | None = None
-    """`on_start(operation, native)`, called when a span has started. Its errors are logged, not raised."""
+    """`on_start(operation, native)`, called when a span has started. Its errors are only logged."""
     on_end: Hook | None = None
     """`on_end(operation, native)`, called just before a span ends."""
     tracer_provider: TracerProvider | None = None
@@ -162,21 +163,24 @@ def _hook(name: str, value: object) -> Any:
 
 def _checked(name: str, value: Any) -> Any:
     """A keyword's value, made into what `Config` holds."""
-    if name == "policy":
-        return settlement.as_policy(value)
-    if name == "correlation":
-        return _one_of(name, value, get_args(Correlation))
-    if name == "settle_spans":
-        return _one_of(name, value, get_args(SettleSpans))
-    if name == "metrics":
-        return _metric_names(name, value)
-    if name in {"keep_context", "reraise"}:
-        return _boolean(name, value)
-    if name in {"on_start", "on_end"}:
-        return _hook(name, value)
-    if name in Settings.__annotations__:
-        return value
-    raise _unknown(name, list(Settings.__annotations__))
+    if name not in _CHECKS:
+        raise _unknown(name, list(_CHECKS))
+    return _CHECKS[name](name, value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "policy": lambda _, value: settlement.as_policy(value),
+    "correlation": lambda name, value: _one_of(name, value, get_args(Correlation)),
+    "keep_context": _boolean,
+    "settle_spans": lambda name, value: _one_of(name, value, get_args(SettleSpans)),
+    "metrics": _metric_names,
+    "reraise": _boolean,
+    "on_start": _hook,
+    "on_end": _hook,
+    "tracer_provider": lambda _, value: value,
+    "meter_provider": lambda _, value: value,
+    "logger_provider": lambda _, value: value,
+}
 
 
 def _read_boolean(variable: str, text: str) -> bool:
@@ -193,9 +197,9 @@ def _read_metrics(variable: str, text: str) -> frozenset[str]:
 
 
 def _read_policy(variable: str, text: str) -> Policy:
-    name, _, argument = text.strip().partition("(")
-    if name == "requeue_times" and argument.removesuffix(")").isdigit():
-        return settlement.requeue_times(int(argument.removesuffix(")")))
+    times = re.fullmatch(r"requeue_times\(([1-9][0-9]*)\)", text.strip())
+    if times:
+        return settlement.requeue_times(int(times[1]))
     plain = {each.name: each for each in settlement.SHIPPED}
     if text.strip() not in plain:
         raise _invalid(variable, text, f"one of {', '.join(plain)}, requeue_times(N)")

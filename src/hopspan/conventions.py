@@ -114,7 +114,8 @@ class Plan:
     """
 
     __slots__ = (
-        "action", "attributes", "counts", "durations", "endpoint", "exception_event", "kind", "name",
+        "action", "attributes", "counts", "durations",
+        "endpoint", "exception_event", "kind", "name",
     )  # fmt: skip
 
     def __init__(self, action: Action, endpoint: Endpoint) -> None:

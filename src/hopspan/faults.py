@@ -32,6 +32,7 @@ def report(doing: str, level: int = logging.ERROR) -> None:
     Args:
         doing: What hopspan was about, for the log line; the message it belonged to went on
             unharmed.
+        level: How grave it is.
     """
     kind, error, frames = sys.exc_info()
     last = traceback.extract_tb(frames)[-1] if frames else None
@@ -41,7 +42,8 @@ def report(doing: str, level: int = logging.ERROR) -> None:
     _seen.add(place)
     logger.log(
         level,
-        "hopspan failed at %s (%s); the message went on without it. Further failures of this kind are silent",
+        "hopspan failed at %s (%s); the message went on without it. "
+        "Further failures of this kind are silent",
         doing,
         type(error).__name__,
         exc_info=True,

@@ -1,10 +1,10 @@
-"""The whole process at once: `instrument`, `uninstrument`, and the entry points of the zero-code launcher."""
+"""The whole process at once: `instrument`, `uninstrument`, and the zero-code entry points."""
 
 from __future__ import annotations
 
 import importlib.util
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hopspan import faults
 from hopspan.adapters import ADAPTERS, adapter_named
@@ -24,7 +24,7 @@ _woven: dict[str, tuple[Binding, Any, dict[str, Any]]] = {}
 
 
 def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
-    """Trace everything that the named clients do in this process; with no name, every client installed.
+    """Trace all that the named clients do in this process; with no name, every client installed.
 
     ::
 
@@ -40,8 +40,7 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
 
     Raises:
         ConfigurationError: a client or a setting is unknown, a client is not installed, or a method
-        that the
-            policy needs cannot be instrumented.
+            that the policy needs cannot be instrumented.
         PolicyError: the policy can never work with a client.
 
     Thread safety: safe, but not while messages are in flight on other threads: those may be traced
@@ -103,11 +102,11 @@ class PikaInstrumentor:
     _client = "pika"
 
     def instrument(self, **options: Any) -> None:
-        """Instrument the client if it is installed. Takes the launcher's providers, and ignores the rest."""
+        """Instrument the client if it is installed, with the launcher's providers."""
         if _is_installed(self._client):
             known = ("tracer_provider", "meter_provider", "logger_provider")
             given = {key: options[key] for key in known if options.get(key) is not None}
-            instrument(self._client, **given)  # type: ignore[arg-type]
+            instrument(self._client, **cast("Settings", given))
 
     def uninstrument(self, **_options: Any) -> None:
         """Undo it."""

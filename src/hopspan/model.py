@@ -51,7 +51,7 @@ class Verdict(Enum):
     | --- | --- | --- |
     | ACK | `basic.ack` | the offset is done |
     | REQUEUE | `basic.nack(requeue=True)` | seek back to the record |
-    | REJECT | `basic.nack(requeue=False)`: dead-lettered, or dropped where nothing takes it | a dead-letter topic |
+    | REJECT | `basic.nack(requeue=False)`: dead-lettered, or dropped | a dead-letter topic |
     | LEAVE | nothing is sent | commits stop below it |
     """
 
@@ -117,7 +117,7 @@ class Delivery(NamedTuple):
     settles: bool = True
     """False when the broker settled it already by handing it over (`auto_ack`)."""
     counted: bool = False
-    """A receive operation has counted this message already (`messaging.client.consumed.messages`)."""
+    """A receive operation has counted this message already, for the consumed messages metric."""
 
 
 class Outgoing(NamedTuple):
@@ -140,7 +140,7 @@ class Outcome(NamedTuple):
     """`error.type`: low-cardinality, the same on span and metrics. None on success."""
     description: str | None = None
     cancelled: bool = False
-    """The handler was cancelled (`CancelledError`, `GeneratorExit`): neither success nor failure."""
+    """It was cancelled (`CancelledError`, `GeneratorExit`): neither success nor failure."""
     interrupted: bool = False
     """The interpreter is leaving (`SystemExit`, `KeyboardInterrupt`)."""
 

@@ -1,4 +1,4 @@
-"""How context rides in message headers: always replaced, never appended, never in the caller's own object.
+"""How context rides in message headers: replaced, never appended, never in the caller's own object.
 
 The only module that writes a header. Works through the globally configured propagator (W3C trace
 context and baggage by default; B3 or Jaeger where configured), on two header shapes: a mapping of
@@ -33,11 +33,11 @@ class Codec:
 
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
         """The headers as pairs, in order; empty for None and for anything unreadable."""
-        raise TypeError(headers)
+        raise NotImplementedError
 
     def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
         """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
-        raise TypeError(headers)
+        raise NotImplementedError
 
 
 class _MappingCodec(Codec):
@@ -58,7 +58,7 @@ class _PairsCodec(Codec):
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
         if isinstance(headers, Mapping) or headers is None:
             return ()
-        return (pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2)
+        return (pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2)  # noqa: PLR2004
 
     def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
         kept = [pair for pair in headers or () if not pair or _folded(pair[0]) not in stale]

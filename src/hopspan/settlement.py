@@ -10,7 +10,7 @@ Rules of this module: pure functions of `(Outcome, Delivery)`; no client, no spa
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
 from hopspan.model import PolicyError, Settlement, Verdict
@@ -59,12 +59,14 @@ class Policy:
         Raises:
             PolicyError: the decision was no verdict, or one that the policy did not declare.
         """
-        decision = self._decide(outcome, delivery)
+        decision: object = self._decide(outcome, delivery)
         settlement = Settlement(decision) if isinstance(decision, Verdict) else decision
         if not isinstance(settlement, Settlement) or settlement.verdict not in self.verdicts:
             declared = ", ".join(sorted(verdict.name for verdict in self.verdicts))
-            message = f"policy {self.name} decided {decision!r}, which is none of its verdicts: {declared}"
-            raise PolicyError(message)
+            raise PolicyError(
+                f"policy {self.name} decided {decision!r}, which is none of its verdicts: "
+                f"{declared}"
+            )
         return settlement
 
     def __repr__(self) -> str:
@@ -72,23 +74,28 @@ class Policy:
 
 
 if TYPE_CHECKING:
-    PolicyLike = Union[Policy, Decision]
+    PolicyLike = Policy | Decision
 
 
-def as_policy(policy: PolicyLike) -> Policy:
-    """A policy as given, or a user's function made into one that may give any verdict."""
+def as_policy(policy: object) -> Policy:
+    """A policy as given, or a user's function made into one that may give any verdict.
+
+    Raises:
+        PolicyError: it is neither.
+    """
     if isinstance(policy, Policy):
         return policy
     if not callable(policy) or isinstance(policy, type):
-        message = (
-            f"policy={policy!r} is no policy: give one of hopspan's (hopspan.requeue_once, ...) or a "
-            "function of (outcome, delivery) that returns a hopspan.Verdict"
+        raise PolicyError(
+            f"policy={policy!r} is no policy: give one of hopspan's (hopspan.requeue_once, ...) or "
+            "a function of (outcome, delivery) that returns a hopspan.Verdict"
         )
-        raise PolicyError(message)
+    name = getattr(policy, "__name__", repr(policy))
     if inspect.iscoroutinefunction(policy):
-        message = f"policy {policy.__qualname__} is a coroutine function; a policy decides without waiting"
-        raise PolicyError(message)
-    return Policy(getattr(policy, "__name__", repr(policy)), policy)
+        raise PolicyError(
+            f"policy {name} is a coroutine function; a policy decides without waiting"
+        )
+    return Policy(name, policy)
 
 
 _ACKED = Settlement(Verdict.ACK)
@@ -121,6 +128,10 @@ def _seen_before(delivery: Delivery, times: int) -> bool:
     return delivery.redelivered
 
 
+def _is_positive(times: object) -> bool:
+    return isinstance(times, int) and not isinstance(times, bool) and times >= 1
+
+
 def requeue_times(times: int) -> Policy:
     """Ack on success; on failure requeue up to `times` times, then reject.
 
@@ -134,7 +145,7 @@ def requeue_times(times: int) -> Policy:
     Raises:
         PolicyError: `times` is no positive whole number.
     """
-    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+    if not _is_positive(times):
         message = (
             f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
         )
@@ -145,8 +156,8 @@ def requeue_times(times: int) -> Policy:
             return _ACKED
         if delivery.attempt is None and times > 1:
             faults.once(
-                "requeue_times(%s) on %s: this queue does not count its deliveries, so a message is requeued "
-                "once and then rejected. Use a quorum queue to have it counted",
+                "requeue_times(%s) on %s: this queue does not count its deliveries, so a message "
+                "is requeued once and then rejected. Use a quorum queue to have it counted",
                 times,
                 delivery.endpoint.destination,
             )
@@ -173,7 +184,7 @@ SHIPPED = (manual, ack_always, reject_on_error, requeue_once)
 
 
 def dead_letter(topic: str, *, producer: Any) -> Policy:
-    """Ack on success; on failure publish the message to `topic`, and be done when that is acknowledged.
+    """Ack on success; on failure publish to `topic`, and be done when that is acknowledged.
 
     For clients whose broker has no dead-lettering of its own (Kafka). On RabbitMQ the queue's
     dead-letter exchange does this: use `reject_on_error` there.
@@ -198,8 +209,8 @@ def by_exception(
 
     ::
 
-        by_exception({ValueError: Verdict.REJECT, TimeoutError: requeue_times(5)},
-        default=requeue_once)
+        verdicts = {ValueError: Verdict.REJECT, TimeoutError: requeue_times(5)}
+        by_exception(verdicts, default=requeue_once)
 
     Args:
         verdicts: From exception class to a verdict or to another policy.
@@ -212,9 +223,8 @@ def by_exception(
     fallback = as_policy(default)
     chosen: dict[type[BaseException], Policy] = {}
     for kind, choice in verdicts.items():
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            message = f"by_exception: {kind!r} is no exception class"
-            raise PolicyError(message)
+        if not _is_exception_class(kind):
+            raise PolicyError(f"by_exception: {kind!r} is no exception class")
         chosen[kind] = (
             _always_on_error(choice) if isinstance(choice, Verdict) else as_policy(choice)
         )
@@ -231,6 +241,10 @@ def by_exception(
         policy.target for policy in (fallback, *chosen.values()) if policy.target is not None
     ]
     return Policy("by_exception", decide, possible, target=targets[0] if targets else None)
+
+
+def _is_exception_class(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
 
 
 def _always_on_error(verdict: Verdict) -> Policy:

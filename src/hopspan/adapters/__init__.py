@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hopspan.processing import use_locator
 
@@ -19,21 +19,19 @@ _BY_MODULE = {**ADAPTERS, "hopspan.testing": "hopspan.testing.memory"}
 
 @lru_cache(maxsize=512)
 def locate(kind: type) -> Adapter | None:
-    """The adapter for instances of a class, also of a user's subclass of a client's class; or None."""
+    """The adapter for instances of a class, also of a user's subclass of a client's; or None."""
     for each in kind.__mro__:
         module = each.__module__
         top = module.partition(".")[0]
         name = _BY_MODULE.get("hopspan.testing" if module.startswith("hopspan.testing") else top)
         if name is not None:
-            adapter: Adapter = importlib.import_module(name)  # type: ignore[assignment]
-            return adapter
+            return cast("Adapter", importlib.import_module(name))
     return None
 
 
 def adapter_named(name: str) -> Adapter:
     """The adapter of a client, imported now; imports the client."""
-    adapter: Adapter = importlib.import_module(ADAPTERS[name])  # type: ignore[assignment]
-    return adapter
+    return cast("Adapter", importlib.import_module(ADAPTERS[name]))
 
 
 use_locator(locate)

@@ -1,4 +1,4 @@
-"""How hopspan gets between the user and the client: interceptors, written once, for classes and instances.
+"""How hopspan gets between user and client: interceptors, written once, for classes and instances.
 
 An adapter describes each intercepted method by a *reader* with the method's own signature, so that
 Python binds the arguments: a reader names the parameters it needs, in the method's order, and takes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
 from hopspan.interception.points import inside, read_call
+from hopspan.model import SUCCESS
 from hopspan.processing import NOTHING, Loop, auto_acked, begin, face_of, failure, traced
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
     """The arguments that register the handler with processing around it.
 
     Raises:
-        PolicyError: the policy that would be in force for this handler cannot work on this
-        consumer.
+        PolicyError: the policy that would be in force for this handler cannot work here.
     """
     face = face_of(subscription.handler)
     instrumenter = face.over(binding.instrumenter) if face else binding.instrumenter
@@ -64,7 +64,7 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
 
 
 def receives(reader: Callable[..., Fetch]) -> Any:
-    """Intercept a call that asks for messages and returns them: one receive span, none for an empty result."""
+    """Intercept a call that returns messages: one receive span, none for an empty result."""
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -80,11 +80,11 @@ def receives(reader: Callable[..., Fetch]) -> Any:
             try:
                 result = original(self, *args, **kwargs)
             except BaseException as error:
-                _received(binding, fetch, None, error, began, perf_counter() - clock)
+                _received(binding, fetch, error, (began, perf_counter() - clock))
                 raise
             finally:
                 inside.reset(token)
-            _received(binding, fetch, result, None, began, perf_counter() - clock)
+            _received(binding, fetch, result, (began, perf_counter() - clock))
             return result
 
         return receive
@@ -92,24 +92,17 @@ def receives(reader: Callable[..., Fetch]) -> Any:
     return intercept
 
 
-def _received(
-    binding: Binding,
-    fetch: Fetch,
-    result: Any,
-    error: BaseException | None,
-    began: int,
-    seconds: float,
-) -> None:
+def _received(binding: Binding, fetch: Fetch, result: Any, timing: tuple[int, float]) -> None:
+    """Record a call that returned messages, or raised `result`."""
+    failed = isinstance(result, BaseException)
     try:
-        deliveries = fetch.read(result) if error is None else []
-        if deliveries or error is not None:
-            codec = binding.adapter.CODEC
+        deliveries = [] if failed else fetch.read(result)
+        if deliveries or failed:
+            codec, (began, seconds) = binding.adapter.CODEC, timing
             operation = binding.instrumenter.start_receive(fetch.endpoint, deliveries, codec, began)
-            operation.announce(result)
-            if error is None:
-                operation.end(seconds=seconds, messages=len(deliveries))
-            else:
-                operation.end(failure(binding.adapter, error), seconds=seconds, messages=0)
+            operation.announce(None if failed else result)
+            outcome = failure(binding.adapter, result) if failed else SUCCESS
+            operation.end(outcome, seconds=seconds, messages=len(deliveries))
     except Exception:  # noqa: BLE001
         faults.report("recording a receive")
 

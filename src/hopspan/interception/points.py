@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hopspan.model import Delivery, Endpoint
 
 inside: ContextVar[bool] = ContextVar("hopspan-inside", default=False)
-"""Set while the client runs inside an intercepted call: what it calls of itself is not another operation."""
+"""Set while the client runs inside an intercepted call: what it calls of itself is no operation."""
 
 
 class Subscription(NamedTuple):
@@ -49,6 +49,7 @@ class Point(NamedTuple):
 
 
 def read_call(reader: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
+    """What a reader makes of a call; None where the call is to go ahead without us."""
     try:
         return reader(client, *args, **kwargs)
     except TypeError:  # the user's arguments: the client is about to say so itself

@@ -34,7 +34,7 @@ def sends(
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not binding.active or inside.get():
                 return original(self, *args, **kwargs)
-            operation, changed = _start_send(binding, action, reader, self, args, kwargs)
+            operation, changed = _start_send(binding, action, reader, (self, *args), kwargs)
             if operation is None:
                 return original(self, *args, **kwargs)
             token = inside.set(True)
@@ -58,20 +58,20 @@ def _start_send(
     binding: Binding,
     action: Action,
     reader: Callable[..., Outgoing],
-    client: Any,
-    args: Any,
-    kwargs: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> tuple[Operation | None, Any]:
     operation = None
     try:
-        outgoing = reader(client, *args, **kwargs)
+        outgoing = reader(*args, **kwargs)
         operation, headers = binding.instrumenter.start_send(
             action, outgoing, binding.adapter.CODEC
         )
         if operation.plan is None:  # suppressed
             return None, None
-        changed = (args, kwargs) if headers is outgoing.headers else outgoing.call(headers)
-        operation.announce(client)
+        same = headers is outgoing.headers
+        changed = (args[1:], kwargs) if same else outgoing.call(headers)
+        operation.announce(args[0])
     except Exception as error:  # noqa: BLE001
         # A TypeError of the reader's signature is the user's: the client is about to say so itself.
         if operation is not None or not isinstance(error, TypeError):

@@ -66,17 +66,23 @@ def unweave(woven: Sequence[_Woven]) -> None:
 
 
 def intercepted(point: Point, original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+    """What a method is replaced by."""
     replacement: Callable[..., Any] = point.interceptor(original, binding)
     setattr(replacement, INTERCEPTED, original)
     return replacement
 
 
 def decline(point: Point, reason: str, binding: Binding) -> None:
+    """Leave a method alone, and say why.
+
+    Raises:
+        ConfigurationError: the policy in force needs it.
+    """
     method = f"{point.owner.partition(':')[2]}.{point.method}"
     if point.carries_policy and binding.instrumenter.config.policy.settles:
         raise ConfigurationError(
-            f"{method} cannot be instrumented, so policy {binding.instrumenter.config.policy.name} would be lost: "
-            f"{reason}"
+            f"{method} cannot be instrumented, so policy "
+            f"{binding.instrumenter.config.policy.name} would be lost: {reason}"
         )
     faults.once("hopspan leaves %s alone: %s", method, reason)
 
@@ -89,8 +95,8 @@ def reason_against(original: Callable[..., Any], reader: Callable[..., Any]) -> 
     theirs = _named(original)
     if theirs[: len(named)] != named:
         return (
-            f"this version of the client has ({', '.join(theirs)}) where hopspan knows ({', '.join(named)}); "
-            "look for a newer hopspan"
+            f"this version of the client has ({', '.join(theirs)}) where hopspan knows "
+            f"({', '.join(named)}); look for a newer hopspan"
         )
     return None
 

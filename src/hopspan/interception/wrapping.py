@@ -34,11 +34,12 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
     if known is not None:
         known.instrumenter = instrumenter
         return instance
-    points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]  # type: ignore[attr-defined]
+    points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
     if not mine:
         raise UnknownMessageError(
-            f"wrap: hopspan cannot wrap a {type(instance).__qualname__}; give it a channel or a connection"
+            f"wrap: hopspan cannot wrap a {type(instance).__qualname__}; "
+            "give it a channel or a connection"
         )
     binding = Binding(adapter, instrumenter)
     instance.__dict__[BOUND] = binding

@@ -41,20 +41,22 @@ class Adapter(Protocol):
     CONTROL_FLOW: tuple[type[BaseException], ...]
     """Exceptions that the client raises through a handler without anything having failed."""
 
-    def handed(self, args: tuple[Any, ...]) -> Any:
-        """The native delivery among a handler's arguments (a list of them for a batch), or None."""
+    def handed(self, args: tuple[Any, ...], via: Any) -> Any:
+        """The native deliveries among a handler's arguments, or None."""
 
     def given(self, message: Any, via: Any) -> Any:
-        """The native delivery in what the user gave to `process` or `each`, or None."""
+        """The native deliveries in what the user gave to `process` or `each`, or None."""
 
     def delivery(self, native: Any) -> Delivery:
         """The native delivery as a value."""
+        raise NotImplementedError
 
     def owner(self, native: Any) -> Any:
         """The client's object that handed the delivery out, which may be a wrapped one."""
 
     def same(self, native: Any, other: Any) -> bool:
         """Whether two natives are one and the same delivery."""
+        raise NotImplementedError
 
     def opened(self, native: Any, processing: Processing) -> Verdict | None:
         """Remember who handles a delivery; return how it was settled already, if it was."""
@@ -64,12 +66,13 @@ class Adapter(Protocol):
 
     def is_open(self, native: Any) -> bool:
         """Whether the delivery can still be settled."""
+        raise NotImplementedError
 
     def settle(self, native: Any, settlement: Settlement) -> Awaitable[None] | None:
         """Perform a verdict on the client's own thread. Raises what the client raises."""
 
     def hop(self, native: Any) -> Callable[[Callable[[], None]], None] | None:
-        """How to run something on the thread that may settle this delivery; None when we are on it."""
+        """How to run something on the thread that may settle this; None when we are on it."""
 
     def refusal(self, policy: Policy) -> str | None:
         """Why a policy can never work with this client, or None."""
@@ -84,7 +87,7 @@ _locators: list[Locate] = []
 
 
 def use_locator(locate: Locate) -> None:
-    """Say how adapters are found by type. The adapters package does, so that the core need not know it."""
+    """Say how adapters are found by type. The adapters package does: we do not know it."""
     _locators[:] = [locate]
 
 
@@ -109,7 +112,8 @@ def unknown(verb: str, objects: tuple[Any, ...], remedy: str) -> UnknownMessageE
     """An error that says what was given, why it does not do, and what to change."""
     kinds = ", ".join(type(each).__qualname__ for each in objects if each is not None) or "nothing"
     return UnknownMessageError(
-        f"{verb}: no message of a client that hopspan knows in what it was given ({kinds}); {remedy}"
+        f"{verb}: no message of a client that hopspan knows in what it was given ({kinds}); "
+        f"{remedy}"
     )
 
 

@@ -44,8 +44,8 @@ class Block:
         ):
             processing.abandon()
             raise PolicyError(
-                f"`with hopspan.process(...)` cannot settle for {self._adapter.NAME}, whose settlement is "
-                "awaited: write `async with hopspan.process(...)`"
+                f"`with hopspan.process(...)` cannot settle for {self._adapter.NAME}, whose "
+                "settlement is awaited: write `async with hopspan.process(...)`"
             )
         return processing
 
@@ -95,14 +95,14 @@ class Block:
 def process(
     message: Any, *, via: Any = None, adapter: Adapter | None = None, **settings: Unpack[Settings]
 ) -> Block:
-    """Handle a message, or a list of messages as one, in a `with` (async clients: `async with`) block.
+    """Handle a message, or a list of messages as one, in a `with` (or `async with`) block.
 
     The block is inside the process span. Leaving it normally is success, an exception is a failure
     and is always raised again, and the policy decides what becomes of the message::
 
         method, properties, body = channel.basic_get("orders")
-        with hopspan.process((method, properties, body), via=channel,
-        policy=hopspan.reject_on_error) as op:
+        message = method, properties, body
+        with hopspan.process(message, via=channel, policy=hopspan.reject_on_error) as op:
             if not valid(body):
                 op.fail("invalid order", type="invalid_order")
 

@@ -42,6 +42,23 @@ def decide(
         if outcome.cancelled:
             return _REQUEUED_ON_CANCEL if adapter.is_open(native) else _LEFT
         return policy.decide(outcome, delivery)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the user's own policy, or an adapter
         faults.logger.exception("%r could not decide; the message is left unsettled", policy)
         return _LEFT
+
+
+def outcome_of_turn(outcome: Outcome, refused: Verdict | None) -> Outcome:
+    """The outcome of a loop's turn: a body that gave its message back or refused it has failed."""
+    if outcome.failed or refused is None:
+        return outcome
+    return Outcome(failed=True, error_type=refused.value, description=f"{refused.value} by handler")
+
+
+def warn_of_unsettled_turn(policy: Policy, delivery: Delivery) -> None:
+    """Say that a policy had no effect in a loop; the loop cannot refuse it, for a block may use it."""
+    faults.once(
+        "a loop never settles: %s on %s did nothing. Put the loop's body into "
+        "`with hopspan.process(message, via=..., policy=...)`",
+        policy,
+        delivery.endpoint.destination,
+    )

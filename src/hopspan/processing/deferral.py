@@ -27,6 +27,7 @@ class Errand:
         self._plan = plan
 
     def __call__(self) -> None:
+        """Settle and end, the first time."""
         processing, self._processing = self._processing, None
         if processing is not None:
             processing.settle_and_end(self._seconds, self._plan)
@@ -46,7 +47,7 @@ class Errand:
 
 
 class Deferred:
-    """The right to finish a deferred operation: `with` or `async with`, once, in any thread or task."""
+    """The right to finish a deferred operation: `with` or `async with`, once, anywhere."""
 
     __slots__ = ("__weakref__", "_attached", "processing")
 

@@ -23,7 +23,12 @@ from hopspan.model import (
     Settlement,
     Verdict,
 )
-from hopspan.processing.concluding import decide, outcome_of
+from hopspan.processing.concluding import (
+    decide,
+    outcome_of,
+    outcome_of_turn,
+    warn_of_unsettled_turn,
+)
 from hopspan.processing.deferral import Deferred, Errand
 from hopspan.processing.refusals import refuse
 from hopspan.processing.settling import Settling
@@ -51,8 +56,9 @@ class Processing:
     """
 
     __slots__ = (
-        "__weakref__", "_adapter", "_deferred", "_failure", "_natives", "_once", "_operation", "_taken",
-        "context", "deliveries", "instrumenter", "outcome", "policy", "reraise", "settled", "wire",
+        "__weakref__", "_adapter", "_deferred", "_failure", "_natives", "_once", "_operation",
+        "_taken", "context", "deliveries", "instrumenter", "outcome", "policy", "reraise",
+        "settled", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +101,7 @@ class Processing:
 
     @property
     def span(self) -> Span:
-        """The process span. Its status decides with the outcome: ERROR is a failure without raising."""
+        """The process span. Its status decides as well: ERROR is a failure without raising."""
         return self._operation.span
 
     @property
@@ -103,7 +109,7 @@ class Processing:
         """The (first) delivery."""
         return self.deliveries[0]
 
-    def fail(self, reason: str, *, type: str | None = None) -> None:  # noqa: A002 - error.type's name
+    def fail(self, reason: str, *, type: str | None = None) -> None:  # noqa: A002 - as error.type
         """Declare the handling failed without raising; the policy treats it like an exception.
 
         Args:
@@ -143,7 +149,7 @@ class Processing:
     # -- for the faces ---------------------------------------------------------------------------
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Conclude, settle and end. Takes effect once. Raises nothing but what is no `Exception`."""
+        """Conclude, settle and end. Takes effect once. Raises only what is no `Exception`."""
         if not self._once.acquire(blocking=False):
             return
         seconds = self._operation.elapsed()
@@ -170,28 +176,17 @@ class Processing:
         try:
             for index, settlement in self._concluded(error):
                 if await self.wire.send_async(index, settlement):
-                    sent[index] = settlement
-        finally:  # cancelled while sending, say
+                    sent[index] = settlement  # noqa: PERF403 - kept when one of them is cancelled
+        finally:
             self._end(seconds, sent)
 
     def finish_loop(self) -> None:
-        """End what a loop's body did: its exception is not to be seen from here, and nothing is settled."""
+        """End what a loop's body did: its exception is not seen from here, and nothing is settled."""
         if not self._once.acquire(blocking=False):
             return
-        outcome = self._outcome(None)
-        refused = self.wire.refused()
-        if not outcome.failed and refused is not None:
-            outcome = Outcome(
-                failed=True, error_type=refused.value, description=f"{refused.value} by handler"
-            )
-        self.outcome = outcome
+        self.outcome = outcome_of_turn(self._outcome(None), self.wire.refused())
         if self.policy.settles and self.delivery.settles and None in self.wire.verdicts:
-            faults.once(
-                "a loop never settles: %s on %s did nothing. Put the loop's body into "
-                "`with hopspan.process(message, via=..., policy=...)`",
-                self.policy,
-                self.delivery.endpoint.destination,
-            )
+            warn_of_unsettled_turn(self.policy, self.delivery)
         self._end(self._operation.elapsed(), {})
 
     @property
@@ -212,8 +207,8 @@ class Processing:
         if self._taken or not self._once.acquire(blocking=False):
             return
         faults.logger.warning(
-            "a deferred operation of %s was dropped; its message is left unsettled. Keep what defer() returns, "
-            "and use it in a `with` block",
+            "a deferred operation of %s was dropped; its message is left unsettled. Keep what "
+            "defer() returns, and use it in a `with` block",
             self.delivery.endpoint.destination,
         )
         self.outcome = Outcome(cancelled=True)
@@ -258,8 +253,8 @@ class Processing:
         try:
             for index, settlement in plan:
                 if self.wire.send(index, settlement):
-                    sent[index] = settlement
-        finally:  # a KeyboardInterrupt while sending, say
+                    sent[index] = settlement  # noqa: PERF403 - kept at a KeyboardInterrupt
+        finally:
             self._end(seconds, sent)
 
     # -- inside ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
 
     Where `start` returns a falsy one, the handler runs as if it were not wrapped.
     """
-    called = handler if inspect.isroutine(handler) else getattr(handler, "__call__", handler)  # noqa: B004
+    called: Any = handler if inspect.isroutine(handler) else type(handler).__call__
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(called):
         return _traced_async(handler, start)
 
@@ -157,8 +157,8 @@ def _opener(
 ) -> Callable[[tuple[Any, ...]], Processing]:
     def start(args: tuple[Any, ...]) -> Processing:
         found = adapter or adapter_among(args)
-        natives = found and found.handed(args, via() if callable(via) else via)
-        if not found or not natives:
+        natives = found.handed(args, via() if callable(via) else via) if found else None
+        if found is None or not natives:
             name = getattr(handler, "__qualname__", repr(handler))
             raise unknown(
                 f"handler {name}",
@@ -176,5 +176,5 @@ def face_of(handler: Any) -> Face | None:
         handler = handler.func
     face = getattr(handler, FACE, None)
     if face is None and not inspect.isroutine(handler):
-        face = getattr(getattr(type(handler), "__call__", None), FACE, None)
+        face = getattr(getattr(type(handler), "__call__", None), FACE, None)  # noqa: B004
     return face if isinstance(face, Face) else None

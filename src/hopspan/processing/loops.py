@@ -176,8 +176,8 @@ def each(
     face = face_for(settings)
     if "policy" in settings and as_policy(settings["policy"]).settles:
         raise PolicyError(
-            f"each(policy={settings['policy']!r}): a loop cannot see whether its body failed, so it never settles. "
-            "Put `with hopspan.process(message, via=..., policy=...)` into its body"
+            f"each(policy={settings['policy']!r}): a loop cannot see whether its body failed, "
+            "so it never settles. Put `with hopspan.process(message, via=..., policy=...)` into its body"
         )
 
     def start(message: Any) -> Processing:

@@ -108,7 +108,7 @@ def begin(
     face: Face = NO_SETTINGS,
     base: Instrumenter | None = None,
 ) -> Processing:
-    """Begin to handle deliveries, or join a face further out that has begun with the very same ones.
+    """Begin to handle deliveries, or join a face further out that has begun with the same ones.
 
     Raises:
         PolicyError: the policy in force cannot work here; nothing has been started.
@@ -129,7 +129,7 @@ def begin(
 
 
 def _base(adapter: Adapter, native: Any) -> Instrumenter:
-    """What lies beneath a face that is called by no interceptor: the wrapped object, or the client."""
+    """What lies beneath a face that no interceptor calls: the wrapped object, or the client."""
     try:
         bound = getattr(adapter.owner(native), BOUND, None)
     except Exception:  # noqa: BLE001
@@ -139,7 +139,7 @@ def _base(adapter: Adapter, native: Any) -> Instrumenter:
 
 
 def started(start: Callable[..., Processing], *args: Any) -> Processing:
-    """What `start` began; a falsy processing where hopspan itself is at fault, so that the handler runs.
+    """What `start` began; a falsy processing where hopspan is at fault, so that the handler runs.
 
     Raises:
         HopspanError: a mistake of the user's: a policy that cannot work, an unknown message.

@@ -1,4 +1,4 @@
-"""Policies that cannot work are refused before a handler runs, by an error that says what to change."""
+"""Policies that cannot work are refused before a handler runs, and told what to change."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery]) -> 
 def auto_acked(policy: Policy, whom: str) -> PolicyError:
     """A settling policy where the broker has settled already."""
     return PolicyError(
-        f"policy {policy.name} cannot settle for {whom}: it was given auto_ack=True, so the broker forgets a "
-        "message when it hands it out. Consume with auto_ack=False, or use policy=hopspan.manual"
+        f"policy {policy.name} cannot settle for {whom}: it was given auto_ack=True, so the broker "
+        "forgets a message when it hands it out. Consume with auto_ack=False, or use "
+        "policy=hopspan.manual"
     )

@@ -27,7 +27,7 @@ class Attachment:
         self._token = attach(context)
 
     def detach(self) -> bool:
-        """Undo it. False, and nothing done, in another context or a second time. Never raises or logs."""
+        """Undo it. False, and nothing done, in another context or the second time. Never raises."""
         try:
             _mark.reset(self._marked)
         except (ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""From values to spans: the instrumenter starts operations, chooses parents and links, records exceptions.
+"""From values to spans: starting operations, choosing parents and links, recording exceptions.
 
 It knows nothing of clients, policies or settlement. An `Instrumenter` is immutable and shared by
 all threads and tasks.

@@ -90,7 +90,7 @@ BOUND = "_hopspan_binding"
 
 
 class Binding:
-    """What the interceptors of one class or instance act for. Inactive: they call straight through."""
+    """What the interceptors of a class or instance act for. Inactive: they call through."""
 
     __slots__ = ("adapter", "instrumenter")
 

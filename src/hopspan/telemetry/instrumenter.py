@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context, get_current, get_value
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import INVALID_SPAN, Link, SpanContext, SpanKind
 
 from hopspan import conventions as names
@@ -17,6 +17,7 @@ from hopspan.propagation import Codec, carries_context, extract_from, inject_int
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.spans import Operation, RememberingSpan, silent
+from hopspan.telemetry.suppression import is_suppressed
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
 
     from hopspan.config import Config
     from hopspan.model import Outcome, Outgoing, Settlement
-
-try:
-    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS
-except ImportError:  # pragma: no cover - private, and may go
-    _SUPPRESS = "suppress_instrumentation"
-_SUPPRESS_PLAIN = "suppress_instrumentation"
-
-
-def is_suppressed(context: Context) -> bool:
-    """Whether the user asked instrumentations to be silent (`suppress_instrumentation`)."""
-    return bool(get_value(_SUPPRESS, context) or get_value(_SUPPRESS_PLAIN, context))
 
 
 def _link_limit() -> int:
@@ -88,14 +78,14 @@ class Instrumenter:
             ambient,
             ambient,
             names.message_attributes(outgoing.message),
-            links,
-            SpanKind.CLIENT if kept else None,
+            links=links,
+            kind=SpanKind.CLIENT if kept else None,
         )
         if kept or operation.plan is None:
             return operation, headers
         try:
             return operation, inject_into(codec, headers, operation.context)
-        except Exception:  # noqa: BLE001 - the message leaves without context rather than not at all
+        except Exception:  # noqa: BLE001 - better without context than not at all
             faults.report("injecting context into message headers")
             return operation, headers
 
@@ -104,7 +94,7 @@ class Instrumenter:
     def start_receive(
         self, endpoint: Endpoint, deliveries: Sequence[Delivery], codec: Codec, start_time: int
     ) -> Operation:
-        """A receive operation that began at `start_time` (ns since the epoch) and brought these messages.
+        """A receive operation that began at `start_time` (ns since the epoch) and brought messages.
 
         Child of what is current, linked to every message, never parented by one.
         """
@@ -112,7 +102,13 @@ class Instrumenter:
         sources = [extract_from(codec, delivery.headers, Context()) for delivery in deliveries]
         attributes = names.message_attributes(deliveries[0].message) if len(deliveries) == 1 else {}
         return self._start(
-            names.RECEIVE, endpoint, ambient, ambient, attributes, _links(sources), None, start_time
+            names.RECEIVE,
+            endpoint,
+            ambient,
+            ambient,
+            attributes,
+            links=_links(sources),
+            start_time=start_time,
         )
 
     # -- processing ------------------------------------------------------------------------------
@@ -134,7 +130,7 @@ class Instrumenter:
         base = Context() if pushed else ambient
         try:
             return self._start_process(deliveries, codec, base)
-        except Exception:  # noqa: BLE001 - the handler runs, and its message is settled, all the same
+        except Exception:  # noqa: BLE001 - the handler runs, its message is settled
             faults.report("starting a process span")
             return silent(base)
 
@@ -158,12 +154,14 @@ class Instrumenter:
                 parent = trace.set_span_in_context(ambient_span, carried)
         if correlation == "link":
             parent = trace.set_span_in_context(INVALID_SPAN, carried)
-        return self._start(names.PROCESS, delivery.endpoint, parent, carried, attributes, links)
+        return self._start(
+            names.PROCESS, delivery.endpoint, parent, carried, attributes, links=links
+        )
 
     def _start_batch(
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context
     ) -> Operation:
-        """One span, a link a message, never a parent from a message (messaging spans, *Batches*)."""
+        """One span, a link a message, never a parent from one (messaging spans, *Batches*)."""
         attributes: dict[str, Any] = {names.BATCH_MESSAGE_COUNT: len(deliveries)}
         links: Sequence[Link] = ()
         if self.config.correlation != "none":
@@ -177,7 +175,7 @@ class Instrumenter:
             if self.config.correlation == "link"
             else base
         )
-        return self._start(names.PROCESS, endpoint, parent, base, attributes, links)
+        return self._start(names.PROCESS, endpoint, parent, base, attributes, links=links)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -218,7 +216,7 @@ class Instrumenter:
         action = Action(name, OperationType.SETTLE)
         endpoint = _common_endpoint(deliveries)
         operation = self._start(
-            action, endpoint, context, context, attributes, links, None, timing[0]
+            action, endpoint, context, context, attributes, links=links, start_time=timing[0]
         )
         operation.announce(None)
         operation.end(outcome, seconds=timing[1])
@@ -232,6 +230,7 @@ class Instrumenter:
         parent: Context,
         carried: Context,
         attributes: dict[str, Any],
+        *,
         links: Sequence[Link] = (),
         kind: SpanKind | None = None,
         start_time: int | None = None,

@@ -37,7 +37,7 @@ OTHER_ERROR = "_OTHER"
 
 
 class RememberingSpan(Span):
-    """A span that records nothing but its status.
+    """A span that records nothing but its status, and the kind of its failure.
 
     Made current in place of a non-recording span, which forgets. It implements the API's `Span`
     rather than `NonRecordingSpan`: with no SDK installed, the API hands a current
@@ -46,40 +46,59 @@ class RememberingSpan(Span):
     ignored.
     """
 
-    __slots__ = ("_context", "status")
+    __slots__ = ("_context", "attributes", "status")
 
     def __init__(self, context: SpanContext) -> None:
         self._context = context
         self.status = Status()
+        self.attributes: dict[str, Any] = {}
 
     def get_span_context(self) -> SpanContext:
+        """Its identity, which is nobody's where there is no SDK."""
         return self._context
 
     def is_recording(self) -> bool:
+        """Whether attributes are worth computing: they are not."""
         return False
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Remember a status."""
         if isinstance(status, StatusCode):
             status = Status(status, description if status is StatusCode.ERROR else None)
         if self.status.status_code is StatusCode.OK or status.status_code is StatusCode.UNSET:
             return
         self.status = status
 
-    def end(self, end_time: int | None = None) -> None: ...
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None: ...
-    def set_attribute(self, key: str, value: Any) -> None: ...
-    def add_event(
-        self, name: str, attributes: Any = None, timestamp: int | None = None
-    ) -> None: ...
-    def add_link(self, context: SpanContext, attributes: Any = None) -> None: ...
-    def update_name(self, name: str) -> None: ...
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Remember the kind of failure, if it is among them."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Remember the kind of failure: the outcome's must not depend on sampling."""
+        if key == names.ERROR_TYPE:
+            self.attributes = {key: value}
+
+    def end(self, end_time: int | None = None) -> None:
+        """Forgotten, as are the others below."""
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Forgotten."""
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        """Forgotten."""
+
+    def update_name(self, name: str) -> None:
+        """Forgotten."""
+
     def record_exception(
         self,
         exception: BaseException,
         attributes: Any = None,
         timestamp: int | None = None,
         escaped: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """Forgotten."""
 
 
 class Operation:
@@ -157,11 +176,11 @@ class Operation:
             return
         seconds = self.elapsed() if seconds is None else seconds
         try:
+            _measure(instrumenter, plan, outcome, seconds, messages, context=self.context)
             if attributes:
                 self.span.set_attributes(attributes)
             if outcome.failed:
                 self._record(outcome)
-            _measure(instrumenter, plan, outcome, seconds, messages, self.context)
         except Exception:  # noqa: BLE001 - telemetry never harms the message
             faults.report("recording how an operation ended")
         instrumenter.call_hook("on_end", self, self._native)
@@ -182,7 +201,8 @@ class Operation:
 def silent(context: Context) -> Operation:
     """An operation that is not to be seen: suppressed, or one that could not be started.
 
-    What runs inside it goes on in the trace that is there, and its status is remembered all the same.
+    What runs inside it goes on in the trace that is there, and its status is remembered all the
+    same.
     """
     span = RememberingSpan(get_current_span(context).get_span_context())
     return Operation(None, None, span, set_span_in_context(span, context))
@@ -194,6 +214,7 @@ def _measure(
     outcome: Outcome,
     seconds: float,
     messages: int,
+    *,
     context: Context,
 ) -> None:
     meters, error_type, kind = instrumenter.meters, outcome.error_type, plan.action.type

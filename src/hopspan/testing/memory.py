@@ -131,7 +131,7 @@ class Queue:
             await handler(message)
 
 
-# -- the adapter -------------------------------------------------------------------------------------
+# -- the adapter -----------------------------------------------------------------------------------
 
 
 def handed(args: tuple[Any, ...], via: Any = None) -> list[Message] | None:  # noqa: ARG001
@@ -196,7 +196,7 @@ def settle(native: Message, settlement: Settlement) -> None:
     actions[settlement.verdict]()
 
 
-def hop(native: Message) -> None:  # noqa: ARG001
+def hop(native: Message) -> None:
     """Any thread will do."""
 
 

@@ -1,4 +1,4 @@
-"""Span capture: what a test's code did, as spans that answer questions in sentences. Needs the SDK."""
+"""Span capture: what a test's code did, as spans that answer in sentences. Needs the SDK."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class CapturedSpans:
 
 
 class _Capturing(SpanProcessor):
-    """Hands ended spans to whoever captures. A provider cannot lose a processor, so there is one for good."""
+    """Hands ended spans to whoever captures. A provider cannot lose a processor: one for good."""
 
     def __init__(self) -> None:
         self.listeners: list[CapturedSpans] = []

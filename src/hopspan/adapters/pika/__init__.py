@@ -78,6 +78,7 @@ INSTANCE_POINTS = (
 )
 
 __all__ = [
-    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS", "SETTLE_NAMES", "SYSTEM",
-    "closed", "delivery", "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "refusal", "same", "settle",
+    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
+    "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given", "handed", "hop",
+    "is_open", "opened", "owner", "refusal", "same", "settle",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pika.spec import BasicProperties
 
-from hopspan.adapters import _amqp
+from hopspan.adapters import _amqp, _amqp_ledger
 from hopspan.adapters.pika.channels import Fetched, Received, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
 from hopspan.adapters.pika.deliveries import delivery
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hopspan.telemetry import Operation
 
 
-def basic_publish(
+def basic_publish(  # noqa: PLR0917 - as in pika
     channel: Any,
     exchange: str,
     routing_key: str,
@@ -65,7 +65,7 @@ def basic_consume(
     *rest: Any,
     **added: Any,
 ) -> Subscription | None:
-    """`basic_consume` of both channels; not the inner one that a `BlockingChannel` makes of its own."""
+    """`basic_consume` of both channels; not the one that a `BlockingChannel` makes of its own."""
     if _is_of_blocking(on_message_callback):
         return None
     state = state_of(channel)
@@ -84,7 +84,7 @@ def basic_consume(
 
 
 def consume(
-    channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **added: Any
+    channel: Any, queue: str, auto_ack: bool = False, *_rest: Any, **_added: Any
 ) -> Callable[[Any], Received | None]:
     """`BlockingChannel.consume`: a tick of `inactivity_timeout` is no message."""
     state = state_of(channel)
@@ -100,10 +100,11 @@ def consume(
 
 
 def keep_loop(channel: Any, loop: Loop[Any]) -> None:
+    """Remember the loop of `consume`, for `cancel`."""
     state_of(channel).loop = weakref.ref(loop)
 
 
-def cancel(channel: Any) -> None:
+def cancel(channel: Any, *_rest: Any, **_added: Any) -> None:
     """`BlockingChannel.cancel` ends the loop of `consume`."""
     kept = state_of(channel).loop
     loop = kept() if kept is not None else None
@@ -111,7 +112,9 @@ def cancel(channel: Any) -> None:
         loop.leave()
 
 
-def basic_get(channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **added: Any) -> Fetch:
+def basic_get(
+    channel: Any, queue: str, auto_ack: bool = False, *_rest: Any, **_added: Any
+) -> Fetch:
     """`BlockingChannel.basic_get`."""
     state = state_of(channel)
 
@@ -123,7 +126,7 @@ def basic_get(channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **ad
         described = delivery(received)
         state.thread = threading.get_ident()
         state.fetched[method.delivery_tag] = Fetched(method, queue, auto_ack)
-        while len(state.fetched) > _amqp.Ledger.MOST:
+        while len(state.fetched) > _amqp_ledger.Ledger.MOST:
             del state.fetched[next(iter(state.fetched))]
         return [described]
 
@@ -131,14 +134,20 @@ def basic_get(channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **ad
 
 
 def async_get(
-    channel: Any, queue: str, callback: Any, auto_ack: bool = False
+    channel: Any,
+    queue: str,
+    callback: Any,
+    auto_ack: bool = False,
+    *rest: Any,
+    **added: Any,
 ) -> Subscription | None:
-    """`Channel.basic_get`: the message is pushed to a callback; not the one that a `BlockingChannel` waits for."""
+    """`Channel.basic_get`, which pushes to a callback; not the one of a `BlockingChannel`."""
     if _is_of_blocking(callback):
         return None
     subscription = basic_consume(channel, queue, callback, auto_ack)
     return subscription and subscription._replace(
-        call=lambda handler: ((queue, handler, auto_ack), {}), whom=f"basic_get of {queue!r}"
+        call=lambda handler: ((queue, handler, auto_ack, *rest), added),
+        whom=f"basic_get of {queue!r}",
     )
 
 
@@ -148,7 +157,7 @@ def _is_of_blocking(callback: Any) -> bool:
     )
 
 
-def confirm_delivery(channel: Any, ack_nack_callback: Any, callback: Any = None) -> None:  # noqa: ARG001
+def confirm_delivery(channel: Any, ack_nack_callback: Any, *_rest: Any, **_added: Any) -> None:
     """`Channel.confirm_delivery`: from now on the broker says what became of each publish."""
     state = state_of(channel)
     if state.confirms is None and not _is_of_blocking(ack_nack_callback):
@@ -156,6 +165,7 @@ def confirm_delivery(channel: Any, ack_nack_callback: Any, callback: Any = None)
 
 
 def awaits_confirm(channel: Any, operation: Operation, _result: Any) -> bool:
+    """Whether a publish waits for a confirm, which will end its operation."""
     confirms = state_of(channel).confirms
     return confirms is not None and confirms.expect(operation)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pika.adapters.blocking_connection import BlockingChannel
@@ -19,13 +21,14 @@ from pika.exceptions import (
     UnroutableError,
 )
 
-from hopspan.adapters import _amqp
+from hopspan.adapters import _amqp, _amqp_ledger
 from hopspan.model import Verdict
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Callable
+    from types import FrameType
 
+    from hopspan.adapters._amqp_ledger import Sent
     from hopspan.adapters.pika.confirms import Confirms
     from hopspan.processing import Loop
 
@@ -34,7 +37,7 @@ _making = threading.Lock()
 
 
 class Received(NamedTuple):
-    """A delivery as pika hands it out. `queue` and `auto_ack` are None where the call did not tell."""
+    """A delivery as pika hands it out. `queue` and `auto_ack` are None where they are not known."""
 
     channel: Any
     method: Any
@@ -58,7 +61,7 @@ class State:
     __slots__ = ("confirms", "fetched", "ledger", "loop", "server", "thread")
 
     def __init__(self, channel: Any) -> None:
-        self.ledger = _amqp.Ledger()
+        self.ledger = _amqp_ledger.Ledger(partial(newest_tag, weakref.ref(channel)))
         self.server = _server(channel)
         self.thread: int | None = None
         """The thread that the client does its I/O in, once we have seen it there."""
@@ -74,7 +77,7 @@ def inner(channel: Any) -> Any:
 
 
 def state_of(channel: Any) -> State:
-    """The channel's state; made, and its settlements recorded, from the first time that it is asked for."""
+    """The channel's state; from the first time on that it is asked for, settlements are recorded."""
     impl = inner(channel)
     state: State | None = impl.__dict__.get(_STATE)
     return _made(impl) if state is None else state
@@ -88,7 +91,7 @@ def _made(impl: Any) -> State:
         state = State(impl)
         for name, read in _SETTLEMENTS.items():
             bound = getattr(impl, name)
-            recorded = _amqp.recording(
+            recorded = _amqp_ledger.recording(
                 bound, state.ledger, name.removeprefix("basic_"), read, error_type
             )
             impl.__dict__[name] = recorded
@@ -109,13 +112,13 @@ def error_type(error: BaseException) -> str | None:
     if isinstance(error, ChannelClosedByBroker | ConnectionClosedByBroker):
         return _amqp.REPLY_CODES.get(error.reply_code, str(error.reply_code))
     if isinstance(error, UnroutableError):
-        code = error.messages[0].method.reply_code if error.messages else 312
+        code = (error.messages[0].method.reply_code if error.messages else None) or 312
         return _amqp.REPLY_CODES.get(code, str(code))
     return _amqp.NACKED if isinstance(error, NackError) else None
 
 
 def hop(native: Received) -> Callable[[Callable[[], None]], None] | None:
-    """How to run something on the connection's thread; None when we are on it, or know no better."""
+    """How to run something on the connection's thread; None where we are on it, or cannot know."""
     if state_of(native.channel).thread in {None, threading.get_ident()}:
         return None
     connection = native.channel.connection
@@ -127,28 +130,65 @@ def hop(native: Received) -> Callable[[Callable[[], None]], None] | None:
     return None
 
 
+_NEAR = 12
+"""How many calls away the client can be from a handler: our wrappers, and a few of the user's."""
+
+
+def newest_tag(kept: weakref.ref[Any]) -> int:
+    """The highest tag among the messages that a `BlockingChannel` has received and not dispatched."""
+    newest = 0
+    for callback in getattr(kept(), "_consumers", {}).values():
+        blocking = getattr(callback, "__self__", None)
+        generator = getattr(blocking, "_queue_consumer_generator", None)
+        waiting = getattr(blocking, "_pending_events", ())
+        for event in (*waiting, *getattr(generator, "pending_events", ())):
+            tag = getattr(getattr(event, "method", None), "delivery_tag", 0)
+            newest = max(newest, tag)
+    return newest
+
+
 def notice_thread(state: State) -> None:
     """Remember the client's thread when we are called from inside the client, which is only there."""
     if state.thread is None:
-        frame = sys._getframe(1)  # noqa: SLF001 - once a channel
-        while frame is not None:
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - cheap, and only until it is known
+        for _ in range(_NEAR):
+            if frame is None:
+                return
             if frame.f_globals.get("__name__", "").startswith("pika."):
                 state.thread = threading.get_ident()
                 return
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
 
 
-_SETTLEMENTS: dict[str, Callable[..., tuple[int, bool, Verdict]]] = {
-    "basic_ack": lambda delivery_tag=0, multiple=False: (delivery_tag, multiple, Verdict.ACK),
-    "basic_nack": lambda delivery_tag=0, multiple=False, requeue=True: (
-        delivery_tag,
-        multiple,
-        Verdict.REQUEUE if requeue else Verdict.REJECT,
-    ),
-    "basic_reject": lambda delivery_tag=0, requeue=True: (
-        delivery_tag,
-        False,
-        Verdict.REQUEUE if requeue else Verdict.REJECT,
-    ),
-    "basic_recover": lambda requeue=False, callback=None: (0, True, Verdict.REQUEUE),  # noqa: ARG005
+# Each with the parameters of the method that it reads; what a newer pika adds does not matter to us.
+
+
+def _ack(delivery_tag: int = 0, multiple: bool = False, *_rest: Any, **_added: Any) -> Sent:
+    return delivery_tag, multiple, Verdict.ACK
+
+
+def _nack(
+    delivery_tag: int = 0,
+    multiple: bool = False,
+    requeue: bool = True,
+    *_rest: Any,
+    **_added: Any,
+) -> Sent:
+    return delivery_tag, multiple, Verdict.REQUEUE if requeue else Verdict.REJECT
+
+
+def _reject(delivery_tag: int = 0, requeue: bool = True, *_rest: Any, **_added: Any) -> Sent:
+    return delivery_tag, False, Verdict.REQUEUE if requeue else Verdict.REJECT
+
+
+def _recover(requeue: bool = False, *_rest: Any, **_added: Any) -> Sent | None:
+    # Without `requeue` the broker redelivers to this very consumer, or refuses: nothing is settled.
+    return (0, True, Verdict.REQUEUE) if requeue else None
+
+
+_SETTLEMENTS: dict[str, Callable[..., Sent | None]] = {
+    "basic_ack": _ack,
+    "basic_nack": _nack,
+    "basic_reject": _reject,
+    "basic_recover": _recover,
 }

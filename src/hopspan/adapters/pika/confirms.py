@@ -1,4 +1,4 @@
-"""Publisher confirms on pika's asynchronous `Channel`, where the outcome of a publish is known later.
+"""Publisher confirms on pika's asynchronous `Channel`: the outcome of a publish is known later.
 
 RabbitMQ confirms by a sequence number that it counts per channel, and pika leaves the counting to
 the application. A returned (unroutable) message comes back before its confirm, and carries no
@@ -28,7 +28,7 @@ _MOST_PENDING = 10_000
 
 
 class Confirms:
-    """The publishes of one channel that wait for their confirm. Used on the connection's thread only."""
+    """The publishes of one channel that wait for their confirm; on the connection's thread only."""
 
     def __init__(self, channel: Any, error_type: Callable[[BaseException], str | None]) -> None:
         self._error_type = error_type
@@ -52,7 +52,7 @@ class Confirms:
         channel.__dict__["basic_publish"] = counted
 
     def expect(self, operation: Operation) -> bool:
-        """Keep the operation of the publish that is going on until its confirm; False when too many wait."""
+        """Keep the operation of this publish until its confirm; False when too many wait."""
         if len(self._pending) >= _MOST_PENDING:
             faults.once(
                 "more than %s publishes wait for their confirm; further ones are not waited for",

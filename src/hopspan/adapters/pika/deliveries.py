@@ -26,27 +26,27 @@ def handed(args: tuple[Any, ...], via: Any = None) -> list[Received] | None:  # 
 
 
 def given(message: Any, via: Any) -> list[Received] | None:
-    """`(method, properties, body)` or a list of them with the channel as `via`; nothing for an empty get."""
+    """`(method, properties, body)` with the channel as `via`, or a list; empty for an empty get."""
     if isinstance(message, list):
         several = [given(each, via) for each in message]
         if any(each is None for each in several):
             return None
         return [native for each in several for native in each or ()]
-    if not isinstance(message, tuple):
-        return None
-    if len(message) == 4:
-        via, message = message[0], message[1:]
-    if len(message) != 3 or not isinstance(message[0], Basic.Deliver | Basic.GetOk | None):
-        return None
-    if message[0] is None:
-        return []
-    if via is None:
-        return None
-    method, properties, body = message
-    known = state_of(via).fetched.get(method.delivery_tag)
+    match message:
+        case (None, _, _):
+            return []
+        case (Basic.Deliver() | Basic.GetOk() as method, properties, body) if via is not None:
+            return [_received(via, method, properties, body)]
+        case (channel, Basic.Deliver() | Basic.GetOk() as method, properties, body):
+            return [_received(channel, method, properties, body)]
+    return None
+
+
+def _received(channel: Any, method: Any, properties: Any, body: Any) -> Received:
+    known = state_of(channel).fetched.get(method.delivery_tag)
     if known is not None and known.method is method:
-        return [Received(via, method, properties, body, known.queue, known.auto_ack)]
-    return [Received(via, method, properties, body)]
+        return Received(channel, method, properties, body, known.queue, known.auto_ack)
+    return Received(channel, method, properties, body)
 
 
 def delivery(native: Received) -> Delivery:
@@ -118,6 +118,6 @@ def refusal(policy: Policy) -> str | None:
     if policy.target is None:
         return None
     return (
-        "RabbitMQ dead-letters by itself. Declare the queue with the argument x-dead-letter-exchange and use "
-        "policy=hopspan.reject_on_error"
+        "RabbitMQ dead-letters by itself. Declare the queue with the argument "
+        "x-dead-letter-exchange and use policy=hopspan.reject_on_error"
     )

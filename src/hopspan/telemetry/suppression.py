@@ -1,0 +1,21 @@
+"""Whether the user asked instrumentations to be silent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry.context import get_value
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+try:
+    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS
+except ImportError:  # pragma: no cover - private, and may go
+    _SUPPRESS = "suppress_instrumentation"
+_SUPPRESS_PLAIN = "suppress_instrumentation"
+
+
+def is_suppressed(context: Context) -> bool:
+    """Whether the user asked instrumentations to be silent (`suppress_instrumentation`)."""
+    return bool(get_value(_SUPPRESS, context) or get_value(_SUPPRESS_PLAIN, context))
