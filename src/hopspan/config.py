@@ -109,7 +109,7 @@ class Config:
             if variable.startswith(_PREFIX) and text != "":
                 key = variable[len(_PREFIX) :].lower()
                 if key not in _READERS:
-                    raise _unknown(variable, [_PREFIX + name.upper() for name in _READERS])
+                    raise _unknown(key, list(_READERS), _variable)
                 settings[key] = _READERS[key](variable, text)
         return cls(**settings)
 
@@ -122,10 +122,17 @@ def _exception_signal(environ: Mapping[str, str]) -> ExceptionSignal:
     return "logs" if "logs" in words else "event"
 
 
-def _unknown(name: str, known: list[str]) -> ConfigurationError:
+def _variable(name: str) -> str:
+    return _PREFIX + name.upper()
+
+
+def _unknown(
+    name: str, known: list[str], spelled: Callable[[str], str] = str
+) -> ConfigurationError:
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(sorted(known))}"
-    return ConfigurationError(f"unknown setting {name}; {hint}")
+    every = ", ".join(map(spelled, sorted(known)))
+    hint = f"did you mean {spelled(near[0])}?" if near else f"known settings: {every}"
+    return ConfigurationError(f"unknown setting {spelled(name)}; {hint}")
 
 
 def _invalid(name: str, value: object, wanted: str) -> ConfigurationError:

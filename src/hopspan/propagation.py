@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from opentelemetry import propagate
 from opentelemetry.context import Context, get_current
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, Setter
 
 from hopspan import faults
 
@@ -91,13 +91,24 @@ class _Folded(Getter[dict[str, Any]]):
 
     def get(self, carrier: dict[str, Any], key: str) -> list[str] | None:
         text = _text(carrier.get(key.lower()))
-        return None if text is None else [text]
+        return None if text is None or len(text) > _LONGEST else [text]
 
     def keys(self, carrier: dict[str, Any]) -> list[str]:
         return list(carrier)
 
 
+class _Plain(Setter[dict[str, str]]):
+    """Writes into a dict of our own."""
+
+    def set(self, carrier: dict[str, str], key: str, value: str) -> None:
+        carrier[key] = value
+
+
+_LONGEST = 8192
+"""W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long `tracestate`
+in quadratic time: one that fills an AMQP frame would hold up a consumer for many seconds."""
 _GETTER = _Folded()
+_SETTER = _Plain()
 
 
 def _stale_keys(propagator: TextMapPropagator) -> frozenset[str]:
@@ -112,7 +123,7 @@ def inject_into(codec: Codec, headers: Any, context: Context) -> Any:
     """
     propagator = propagate.get_global_textmap()
     fresh: dict[str, str] = {}
-    propagator.inject(fresh, context)
+    propagator.inject(fresh, context, _SETTER)
     stale = _stale_keys(propagator) | frozenset(key.lower() for key in fresh)
     if not fresh and not _holds(codec, headers, stale):
         return headers
@@ -133,9 +144,9 @@ def extract_from(codec: Codec, headers: Any, context: Context) -> Context:
 
     Never raises: the application's handler runs whatever a producer has written into its headers.
     """
-    if not headers:
-        return context
     try:
+        if not headers:
+            return context
         folded = {key.lower(): value for key, value in codec.items(headers) if isinstance(key, str)}
         return propagate.get_global_textmap().extract(folded, context, _GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
@@ -143,8 +154,12 @@ def extract_from(codec: Codec, headers: Any, context: Context) -> Context:
         return context
 
 
+def _is_headers(headers: object) -> bool:
+    return headers is None or isinstance(headers, Mapping | list | tuple)
+
+
 def _codec_of(headers: object) -> Codec:
-    return PAIRS if isinstance(headers, list | tuple) else MAPPING
+    return MAPPING if headers is None or isinstance(headers, Mapping) else PAIRS
 
 
 @overload
@@ -173,9 +188,9 @@ def inject(
 
     Thread and task safety: no state; reads the caller's current context.
     """
-    if headers is not None and not isinstance(headers, Mapping | list | tuple):
-        message = f"inject() takes a mapping or a list of pairs, not {type(headers).__name__}"
-        raise TypeError(message)
+    if not _is_headers(headers):
+        kind = type(headers).__name__
+        raise TypeError(f"inject() takes a mapping or a list of pairs, not {kind}")
     codec = _codec_of(headers)
     carried = inject_into(codec, headers, get_current() if context is None else context)
     return codec.replaced(carried, frozenset(), {}) if carried is headers else carried  # type: ignore[no-any-return]
@@ -191,6 +206,4 @@ def extract(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Co
     `start_span(context=...)`. Beware that an empty context is falsy: test it with `is`, never with
     `or`.
     """
-    if headers is not None and not isinstance(headers, Mapping | list | tuple):
-        headers = list(headers)
     return extract_from(_codec_of(headers), headers, Context())

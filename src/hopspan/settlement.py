@@ -10,7 +10,7 @@ Rules of this module: pure functions of `(Outcome, Delivery)`; no client, no spa
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hopspan import faults
 from hopspan.model import PolicyError, Settlement, Verdict
@@ -95,19 +95,19 @@ def as_policy(policy: object) -> Policy:
         raise PolicyError(
             f"policy {name} is a coroutine function; a policy decides without waiting"
         )
-    return Policy(name, policy)
+    return Policy(name, cast("Decision", policy))
 
 
 _ACKED = Settlement(Verdict.ACK)
 _LEFT = Settlement(Verdict.LEAVE)
 
 
-def _reject(outcome: Outcome, why: str = "failed") -> Settlement:
-    return Settlement(Verdict.REJECT, f"{why}: {outcome.error_type}" if outcome.error_type else why)
+def _because(verdict: Verdict, outcome: Outcome, why: str = "failed") -> Settlement:
+    return Settlement(verdict, f"{why}: {outcome.error_type}" if outcome.error_type else why)
 
 
 def _reject_on_error(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
-    return _reject(outcome) if outcome.failed else _ACKED
+    return _because(Verdict.REJECT, outcome) if outcome.failed else _ACKED
 
 
 manual = Policy("manual", lambda outcome, delivery: _LEFT, {Verdict.LEAVE})  # noqa: ARG005
@@ -162,8 +162,10 @@ def requeue_times(times: int) -> Policy:
                 delivery.endpoint.destination,
             )
         if _seen_before(delivery, times):
-            return _reject(outcome, f"failed after {times} requeue{'s' * (times > 1)}")
-        return Settlement(Verdict.REQUEUE, f"failed: {outcome.error_type}")
+            requeues = 1 if delivery.attempt is None else times
+            why = f"failed after {requeues} requeue{'s' * (requeues > 1)}"
+            return _because(Verdict.REJECT, outcome, why)
+        return _because(Verdict.REQUEUE, outcome)
 
     return Policy(f"requeue_times({times})", decide, {Verdict.ACK, Verdict.REQUEUE, Verdict.REJECT})
 
@@ -249,6 +251,6 @@ def _is_exception_class(kind: object) -> bool:
 
 def _always_on_error(verdict: Verdict) -> Policy:
     def decide(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
-        return Settlement(verdict, f"failed: {outcome.error_type}")
+        return _because(verdict, outcome)
 
     return Policy(verdict.value, decide, {verdict})

@@ -278,7 +278,7 @@ def fake_engine(folder: Path, *, is_running: bool) -> Path:
     docker.parent.mkdir()
     docker.write_text(
         "#!/bin/sh\n"
-        f'echo "$* port=$HOPSPAN_RABBITMQ_PORT" >>"{log}"\n'
+        f'echo "$* port=$TEST_RABBITMQ_PORT" >>"{log}"\n'
         f'[ "$*" != info ] || exit {0 if is_running else 1}\n'
     )
     docker.chmod(0o755)
@@ -292,7 +292,7 @@ def test_a_container_is_started_on_our_port_reused_and_removed(
     monkeypatch.setenv("PATH", str(log.parent / "bin"), prepend=os.pathsep)
     compose = " ".join(containers.compose("docker")[1:])
     with server(CONNECTION_START) as port:
-        monkeypatch.setenv("HOPSPAN_RABBITMQ_PORT", str(port))
+        monkeypatch.setenv("TEST_RABBITMQ_PORT", str(port))
         line = f"export TEST_RABBITMQ_URL=amqp://guest:guest@127.0.0.1:{port}/%2f\n"
         assert command.main(["up"]) == command.main(["up"]) == 0
         assert capfd.readouterr() == (

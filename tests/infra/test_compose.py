@@ -44,7 +44,7 @@ def test_its_port_is_the_scripts_and_on_loopback_only(service: Service) -> None:
 
 def test_kafka_advertises_the_port_that_clients_can_reach() -> None:
     advertised = COMPOSED["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
-    assert "HOST://127.0.0.1:${HOPSPAN_KAFKA_PORT:-9092}" in advertised
+    assert "HOST://127.0.0.1:${TEST_KAFKA_PORT:-9092}" in advertised
 
 
 def test_nothing_is_kept() -> None:

@@ -57,6 +57,11 @@ class Server(NamedTuple):
     port: int | None = None
 
 
+def text(value: Any) -> Any:
+    """A short string of the protocol as text; clients give those that are no UTF-8 as bytes."""
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
 @lru_cache(maxsize=1024)
 def sent_to(exchange: str, routing_key: str, server: Server) -> Endpoint:
     """Where a publish goes: `{exchange}:{routing key}`, without the empty part."""
@@ -87,13 +92,21 @@ def consumed_from(exchange: str, routing_key: str, queue: str | None, server: Se
 def attempt(headers: Mapping[str, Any] | None, redelivered: bool) -> int | None:
     """Which attempt this is: quorum queues count returns, classic ones only know the first.
 
-    Some versions leave the count out at the first delivery, so a message that is not redelivered is
-    the first.
+    RabbitMQ 4.3 counts every return in `x-acquired-count`, and in `x-delivery-count`, which counted
+    them before, no `basic.nack` any more. A classic queue hands on what a producer has written
+    there, often by republishing a message with all its headers. So a count is believed only where
+    it fits: a message that is not redelivered is the first, one that is has been counted once.
     """
-    count = headers.get("x-delivery-count") if headers else None
-    if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
-        return int(count) + 1
-    return None if redelivered else 1
+    if not redelivered:
+        return 1
+    found = [headers.get(name) for name in _COUNTS] if headers else []
+    counts = [int(each) for each in found if isinstance(each, int) and each is not True]
+    return max((count + 1 for count in counts if 0 < count < _MOST), default=None)
+
+
+_COUNTS = ("x-acquired-count", "x-delivery-count")
+_MOST = 2**31
+"""No broker counts as far, and no exporter takes an integer of more than 64 bits."""
 
 
 def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from hopspan import faults
 from hopspan.interception.points import inside, read_call
 from hopspan.model import SUCCESS
 from hopspan.processing import NOTHING, Loop, auto_acked, begin, face_of, failure, traced
+from hopspan.telemetry import NO_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,14 +46,14 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
     Raises:
         PolicyError: the policy that would be in force for this handler cannot work here.
     """
-    face = face_of(subscription.handler)
-    instrumenter = face.over(binding.instrumenter) if face else binding.instrumenter
+    face = face_of(subscription.handler) or NO_SETTINGS
+    instrumenter = face.over(binding.instrumenter)
     if instrumenter.config.policy.settles and not subscription.settles:
         raise auto_acked(instrumenter.config.policy, subscription.whom)
 
     def start(args: tuple[Any, ...]) -> Processing:
         natives = [subscription.native(*args)]
-        return begin(binding.adapter, natives, pushed=True, base=binding.instrumenter)
+        return begin(binding.adapter, natives, pushed=True, face=face, base=binding.instrumenter)
 
     wrapped = traced(subscription.handler, start)
 

@@ -42,17 +42,22 @@ def weave(points: Sequence[Point], binding: Binding) -> list[_Woven]:
     Raises:
         ConfigurationError: a method that a settlement policy needs cannot be intercepted.
     """
-    woven = []
+    woven: list[_Woven] = []
     rival = next(filter(_is_wrapped, binding.adapter.RIVALS), None)
-    for point in points:
-        owner = owner_of(point.owner)
-        original = getattr(owner, point.method)
-        reason = _rivalry(rival) if rival else reason_against(original, point.reader)
-        if reason is not None:
-            decline(point, reason, binding)
-            continue
-        woven.append(_Woven(owner, point.method, owner.__dict__.get(point.method, _INHERITED)))
-        setattr(owner, point.method, intercepted(point, original, binding))
+    try:
+        for point in points:
+            owner = owner_of(point.owner)
+            original = getattr(owner, point.method, None)
+            reason = _rivalry(rival) if rival else reason_against(original, point.reader)
+            if reason is not None:
+                decline(point, reason, binding)
+                continue
+            before = owner.__dict__.get(point.method, _INHERITED)
+            woven.append(_Woven(owner, point.method, before))
+            setattr(owner, point.method, intercepted(point, original, binding))
+    except ConfigurationError:
+        unweave(woven)
+        raise
     return woven
 
 
@@ -65,7 +70,7 @@ def unweave(woven: Sequence[_Woven]) -> None:
             setattr(owner, method, before)
 
 
-def intercepted(point: Point, original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+def intercepted(point: Point, original: Any, binding: Binding) -> Callable[..., Any]:
     """What a method is replaced by."""
     replacement: Callable[..., Any] = point.interceptor(original, binding)
     setattr(replacement, INTERCEPTED, original)
@@ -87,8 +92,10 @@ def decline(point: Point, reason: str, binding: Binding) -> None:
     faults.once("hopspan leaves %s alone: %s", method, reason)
 
 
-def reason_against(original: Callable[..., Any], reader: Callable[..., Any]) -> str | None:
+def reason_against(original: Any, reader: Callable[..., Any]) -> str | None:
     """Why a method is not to be intercepted, or None."""
+    if original is None:
+        return "this version of the client has no such method; look for a newer hopspan"
     if hasattr(original, "__wrapped__") and not hasattr(original, INTERCEPTED):
         return _rivalry(original.__qualname__)
     named = _named(reader)

@@ -30,7 +30,7 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
     on to work, and the channel that a callback is given is the wrapped one. A second call changes
     its settings.
     """
-    known = instance.__dict__.get(BOUND)
+    known = getattr(instance, "__dict__", {}).get(BOUND)
     if known is not None:
         known.instrumenter = instrumenter
         return instance
@@ -42,20 +42,18 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
             "give it a channel or a connection"
         )
     binding = Binding(adapter, instrumenter)
-    instance.__dict__[BOUND] = binding
+    replaced: dict[str, Any] = {BOUND: binding}
     for point in mine:
-        if point.method in instance.__dict__:
-            decline(point, "another instrumentation replaced it on this instance", binding)
-            continue
-        original = getattr(type(instance), point.method)
+        original = getattr(type(instance), point.method, None)
         original = getattr(original, INTERCEPTED, original)
         reason = reason_against(original, point.reader)
+        if point.method in instance.__dict__:
+            reason = "another instrumentation replaced it on this instance"
         if reason is not None:
             decline(point, reason, binding)
             continue
-        instance.__dict__[point.method] = MethodType(
-            intercepted(point, original, binding), instance
-        )
+        replaced[point.method] = MethodType(intercepted(point, original, binding), instance)
+    instance.__dict__.update(replaced)
     return instance
 
 

@@ -119,8 +119,12 @@ def unknown(verb: str, objects: tuple[Any, ...], remedy: str) -> UnknownMessageE
 
 def failure(adapter: Adapter, error: BaseException) -> Outcome:
     """The outcome of an exception: its `error.type` in the client's words, or its class name."""
+    kind = _guarded(adapter.error_type, error) or names.error_type(error)
+    return Outcome(failed=True, error=error, error_type=kind, description=_guarded(str, error))
+
+
+def _guarded(describe: Callable[[BaseException], str | None], error: BaseException) -> str | None:
     try:
-        kind = adapter.error_type(error) or names.error_type(error)
-        return Outcome(failed=True, error=error, error_type=kind, description=str(error))
+        return describe(error)
     except Exception:  # noqa: BLE001 - a hostile __str__, say
-        return Outcome(failed=True, error=error, error_type=names.error_type(error))
+        return None

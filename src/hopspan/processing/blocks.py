@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hopspan.model import PolicyError
 from hopspan.processing.adapting import adapter_among, unknown
 from hopspan.processing.opening import NOTHING, begin, started
 from hopspan.processing.scope import Attachment
@@ -35,19 +34,7 @@ class Block:
         self._attached: Attachment | None = None
 
     def __enter__(self) -> Processing:
-        processing = self._begin()
-        if (
-            processing
-            and self._adapter is not None
-            and self._adapter.ASYNCHRONOUS
-            and processing.policy.settles
-        ):
-            processing.abandon()
-            raise PolicyError(
-                f"`with hopspan.process(...)` cannot settle for {self._adapter.NAME}, whose "
-                "settlement is awaited: write `async with hopspan.process(...)`"
-            )
-        return processing
+        return self._begin(plain="hopspan.process(...)")
 
     def __exit__(
         self,
@@ -76,16 +63,16 @@ class Block:
         finally:
             self._leave()
 
-    def _begin(self) -> Processing:
+    def _begin(self, plain: str = "") -> Processing:
         if self._adapter is not None and self._natives:
-            self._processing = started(self._open)
+            self._processing = started(self._open, plain)
         if self._processing:
             self._attached = Attachment(self._processing.context)
         return self._processing
 
-    def _open(self) -> Processing:
+    def _open(self, plain: str) -> Processing:
         assert self._adapter is not None  # noqa: S101 - for type checkers
-        return begin(self._adapter, self._natives, pushed=False, face=self._face)
+        return begin(self._adapter, self._natives, pushed=False, face=self._face, plain=plain)
 
     def _leave(self) -> None:
         if self._attached is not None:

@@ -55,7 +55,7 @@ def outcome_of_turn(outcome: Outcome, refused: Verdict | None) -> Outcome:
 
 
 def warn_of_unsettled_turn(policy: Policy, delivery: Delivery) -> None:
-    """Say that a policy had no effect in a loop; the loop cannot refuse it, for a block may use it."""
+    """Say that a policy had no effect in a loop, which cannot refuse it: a block may use it."""
     faults.once(
         "a loop never settles: %s on %s did nothing. Put the loop's body into "
         "`with hopspan.process(message, via=..., policy=...)`",

@@ -56,9 +56,7 @@ class Deferred:
         self._attached: Attachment | None = None
 
     def __enter__(self) -> Processing:
-        self.processing.take()
-        self._attached = Attachment(self.processing.context)
-        return self.processing
+        return self._enter("operation")
 
     def __exit__(
         self,
@@ -72,7 +70,7 @@ class Deferred:
             self._leave()
 
     async def __aenter__(self) -> Processing:
-        return self.__enter__()
+        return self._enter("")
 
     async def __aexit__(
         self,
@@ -84,6 +82,11 @@ class Deferred:
             await self.processing.finish_async(error)
         finally:
             self._leave()
+
+    def _enter(self, plain: str) -> Processing:
+        self.processing.take(plain)
+        self._attached = Attachment(self.processing.context)
+        return self.processing
 
     def _leave(self) -> None:
         if self._attached is not None:

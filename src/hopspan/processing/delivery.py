@@ -30,7 +30,7 @@ from hopspan.processing.concluding import (
     warn_of_unsettled_turn,
 )
 from hopspan.processing.deferral import Deferred, Errand
-from hopspan.processing.refusals import refuse
+from hopspan.processing.refusals import refuse, refuse_plain
 from hopspan.processing.settling import Settling
 from hopspan.telemetry.spans import OTHER_ERROR
 
@@ -181,7 +181,7 @@ class Processing:
             self._end(seconds, sent)
 
     def finish_loop(self) -> None:
-        """End what a loop's body did: its exception is not seen from here, and nothing is settled."""
+        """End what a loop's body did: its exception is not seen here, and nothing is settled."""
         if not self._once.acquire(blocking=False):
             return
         self.outcome = outcome_of_turn(self._outcome(None), self.wire.refused())
@@ -198,8 +198,13 @@ class Processing:
         """Whether a handler that returned or raised has left the rest to a deferred operation."""
         return self._deferred is not None and (error is None or self._taken)
 
-    def take(self) -> None:
-        """A deferred operation was entered: from now on it alone finishes."""
+    def take(self, plain: str) -> None:
+        """A deferred operation was entered: from now on it alone finishes.
+
+        Raises:
+            PolicyError: the block is a plain one, and settling must be awaited.
+        """
+        refuse_plain(plain, self.policy, self._adapter)
         self._taken = True
 
     def abandon(self) -> None:

@@ -57,6 +57,10 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
         else:
             if not processing.left_by(None):
                 processing.finish()
+                if processing.wire.lost is not None:
+                    # As if the handler had acked: pika would otherwise go on to hand out what it
+                    # has prefetched, on a channel where nothing can be settled any more.
+                    raise processing.wire.lost
             return result
         finally:
             attached.detach()

@@ -20,7 +20,7 @@ from hopspan import faults
 from hopspan.model import PolicyError
 from hopspan.processing.adapting import adapter_among, unknown
 from hopspan.processing.opening import NOTHING, begin, started
-from hopspan.processing.scope import Attachment, whereabouts
+from hopspan.processing.scope import Attachment, innermost, whereabouts
 from hopspan.settlement import as_policy
 from hopspan.telemetry import face_for
 
@@ -56,9 +56,14 @@ class _Scope:
     def turn(self, processing: Processing) -> None:
         """A message was handed over."""
         self._processing = processing
-        if processing and whereabouts() == self._home:
+        if processing and whereabouts() == self._home and not self._is_covered():
             del self._attached[: -(_MOST_ATTACHED - 1)]
             self._attached.append(Attachment(processing.context))
+
+    def _is_covered(self) -> bool:
+        """Whether another loop is on top of what we could not undo, as when two run in turn."""
+        self._attached = [each for each in self._attached if not each.is_done]
+        return bool(self._attached) and innermost() not in self._attached
 
     def over(self) -> None:
         """The turn of the message is over. Idempotent; never raises."""
@@ -68,6 +73,7 @@ class _Scope:
                 processing.finish_loop()
             current = get_current()
             for index, attached in enumerate(self._attached):
+                attached.is_over = True
                 if attached.context is current and attached.detach():
                     del self._attached[index:]
                     break
@@ -177,7 +183,8 @@ def each(
     if "policy" in settings and as_policy(settings["policy"]).settles:
         raise PolicyError(
             f"each(policy={settings['policy']!r}): a loop cannot see whether its body failed, "
-            "so it never settles. Put `with hopspan.process(message, via=..., policy=...)` into its body"
+            "so it never settles. Put `with hopspan.process(message, via=..., policy=...)` into "
+            "its body"
         )
 
     def start(message: Any) -> Processing:

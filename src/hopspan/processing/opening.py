@@ -11,7 +11,7 @@ from opentelemetry.trace import INVALID_SPAN
 from hopspan import faults
 from hopspan.model import SUCCESS, Delivery, Endpoint, HopspanError, MessageInfo, Verdict
 from hopspan.processing.delivery import CURRENT, Processing
-from hopspan.processing.refusals import refuse
+from hopspan.processing.refusals import refuse, refuse_plain
 from hopspan.telemetry import BOUND, NO_SETTINGS, Binding, Face, instrumenter_for
 
 if TYPE_CHECKING:
@@ -107,8 +107,17 @@ def begin(
     pushed: bool,
     face: Face = NO_SETTINGS,
     base: Instrumenter | None = None,
+    plain: str = "",
 ) -> Processing:
     """Begin to handle deliveries, or join a face further out that has begun with the same ones.
+
+    Args:
+        adapter: The client's.
+        natives: One delivery, or several that are handled as one.
+        pushed: The client called the handler.
+        face: The settings that the user gave here.
+        base: What lies beneath them; looked for when omitted.
+        plain: How the user's block reads, where it cannot await a settlement.
 
     Raises:
         PolicyError: the policy in force cannot work here; nothing has been started.
@@ -116,10 +125,12 @@ def begin(
     ongoing = current()
     if ongoing and ongoing.is_for(adapter, natives):
         ongoing.adopt(face.settings, face.over(instrumenter_for(adapter.NAME)))
+        refuse_plain(plain, ongoing.policy, adapter)
         return ongoing
     instrumenter = face.over(base or _base(adapter, natives[0]))
     deliveries = [_read(adapter, native) for native in natives]
     refuse(instrumenter.config.policy, adapter, deliveries)
+    refuse_plain(plain, instrumenter.config.policy, adapter)
     operation = instrumenter.start_process(deliveries, adapter.CODEC, pushed=pushed)
     processing = Processing(adapter, natives, deliveries, instrumenter, operation)
     for native in natives:

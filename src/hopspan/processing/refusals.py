@@ -32,6 +32,19 @@ def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery]) -> 
             )
 
 
+def refuse_plain(block: str, policy: Policy, adapter: Adapter) -> None:
+    """Refuse to settle at the end of a plain `with` block what must be awaited.
+
+    Raises:
+        PolicyError: it says what to write.
+    """
+    if block and policy.settles and adapter.ASYNCHRONOUS:
+        raise PolicyError(
+            f"`with {block}` cannot settle for {adapter.NAME}, whose settlement is awaited: "
+            f"write `async with {block}`"
+        )
+
+
 def auto_acked(policy: Policy, whom: str) -> PolicyError:
     """A settling policy where the broker has settled already."""
     return PolicyError(

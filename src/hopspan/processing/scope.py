@@ -11,29 +11,42 @@ import asyncio
 import threading
 from contextvars import ContextVar
 
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach, detach, get_current
 
-_mark: ContextVar[bool] = ContextVar("hopspan-mark", default=False)
+_innermost: ContextVar[Attachment | None] = ContextVar("hopspan-attachment", default=None)
 
 
 class Attachment:
     """A context that was made current, once, in the `contextvars.Context` of whoever made this."""
 
-    __slots__ = ("_marked", "_token", "context")
+    __slots__ = ("_marked", "_token", "context", "is_done", "is_over")
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._marked = _mark.set(True)
+        self.is_done = False
+        """Whether it has been undone."""
+        self.is_over = False
+        """Set by an owner who cannot undo it yet: whoever uncovers it is to undo it as well."""
+        self._marked = _innermost.set(self)
         self._token = attach(context)
 
     def detach(self) -> bool:
         """Undo it. False, and nothing done, in another context or the second time. Never raises."""
         try:
-            _mark.reset(self._marked)
+            _innermost.reset(self._marked)
         except (ValueError, RuntimeError):
             return False
         detach(self._token)
+        self.is_done = True
+        below = _innermost.get()
+        if below is not None and below.is_over and below.context is get_current():
+            below.detach()
         return True
+
+
+def innermost() -> Attachment | None:
+    """What was made current last, here, of what is not undone yet."""
+    return _innermost.get()
 
 
 def whereabouts() -> tuple[int, object]:

@@ -1,7 +1,7 @@
 """What becomes of deliveries on the wire: which are settled already, and how ours are sent.
 
-One for each processing. A settlement that fails is recorded and logged, never raised: the broker
-hands the message out again, and a client whose connection is gone says so itself at the next call.
+One for each processing. A settlement that fails is recorded and logged: the broker hands the
+message out again. What a client says when it loses its channel over one is kept in `lost`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Settling:
     """The settlements of the deliveries that are handled as one."""
 
     __slots__ = (
-        "_adapter", "_context", "_deliveries", "_instrumenter", "_natives", "is_ours", "verdicts",
+        "_adapter", "_context", "_deliveries", "_instrumenter", "_natives", "is_ours", "lost",
+        "verdicts",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,8 @@ class Settling:
         """What went out on the wire for each delivery, whoever sent it."""
         self.is_ours = False
         """Whether what goes out just now is our own."""
+        self.lost: Exception | None = None
+        """The client's error, where its channel went away while we settled."""
 
     def note(self, native: Any, verdict: Verdict) -> None:
         """A settlement went out."""
@@ -72,17 +75,27 @@ class Settling:
         """Perform a verdict; whether it went out."""
         if self.verdicts[index] is not None:  # the user did, while we were on the way
             return False
+        native = self._natives[index]
+        was_open = self._is_open(native)
         began, clock = time_ns(), perf_counter()
         self.is_ours = True
         try:
-            self._adapter.settle(self._natives[index], settlement)
+            self._adapter.settle(native, settlement)
         except Exception as error:  # noqa: BLE001
             self.failed(index, settlement, error, (began, perf_counter() - clock))
+            self.lost = error if was_open and not self._is_open(native) else None
             return False
         finally:
             self.is_ours = False
         self._record(index, settlement, (began, perf_counter() - clock))
         return True
+
+    def _is_open(self, native: Any) -> bool:
+        try:
+            return self._adapter.is_open(native)
+        except Exception:  # noqa: BLE001
+            faults.report("looking whether a channel is open")
+            return False
 
     async def send_async(self, index: int, settlement: Settlement) -> bool:
         """`send` for clients whose settlement is awaited."""

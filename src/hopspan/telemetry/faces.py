@@ -48,23 +48,23 @@ class Face:
     Thread-safe: a race at worst builds the same instrumenter twice.
     """
 
-    __slots__ = ("_base", "_made", "settings")
+    __slots__ = ("_made", "settings")
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         if settings:  # a mistake is known here, not at the first message
             Config.from_environment().override(settings)
         self.settings = dict(settings)
-        self._base: Instrumenter | None = None
-        self._made: Instrumenter | None = None
+        # As one value: a handler may be called on several wrapped channels at the same time.
+        self._made: tuple[Instrumenter, Instrumenter] | None = None
 
     def over(self, base: Instrumenter) -> Instrumenter:
         """The base with this face's settings; made once for each base."""
         if not self.settings:
             return base
-        if self._made is None or self._base is not base:
-            self._made = base.with_settings(self.settings)
-            self._base = base
-        return self._made
+        made = self._made
+        if made is None or made[0] is not base:
+            made = self._made = (base, base.with_settings(self.settings))
+        return made[1]
 
 
 NO_SETTINGS = Face({})

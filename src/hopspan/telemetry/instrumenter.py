@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -15,6 +14,7 @@ from hopspan.conventions import Action, plan
 from hopspan.model import Delivery, Endpoint, OperationType, Verdict
 from hopspan.propagation import Codec, carries_context, extract_from, inject_into
 from hopspan.telemetry.exceptions import Exceptions
+from hopspan.telemetry.links import batch, links_to_senders, links_to_spans
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.spans import Operation, RememberingSpan, silent
 from hopspan.telemetry.suppression import is_suppressed
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
     from hopspan.config import Config
     from hopspan.model import Outcome, Outgoing, Settlement
-
-
-def _link_limit() -> int:
-    """The SDK keeps the newest links and pays for all; so we give it no more than it keeps."""
-    text = os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "")
-    return int(text) if text.isdigit() else 128
 
 
 class Switch:
@@ -71,14 +65,14 @@ class Instrumenter:
         ambient = get_current()
         endpoint, headers = outgoing.endpoint, outgoing.headers
         kept = self.config.keep_context and carries_context(codec, headers)
-        links = _links([extract_from(codec, headers, Context())]) if kept else ()
+        kept_links = links_to_senders([headers], codec) if kept else ()
         operation = self._start(
             action,
             endpoint,
             ambient,
             ambient,
             names.message_attributes(outgoing.message),
-            links=links,
+            links=kept_links,
             kind=SpanKind.CLIENT if kept else None,
         )
         if kept or operation.plan is None:
@@ -99,15 +93,18 @@ class Instrumenter:
         Child of what is current, linked to every message, never parented by one.
         """
         ambient = get_current()
-        sources = [extract_from(codec, delivery.headers, Context()) for delivery in deliveries]
-        attributes = names.message_attributes(deliveries[0].message) if len(deliveries) == 1 else {}
+        attributes, sources = batch(deliveries, codec)
+        if len(deliveries) == 1:
+            attributes = names.message_attributes(deliveries[0].message)
+        elif not deliveries:
+            attributes = {}
         return self._start(
             names.RECEIVE,
             endpoint,
             ambient,
             ambient,
             attributes,
-            links=_links(sources),
+            links=sources,
             start_time=start_time,
         )
 
@@ -146,36 +143,32 @@ class Instrumenter:
         carried = base if correlation == "none" else extract_from(codec, delivery.headers, base)
         ambient_span = trace.get_current_span(base)
         remote = trace.get_current_span(carried)
-        links: Sequence[Link] = ()
+        sender: Sequence[Link] = ()
         parent = carried
         if remote is not ambient_span:
-            links = (Link(remote.get_span_context()),)
+            sender = (Link(remote.get_span_context()),)
             if correlation == "auto" and ambient_span.get_span_context().is_valid:
                 parent = trace.set_span_in_context(ambient_span, carried)
         if correlation == "link":
             parent = trace.set_span_in_context(INVALID_SPAN, carried)
         return self._start(
-            names.PROCESS, delivery.endpoint, parent, carried, attributes, links=links
+            names.PROCESS, delivery.endpoint, parent, carried, attributes, links=sender
         )
 
     def _start_batch(
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context
     ) -> Operation:
         """One span, a link a message, never a parent from one (messaging spans, *Batches*)."""
-        attributes: dict[str, Any] = {names.BATCH_MESSAGE_COUNT: len(deliveries)}
-        links: Sequence[Link] = ()
-        if self.config.correlation != "none":
-            newest = deliveries[-_link_limit() :]
-            links = _links([extract_from(codec, each.headers, Context()) for each in newest])
-            if len(newest) < len(deliveries):
-                attributes[names.LINKS_OMITTED] = len(deliveries) - len(newest)
+        attributes, sources = batch(deliveries, codec)
+        if self.config.correlation == "none":
+            attributes, sources = {names.BATCH_MESSAGE_COUNT: len(deliveries)}, ()
         endpoint = _common_endpoint(deliveries)
         parent = (
             trace.set_span_in_context(INVALID_SPAN, base)
             if self.config.correlation == "link"
             else base
         )
-        return self._start(names.PROCESS, endpoint, parent, base, attributes, links=links)
+        return self._start(names.PROCESS, endpoint, parent, base, attributes, links=sources)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -212,11 +205,16 @@ class Instrumenter:
             attributes.update(names.message_attributes(deliveries[0].message))
         else:
             attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
-        links = tuple(Link(span) for span in of[: _link_limit()] if span.is_valid)
         action = Action(name, OperationType.SETTLE)
         endpoint = _common_endpoint(deliveries)
         operation = self._start(
-            action, endpoint, context, context, attributes, links=links, start_time=timing[0]
+            action,
+            endpoint,
+            context,
+            context,
+            attributes,
+            links=links_to_spans(of),
+            start_time=timing[0],
         )
         operation.announce(None)
         operation.end(outcome, seconds=timing[1])
@@ -274,8 +272,3 @@ def _common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:
     if all(delivery.endpoint == first for delivery in deliveries):
         return first
     return first._replace(destination="", template=None, anonymous=False, temporary=False)
-
-
-def _links(contexts: Sequence[Context]) -> tuple[Link, ...]:
-    spans = [trace.get_current_span(context).get_span_context() for context in contexts]
-    return tuple(Link(span) for span in spans if span.is_valid)

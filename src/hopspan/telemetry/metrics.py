@@ -1,10 +1,8 @@
 """The four metrics of the messaging conventions.
 
 Durations are histograms, recorded once an operation. Counts are kept in cells of our own behind
-observable
-counters: adding to a cell costs a fraction of a synchronous record, and what is exported is the
-    same
-monotonic sum. Cells are bounded: once full, new combinations are counted in one overflow cell, so
+observable counters: adding to a cell costs a fraction of a synchronous record, and what is exported
+is the same monotonic sum. Cells are bounded: once full, new combinations are counted in one overflow cell, so
 that no exported sum ever falls.
 """
 
@@ -15,7 +13,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import Observation, get_meter
+from opentelemetry.metrics import Observation, get_meter, get_meter_provider
 
 from hopspan import conventions as names
 from hopspan.version import VERSION
@@ -64,6 +62,8 @@ _every_cells: weakref.WeakSet[Cells] = weakref.WeakSet()
 
 
 def _unlock_in_child() -> None:
+    global _making  # noqa: PLW0603 - held by a thread that this process does not have
+    _making = threading.Lock()
     for cells in list(_every_cells):
         cells.unlock()
 
@@ -111,11 +111,15 @@ _making = threading.Lock()
 
 
 def instruments_of(provider: MeterProvider | None) -> Instruments:
-    """The instruments of a provider, made once: two sets on one meter would report twice."""
+    """The instruments of a provider, made once: of two sets on one meter, one would not count.
+
+    The global provider is the same one, whether it is given by name or not at all.
+    """
     with _making:
-        if provider is None:
+        shared = get_meter_provider()
+        if provider is None or provider is shared:
             if not _global_instruments:
-                _global_instruments.append(Instruments(None))
+                _global_instruments.append(_instruments.get(shared) or Instruments(None))
             return _global_instruments[0]
         if provider not in _instruments:
             _instruments[provider] = Instruments(provider)

@@ -25,8 +25,8 @@ class CapturedSpan:
 
     ::
 
-        spans.one("process
-        orders").is_child_of(publish).failed_with("ValueError").was_settled("requeue")
+        handled = spans.one("process orders").is_child_of(publish)
+        handled.failed_with("ValueError").was_settled("requeue")
 
     Raises:
         AssertionError: from every check that does not hold; it says what was found instead.

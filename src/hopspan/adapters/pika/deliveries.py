@@ -55,11 +55,13 @@ def delivery(native: Received) -> Delivery:
     state = state_of(native.channel)
     headers = properties.headers if isinstance(properties.headers, dict) else None
     attributes = {_amqp.DELIVERY_TAG: int(method.delivery_tag), **_amqp.death(headers)}
-    if method.routing_key:
-        attributes[_amqp.ROUTING_KEY] = method.routing_key
+    exchange, routing_key = _amqp.text(method.exchange), _amqp.text(method.routing_key)
+    if routing_key:
+        attributes[_amqp.ROUTING_KEY] = routing_key
+    message_id, conversation_id = properties.message_id, properties.correlation_id
     return Delivery(
-        _amqp.consumed_from(method.exchange, method.routing_key, native.queue, state.server),
-        MessageInfo(properties.message_id, properties.correlation_id, attributes),
+        _amqp.consumed_from(exchange, routing_key, native.queue, state.server),
+        MessageInfo(_amqp.text(message_id), _amqp.text(conversation_id), attributes),
         headers,
         native,
         bool(method.redelivered),

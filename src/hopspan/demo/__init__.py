@@ -1,0 +1,169 @@
+"""`hopspan demo`: runs the services of examples/orders as processes, and shows their traces.
+
+Layers, each importing only those before it: `spans`, `traces`, `terminal`, `otlp`; `tree`,
+`broker`; `services`; this. `launch` runs in the services' processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hopspan
+from hopspan.demo import otlp
+from hopspan.demo.broker import DemoError, connected
+from hopspan.demo.services import Ended, Services
+from hopspan.demo.spans import Exported, FinishedSpan
+from hopspan.demo.traces import DEAD_LETTERED, WORDS, traces
+from hopspan.demo.tree import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from hopspan.demo.broker import Broker
+    from hopspan.demo.services import Heard
+    from hopspan.demo.terminal import Terminal
+    from hopspan.demo.traces import Trace
+
+__all__ = ["DemoError", "run"]
+
+CONSUMERS = ("fulfilment", "dead-letters")
+PRODUCER = "order-service"
+SECONDS = 10.0
+"""From the first process that starts to the last that ends. Usually it takes two."""
+
+
+def run(url: str, say: Callable[[str], None], terminal: Terminal) -> None:
+    """Run the demo on the broker at `url`, and say line by line what happens.
+
+    Whatever happens, no process and no queue is left.
+
+    Raises:
+        DemoError: it could not be run; the text says why and what to do.
+    """
+    with connected(url) as broker:
+        environ = {"AMQP_URL": url, "ORDERS_PREFIX": broker.prefix}
+        with Services(examples(), environ, SECONDS) as services:
+            scene = Scene(services, say, terminal)
+            say(f"Three processes and RabbitMQ at {broker.shown}:\n")
+            scene.play(broker)
+    for line in report(scene.spans, scene.exported, terminal):
+        say(line)
+
+
+def examples() -> Path:
+    """The example's folder: in an installed package, or where readers look for it in a checkout.
+
+    Raises:
+        DemoError: it is in neither place.
+    """
+    package = Path(hopspan.__file__).resolve().parent
+    for folder in (package / "examples" / "orders", package.parents[1] / "examples" / "orders"):
+        if folder.is_dir():
+            return folder
+    raise DemoError(
+        "the example's files are missing; install hopspan again, or run it from a whole checkout"
+    )
+
+
+class Scene:
+    """One run: what was said and recorded by now."""
+
+    def __init__(self, services: Services, say: Callable[[str], None], terminal: Terminal) -> None:
+        self._services = services
+        self._say = say
+        self._terminal = terminal
+        self._ended: set[str] = set()
+        self.spans: list[FinishedSpan] = []
+        self.exported = Exported()
+
+    def play(self, broker: Broker) -> None:
+        """Start the services, wait until every order is done, and let them end."""
+        ready: set[str] = set()
+        for name in CONSUMERS:
+            self._services.start(name)
+        # A consumer's first line says that it consumes, so no order finds a queue without one.
+        while not ready.issuperset(CONSUMERS):
+            heard = self._next(f"{' and '.join(CONSUMERS)} were ready")
+            if isinstance(heard.what, str):
+                ready.add(heard.service)
+        self._services.start(PRODUCER)
+        while PRODUCER not in self._ended or not all(trace.is_over for trace in traces(self.spans)):
+            self._next("every order was acked or dead-lettered")
+        # The queues go first: their consumers are told, return, and export their last spans.
+        broker.clear()
+        while not self._ended.issuperset(CONSUMERS):
+            self._next("the services had ended")
+
+    def _next(self, until: str) -> Heard:
+        heard = self._services.hear(until)
+        if isinstance(heard.what, str):
+            self._say(self._line(heard.service, heard.what))
+        elif isinstance(heard.what, FinishedSpan):
+            self.spans.append(heard.what)
+        elif isinstance(heard.what, Exported):
+            sent, lost = heard.what
+            self.exported = Exported(self.exported.sent + sent, self.exported.lost + lost)
+        elif isinstance(heard.what, Ended):
+            self._ended.add(heard.service)
+        return heard
+
+    def _line(self, service: str, text: str) -> str:
+        return f"  {self._terminal.paint(service.ljust(len(PRODUCER)), 'dim')}  {text}"
+
+
+def report(spans: Sequence[FinishedSpan], exported: Exported, terminal: Terminal) -> Iterator[str]:
+    """What happened in words, the traces as trees, the sums, and where to see more."""
+    found = traces(spans)
+    yield ""
+    yield from terminal.wrap(INTRODUCTION)
+    yield from draw(found, terminal)
+    yield ""
+    yield terminal.paint(summary(found), "bold")
+    yield from (terminal.paint(line, "dim") for line in terminal.wrap(LEGEND))
+    yield ""
+    yield from elsewhere(exported)
+
+
+INTRODUCTION = """
+Each order is one trace, in whichever process the work was done: trace and tenant (as baggage)
+travelled in the message's headers, which RabbitMQ keeps when it requeues or dead-letters a message.
+No service acks by itself: hopspan acked a message when its handler returned; when it raised,
+hopspan requeued the message once, and then rejected it.
+"""
+LEGEND = """
+acked: done. requeued: back in the queue, for one more attempt. rejected: given up by the policy,
+and dead-lettered: moved by RabbitMQ to the dead-letter queue.
+"""
+TRACING_UI = """\
+To see them in a tracing UI, start one, for example Jaeger, and run the demo again:
+  docker run --rm -p 16686:16686 -p 4318:4318 jaegertracing/jaeger:2.5.0
+  export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
+  and look at http://localhost:16686"""
+
+
+def summary(found: Sequence[Trace]) -> str:
+    """The sums in one line."""
+    paths = [trace.path for trace in found if trace.path]
+    acked, requeued, dead = (
+        sum(word in path for path in paths)
+        for word in (WORDS["ack"], WORDS["requeue"], DEAD_LETTERED)
+    )
+    return (
+        f"{len(paths)} orders: {acked} acked, {dead} dead-lettered; {requeued} requeued on the way."
+    )
+
+
+def elsewhere(exported: Exported) -> Iterator[str]:
+    """Where else the traces are to be seen, or could be."""
+    endpoint = otlp.shown()
+    if endpoint is None:
+        yield from TRACING_UI.splitlines()
+    elif not otlp.is_installed():
+        missing = f"the exporter for {otlp.protocol()} is not installed"
+        yield f"Not exported to {endpoint}: {missing}. pip install 'hopspan[demo]'"
+    elif exported.lost:
+        lost = f"{exported.lost} of {sum(exported)} spans"
+        yield f"Not exported to {endpoint}: {lost}. Does it take OTLP there?"
+    else:
+        yield f"Exported to {endpoint}: {exported.sent} spans."

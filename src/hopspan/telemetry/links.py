@@ -1,0 +1,53 @@
+"""Links from an operation to its messages: one a message, and no more than the SDK keeps."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, get_current_span
+
+from hopspan import conventions as names
+from hopspan.propagation import Codec, extract_from
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.trace import SpanContext
+
+    from hopspan.model import Delivery
+
+Links = tuple[Link, ...]
+
+_SDK_DEFAULT = 128
+
+
+def most() -> int:
+    """How many the SDK keeps: the newest; it pays for the others all the same."""
+    text = os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "")
+    return int(text) if text.isdecimal() else _SDK_DEFAULT
+
+
+def links_to_senders(headers: Sequence[Any], codec: Codec) -> Links:
+    """Links to what sent the messages with these headers, where they say so."""
+    contexts = [extract_from(codec, each, Context()) for each in headers]
+    return links_to_spans([get_current_span(context).get_span_context() for context in contexts])
+
+
+def links_to_spans(spans: Sequence[SpanContext]) -> Links:
+    """Links to the newest of these spans."""
+    return tuple(Link(span) for span in _newest(spans) if span.is_valid)
+
+
+def batch(deliveries: Sequence[Delivery], codec: Codec) -> tuple[dict[str, Any], Links]:
+    """What a span about several messages says of them, and its links to them."""
+    attributes: dict[str, Any] = {names.BATCH_MESSAGE_COUNT: len(deliveries)}
+    newest = _newest(deliveries)
+    if len(newest) < len(deliveries):
+        attributes[names.LINKS_OMITTED] = len(deliveries) - len(newest)
+    return attributes, links_to_senders([each.headers for each in newest], codec)
+
+
+def _newest(many: Sequence[Any]) -> Sequence[Any]:
+    return many[max(0, len(many) - most()) :]
