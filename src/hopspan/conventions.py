@@ -119,10 +119,10 @@ class Plan:
     )  # fmt: skip
 
     def __init__(self, action: Action, endpoint: Endpoint) -> None:
-        self.action = action
-        self.endpoint = endpoint
-        self.kind = _KINDS[action.type]
-        self.name = _span_name(action, endpoint)
+        self.action: Action = action
+        self.endpoint: Endpoint = endpoint
+        self.kind: SpanKind = _KINDS[action.type]
+        self.name: str = _span_name(action, endpoint)
         self.attributes: dict[str, Any] = _base_attributes(action, endpoint)
         self.counts: MetricAttributes = _metric_attributes(action, endpoint)
         self.durations: MetricAttributes = self.counts
@@ -131,8 +131,10 @@ class Plan:
         self.exception_event = f"messaging.{action.type.value}.exception"
 
 
-plan = lru_cache(maxsize=1024)(Plan)
-"""The plan of an action on an endpoint. Bounded: reply queues and per-user keys are endless."""
+@lru_cache(maxsize=1024)
+def plan(action: Action, endpoint: Endpoint) -> Plan:
+    """The plan of an action on an endpoint. Bounded: reply queues and per-user keys are endless."""
+    return Plan(action, endpoint)
 
 
 def _low_cardinality_destination(endpoint: Endpoint) -> str | None:

@@ -8,7 +8,7 @@ import traceback
 
 __all__ = ["logger", "once", "report"]
 
-logger = logging.getLogger("hopspan")
+logger: logging.Logger = logging.getLogger("hopspan")
 
 _MOST_PLACES = 1024
 _seen: set[tuple[object, ...]] = set()

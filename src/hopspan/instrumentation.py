@@ -49,14 +49,19 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
     chosen = clients or tuple(name for name in ADAPTERS if _is_installed(name))
     config = Config.from_environment().override(settings)
     for name in chosen:
+        _check(name)
+    for name in chosen:
         _instrument(name, config, dict(settings))
 
 
-def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
+def _check(name: str) -> None:
     if name not in ADAPTERS:
         raise ConfigurationError(f"unknown client {name!r}; hopspan knows {', '.join(ADAPTERS)}")
     if not _is_installed(name):
         raise ConfigurationError(f"{name} is not installed: pip install 'hopspan[{name}]'")
+
+
+def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
     with _lock:
         if name in _woven:
             if settings and settings != _woven[name][2]:

@@ -105,8 +105,9 @@ class _Plain(Setter[dict[str, str]]):
 
 
 _LONGEST = 8192
-"""W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long `tracestate`
-in quadratic time: one that fills an AMQP frame would hold up a consumer for many seconds."""
+"""W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long
+`tracestate` in quadratic time: one that fills an AMQP frame would hold up a consumer for many
+seconds."""
 _GETTER = _Folded()
 _SETTER = _Plain()
 

@@ -47,10 +47,10 @@ class Policy:
         verdicts: Iterable[Verdict] = ALL_VERDICTS,
         target: Any = None,
     ) -> None:
-        self.name = name
-        self.verdicts = frozenset(verdicts)
-        self.settles = bool(self.verdicts - {Verdict.LEAVE})
-        self.target = target
+        self.name: str = name
+        self.verdicts: frozenset[Verdict] = frozenset(verdicts)
+        self.settles: bool = bool(self.verdicts - {Verdict.LEAVE})
+        self.target: Any = target
         self._decide = decide
 
     def decide(self, outcome: Outcome, delivery: Delivery) -> Settlement:
@@ -106,18 +106,22 @@ def _because(verdict: Verdict, outcome: Outcome, why: str = "failed") -> Settlem
     return Settlement(verdict, f"{why}: {outcome.error_type}" if outcome.error_type else why)
 
 
+def _always(settlement: Settlement) -> Decision:
+    return lambda outcome, delivery: settlement  # noqa: ARG005
+
+
 def _reject_on_error(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
     return _because(Verdict.REJECT, outcome) if outcome.failed else _ACKED
 
 
-manual = Policy("manual", lambda outcome, delivery: _LEFT, {Verdict.LEAVE})  # noqa: ARG005
+manual: Policy = Policy("manual", _always(_LEFT), {Verdict.LEAVE})
 """hopspan settles nothing: the handler does, as without hopspan. The default on every face."""
 
-ack_always = Policy("ack_always", lambda outcome, delivery: _ACKED, {Verdict.ACK})  # noqa: ARG005
+ack_always: Policy = Policy("ack_always", _always(_ACKED), {Verdict.ACK})
 """Ack whatever happened. For messages that are not worth a second try. (A cancelled handler's
 message is requeued all the same: it was not handled.)"""
 
-reject_on_error = Policy("reject_on_error", _reject_on_error, {Verdict.ACK, Verdict.REJECT})
+reject_on_error: Policy = Policy("reject_on_error", _reject_on_error, {Verdict.ACK, Verdict.REJECT})
 """Ack on success, reject on failure: dead-lettered where the queue has a dead-letter exchange,
 dropped where it has none."""
 
@@ -171,7 +175,7 @@ def requeue_times(times: int) -> Policy:
 
 
 _once = requeue_times(1)
-requeue_once = Policy("requeue_once", _once.decide, _once.verdicts)
+requeue_once: Policy = Policy("requeue_once", _once.decide, _once.verdicts)
 """Ack on success; on failure requeue the first time, reject the second.
 
 On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it

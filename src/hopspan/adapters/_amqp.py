@@ -9,17 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.model import (
-    Endpoint,
-    OperationType,
-    Verdict,
-)
-
-if TYPE_CHECKING:
-    pass
+from hopspan.model import Endpoint, OperationType, Verdict
 
 SYSTEM = "rabbitmq"
 PUBLISH = names.Action("publish", OperationType.SEND)

@@ -1,10 +1,10 @@
-"""The settlement ledger of the AMQP clients: who has settled what on a channel, whatever way it took."""
+"""The settlement ledger of the AMQP clients: who has settled what on a channel, in any way."""
 
 from __future__ import annotations
 
 import threading
 from time import perf_counter, time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -32,8 +32,9 @@ class Left(NamedTuple):
     instrumenter: Instrumenter
 
 
-Entry = Union[tuple["Processing", Any], Left]
-"""A delivery that is being handled, or one that was."""
+if TYPE_CHECKING:
+    Entry = tuple[Processing, Any] | Left
+    """A delivery that is being handled, or one that was."""
 
 
 class Ledger:
@@ -92,7 +93,7 @@ class Ledger:
                 self._settled[tag] = verdict
                 _bound(self._settled, self.MOST)
             return [
-                self._open.pop(each, None) or self._left.pop(each)
+                self._open.pop(each) if each in self._open else self._left.pop(each)
                 for each in self._tags(tag, multiple=multiple)
             ]
 
@@ -135,8 +136,8 @@ def recording(
         original: The bound method.
         ledger: The channel's ledger.
         name: The method's name on settle spans.
-        read: From the call's arguments to `(delivery tag, multiple, verdict)`; None for a call that settles
-            nothing.
+        read: From the call's arguments to `(delivery tag, multiple, verdict)`; None for a call that
+            settles nothing.
         error_type: The client's word for an error.
     """
 

@@ -75,7 +75,7 @@ class Scene:
         self._terminal = terminal
         self._ended: set[str] = set()
         self.spans: list[FinishedSpan] = []
-        self.exported = Exported()
+        self.exported: Exported = Exported()
 
     def play(self, broker: Broker) -> None:
         """Start the services, wait until every order is done, and let them end."""

@@ -42,7 +42,7 @@ class Broker:
         self._connection = connection
         self.shown = shown
         """Where it is, for people."""
-        self.prefix = self._claim()
+        self.prefix: str = self._claim()
         """What this run's names begin with."""
 
     def clear(self) -> None:

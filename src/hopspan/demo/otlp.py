@@ -29,7 +29,7 @@ class CountingExporter(SpanExporter):
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self.count = Exported()
+        self.count: Exported = Exported()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export and count."""

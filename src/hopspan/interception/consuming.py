@@ -134,7 +134,10 @@ def iterates(
                 return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
 
             loop = Loop(source, start)
-            keep(self, loop)
+            try:
+                keep(self, loop)
+            except Exception:  # noqa: BLE001
+                faults.report("keeping a loop")
             return loop
 
         return iterate

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
 from hopspan.interception.points import inside
+from hopspan.model import SUCCESS
 from hopspan.processing import failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.conventions import Action
-    from hopspan.model import Outgoing
+    from hopspan.model import Outcome, Outgoing
     from hopspan.telemetry import Binding, Operation
 
 
@@ -41,12 +42,12 @@ def sends(
             try:
                 result = original(self, *changed[0], **changed[1])
             except BaseException as error:
-                operation.end(failure(binding.adapter, error))
+                _end(operation, failure(binding.adapter, error))
                 raise
             finally:
                 inside.reset(token)
             if completes is None or not _completes(completes, self, operation, result):
-                operation.end()
+                _end(operation, SUCCESS)
             return result
 
         return send
@@ -77,9 +78,16 @@ def _start_send(
         if operation is not None or not isinstance(error, TypeError):
             faults.report(f"starting to {action.name}")
         if operation is not None:
-            operation.end()
+            _end(operation, SUCCESS)
         return None, None
     return operation, changed
+
+
+def _end(operation: Operation, outcome: Outcome) -> None:
+    try:
+        operation.end(outcome)
+    except Exception:  # noqa: BLE001 - what became of the message is the client's to tell
+        faults.report("ending a publish")
 
 
 def _completes(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
 from hopspan.model import UnknownMessageError
 from hopspan.processing import adapter_of, refuse, unknown
-from hopspan.telemetry import BOUND, Binding, Instrumenter, instrumenter_for
+from hopspan.telemetry import BOUND, Binding, Face, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Native = TypeVar("Native")
 
 
-def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Native:
+def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     """Intercept the methods of one instance, and return it.
 
     The instance keeps its identity and its class, so that everything the client does with it goes
@@ -32,7 +32,7 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
     """
     known = getattr(instance, "__dict__", {}).get(BOUND)
     if known is not None:
-        known.instrumenter = instrumenter
+        known.face = face
         return instance
     points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
@@ -41,7 +41,7 @@ def bind(instance: Native, adapter: Adapter, instrumenter: Instrumenter) -> Nati
             f"wrap: hopspan cannot wrap a {type(instance).__qualname__}; "
             "give it a channel or a connection"
         )
-    binding = Binding(adapter, instrumenter)
+    binding = Binding(adapter, face=face)
     replaced: dict[str, Any] = {BOUND: binding}
     for point in mine:
         original = getattr(type(instance), point.method, None)
@@ -89,9 +89,9 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
     adapter = adapter_of(type(native))
     if adapter is None:
         raise unknown("wrap", (native,), "give it a channel or a connection of pika")
-    instrumenter = Instrumenter(instrumenter_for(adapter.NAME).config.override(settings))
-    refuse(instrumenter.config.policy, adapter, ())
-    return bind(native, adapter, instrumenter)
+    face = Face(settings)
+    refuse(face.over(instrumenter_for(adapter.NAME)).config.policy, adapter, ())
+    return bind(native, adapter, face)
 
 
 def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
@@ -99,6 +99,6 @@ def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[
 
     @functools.wraps(original)
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return bind(original(self, *args, **kwargs), binding.adapter, binding.instrumenter)
+        return bind(original(self, *args, **kwargs), binding.adapter, binding.face)
 
     return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hopspan import faults
 from hopspan.processing.adapting import adapter_among, unknown
 from hopspan.processing.opening import NOTHING, begin, started
 from hopspan.processing.scope import Attachment
@@ -112,7 +113,11 @@ def process(
     if callable(via) and adapter_among((via,)) is None:
         via = via()
     found = adapter or adapter_among((via, message))
-    natives = found.given(message, via) if found is not None else None
+    try:
+        natives = found.given(message, via) if found is not None else None
+    except Exception:  # noqa: BLE001 - the block is run, and the message stays unsettled
+        faults.report("reading what process was given")
+        return Block(None, (), face)
     empty = isinstance(message, list | tuple) and not message
     if natives is None and not empty:
         raise unknown(

@@ -52,7 +52,7 @@ class Deferred:
     __slots__ = ("__weakref__", "_attached", "processing")
 
     def __init__(self, processing: Processing) -> None:
-        self.processing = processing
+        self.processing: Processing = processing
         self._attached: Attachment | None = None
 
     def __enter__(self) -> Processing:

@@ -16,13 +16,7 @@ from opentelemetry import context as otel
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.model import (
-    SUCCESS,
-    Delivery,
-    Outcome,
-    Settlement,
-    Verdict,
-)
+from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
 from hopspan.processing.concluding import (
     decide,
     outcome_of,
@@ -37,6 +31,7 @@ from hopspan.telemetry.spans import OTHER_ERROR
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from hopspan.processing.adapting import Adapter
@@ -71,23 +66,23 @@ class Processing:
     ) -> None:
         self._adapter = adapter
         self._natives = natives
-        self.instrumenter = instrumenter
+        self.instrumenter: Instrumenter = instrumenter
         self._operation = operation
         self._once = threading.Lock()  # acquired by whoever finishes, and never released
         self._deferred: weakref.ref[Deferred] | None = None
         self._taken = False
         self._failure = SUCCESS
-        self.deliveries = deliveries
+        self.deliveries: Sequence[Delivery] = deliveries
         """The deliveries handled here: one, or those of a batch."""
         self.policy: Policy = instrumenter.config.policy
-        self.reraise = instrumenter.config.reraise
+        self.reraise: bool = instrumenter.config.reraise
         self.outcome: Outcome | None = None
         """How the handling went; None while it goes on."""
-        self.settled = False
+        self.settled: bool = False
         """Whether every delivery has been settled, by the policy or by the user."""
         # Weak, or every message would leave a cycle for the garbage collector.
-        self.context = otel.set_value(CURRENT, weakref.ref(self), operation.context)
-        self.wire = Settling(adapter, natives, deliveries, instrumenter, self.context)
+        self.context: Context = otel.set_value(CURRENT, weakref.ref(self), operation.context)
+        self.wire: Settling = Settling(adapter, natives, deliveries, instrumenter, self.context)
 
     def __bool__(self) -> bool:
         """True; outside a delivery `current()` is a falsy one."""
@@ -290,6 +285,14 @@ class Processing:
         return self._failure if self._failure.failed else self._operation.failed_status()
 
     def _end(self, seconds: float, sent: dict[int, Settlement]) -> None:
+        try:
+            self._conclude_span(seconds, sent)
+        except Exception:  # noqa: BLE001 - the message is settled, as far as it is to be
+            faults.report("ending the handling of a delivery")
+        for native in self._natives:
+            _close(self._adapter, native, self)
+
+    def _conclude_span(self, seconds: float, sent: dict[int, Settlement]) -> None:
         self.settled, common = self.wire.summary(sent)
         outcome = self.outcome or SUCCESS
         attributes: dict[str, Any] = {}
@@ -299,8 +302,6 @@ class Processing:
             attributes[names.CANCELLED] = True
         uncounted = sum(not delivery.counted for delivery in self.deliveries)
         self._operation.end(outcome, attributes, seconds, uncounted)
-        for native in self._natives:
-            _close(self._adapter, native, self)
 
 
 def _close(adapter: Adapter, native: Any, processing: Processing) -> None:

@@ -71,21 +71,41 @@ class _Scope:
         try:
             if processing and not processing.left_by(None):
                 processing.finish_loop()
-            current = get_current()
-            for index, attached in enumerate(self._attached):
-                attached.is_over = True
-                if attached.context is current and attached.detach():
-                    del self._attached[index:]
-                    break
         except Exception:  # noqa: BLE001
             faults.report("ending a turn of a loop")
+        self._detach()
+
+    def _detach(self) -> None:
+        current = get_current()
+        for index, attached in enumerate(self._attached):
+            attached.is_over = True
+            if attached.context is current and attached.detach():
+                del self._attached[index:]
+                break
 
 
-class Loop(Generic[Item]):
-    """An iterator over messages whose loop body is inside each one's process span.
+class _Turns:
+    """What loops have in common. All that the client's own iterator can do is passed on to it."""
 
-    Everything else that the client's own iterator can do is passed on to it.
-    """
+    _scope: _Scope
+
+    def leave(self) -> None:
+        """End the turn of the message at hand."""
+        self._scope.over()
+
+    def __getattr__(self, name: str) -> Any:
+        if "_source" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+            raise AttributeError(name)
+        return getattr(self.__dict__["_source"], name)
+
+    def __del__(self) -> None:
+        scope = self.__dict__.get("_scope")
+        if scope is not None:
+            scope.over()
+
+
+class Loop(_Turns, Generic[Item]):
+    """An iterator over messages whose loop body is inside each one's process span."""
 
     def __init__(self, source: Iterator[Item], start: Callable[[Item], Processing]) -> None:
         self._source = source
@@ -99,12 +119,10 @@ class Loop(Generic[Item]):
     def __next__(self) -> Item:
         self._scope.over()
         item = next(self._source)
-        self._scope.turn(started(self._start, item))
+        scope, start = self._scope, self._start
+        del self  # a traceback that somebody keeps must not keep the loop: that it goes is its end
+        scope.turn(started(start, item))
         return item
-
-    def leave(self) -> None:
-        """End the turn of the message at hand."""
-        self._scope.over()
 
     def close(self) -> None:
         """Leave the loop, and close the client's iterator if it can be closed."""
@@ -113,16 +131,8 @@ class Loop(Generic[Item]):
         if close is not None:
             close()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
 
-    def __del__(self) -> None:
-        scope = self.__dict__.get("_scope")
-        if scope is not None:
-            scope.over()
-
-
-class AsyncLoop(Generic[Item]):
+class AsyncLoop(_Turns, Generic[Item]):
     """`Loop` for `async for`."""
 
     def __init__(self, source: AsyncIterable[Item], start: Callable[[Item], Processing]) -> None:
@@ -137,7 +147,9 @@ class AsyncLoop(Generic[Item]):
     async def __anext__(self) -> Item:
         self._scope.over()
         item = await self._source.__anext__()
-        self._scope.turn(started(self._start, item))
+        scope, start = self._scope, self._start
+        del self  # as above
+        scope.turn(started(start, item))
         return item
 
     async def aclose(self) -> None:
@@ -146,14 +158,6 @@ class AsyncLoop(Generic[Item]):
         close = getattr(self._source, "aclose", None)
         if close is not None:
             await close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def __del__(self) -> None:
-        scope = self.__dict__.get("_scope")
-        if scope is not None:
-            scope.over()
 
 
 def each(

@@ -22,10 +22,10 @@ class Attachment:
     __slots__ = ("_marked", "_token", "context", "is_done", "is_over")
 
     def __init__(self, context: Context) -> None:
-        self.context = context
-        self.is_done = False
+        self.context: Context = context
+        self.is_done: bool = False
         """Whether it has been undone."""
-        self.is_over = False
+        self.is_over: bool = False
         """Set by an owner who cannot undo it yet: whoever uncovers it is to undo it as well."""
         self._marked = _innermost.set(self)
         self._token = attach(context)

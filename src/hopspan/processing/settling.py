@@ -47,7 +47,7 @@ class Settling:
         self._context = context
         self.verdicts: list[Verdict | None] = [None] * len(natives)
         """What went out on the wire for each delivery, whoever sent it."""
-        self.is_ours = False
+        self.is_ours: bool = False
         """Whether what goes out just now is our own."""
         self.lost: Exception | None = None
         """The client's error, where its channel went away while we settled."""

@@ -53,7 +53,7 @@ class Face:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         if settings:  # a mistake is known here, not at the first message
             Config.from_environment().override(settings)
-        self.settings = dict(settings)
+        self.settings: dict[str, Any] = dict(settings)
         # As one value: a handler may be called on several wrapped channels at the same time.
         self._made: tuple[Instrumenter, Instrumenter] | None = None
 
@@ -92,11 +92,21 @@ BOUND = "_hopspan_binding"
 class Binding:
     """What the interceptors of a class or instance act for. Inactive: they call through."""
 
-    __slots__ = ("adapter", "instrumenter")
+    __slots__ = ("_instrumenter", "adapter", "face")
 
-    def __init__(self, adapter: Any, instrumenter: Instrumenter) -> None:
-        self.adapter = adapter
-        self.instrumenter = instrumenter
+    def __init__(
+        self, adapter: Any, instrumenter: Instrumenter | None = None, face: Face = NO_SETTINGS
+    ) -> None:
+        self.adapter: Any = adapter
+        self._instrumenter = instrumenter
+        self.face: Face = face
+
+    @property
+    def instrumenter(self) -> Instrumenter:
+        """A class's own; a wrapped object's settings lie over what holds for the client just now."""
+        if self._instrumenter is not None:
+            return self._instrumenter
+        return self.face.over(instrumenter_for(self.adapter.NAME))
 
     @property
     def active(self) -> bool:

@@ -33,7 +33,7 @@ class Switch:
     __slots__ = ("on",)
 
     def __init__(self) -> None:
-        self.on = True
+        self.on: bool = True
 
 
 class Instrumenter:
@@ -42,13 +42,13 @@ class Instrumenter:
     __slots__ = ("_tracer", "config", "exceptions", "meters", "switch")
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
-        self.config = config
-        self.switch = switch or Switch()
-        self.meters = Meters(config.meter_provider, config.metrics)
+        self.config: Config = config
+        self.switch: Switch = switch or Switch()
+        self.meters: Meters = Meters(config.meter_provider, config.metrics)
         self._tracer = trace.get_tracer(
             "hopspan", VERSION, config.tracer_provider, names.SCHEMA_URL
         )
-        self.exceptions = Exceptions(config)
+        self.exceptions: Exceptions = Exceptions(config)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Instrumenter:
         """An instrumenter with some settings replaced; this one where there are none."""
@@ -86,9 +86,9 @@ class Instrumenter:
     # -- receiving -------------------------------------------------------------------------------
 
     def start_receive(
-        self, endpoint: Endpoint, deliveries: Sequence[Delivery], codec: Codec, start_time: int
+        self, endpoint: Endpoint, deliveries: Sequence[Delivery], codec: Codec, began: int
     ) -> Operation:
-        """A receive operation that began at `start_time` (ns since the epoch) and brought messages.
+        """A receive operation that began at a time (ns since the epoch) and brought messages.
 
         Child of what is current, linked to every message, never parented by one.
         """
@@ -99,13 +99,7 @@ class Instrumenter:
         elif not deliveries:
             attributes = {}
         return self._start(
-            names.RECEIVE,
-            endpoint,
-            ambient,
-            ambient,
-            attributes,
-            links=sources,
-            start_time=start_time,
+            names.RECEIVE, endpoint, ambient, ambient, attributes, links=sources, start_time=began
         )
 
     # -- processing ------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 Durations are histograms, recorded once an operation. Counts are kept in cells of our own behind
 observable counters: adding to a cell costs a fraction of a synchronous record, and what is exported
-is the same monotonic sum. Cells are bounded: once full, new combinations are counted in one overflow cell, so
-that no exported sum ever falls.
+is the same monotonic sum. Cells are bounded: once full, new combinations are counted in one
+overflow cell, so that no exported sum ever falls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opentelemetry.context import Context
-    from opentelemetry.metrics import CallbackOptions, MeterProvider
+    from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider
 
     from hopspan.conventions import MetricAttributes, Plan
 
@@ -77,20 +77,20 @@ class Instruments:
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = get_meter("hopspan", VERSION, provider, names.SCHEMA_URL)
-        self.operation_duration = meter.create_histogram(
+        self.operation_duration: Histogram = meter.create_histogram(
             names.OPERATION_DURATION,
             unit="s",
             description="Duration of a messaging operation that this client started",
             explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
         )
-        self.process_duration = meter.create_histogram(
+        self.process_duration: Histogram = meter.create_histogram(
             names.PROCESS_DURATION,
             unit="s",
             description="Duration of processing a message",
             explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
         )
-        self.sent = Cells()
-        self.consumed = Cells()
+        self.sent: Cells = Cells()
+        self.consumed: Cells = Cells()
         meter.create_observable_counter(
             names.SENT_MESSAGES,
             [self.sent.observe],

@@ -50,7 +50,7 @@ class RememberingSpan(Span):
 
     def __init__(self, context: SpanContext) -> None:
         self._context = context
-        self.status = Status()
+        self.status: Status = Status()
         self.attributes: dict[str, Any] = {}
 
     def get_span_context(self) -> SpanContext:
@@ -117,11 +117,11 @@ class Operation:
         self._native: Any = None
         self._started = perf_counter()
         self._ended = False
-        self.plan = plan
+        self.plan: Plan | None = plan
         """What every operation like this has in common."""
-        self.span = span
+        self.span: Span = span
         """The running span; one that only remembers its status where nothing is recorded."""
-        self.context = context
+        self.context: Context = context
         """The OpenTelemetry context in which this operation's span is current."""
 
     @property
@@ -177,11 +177,14 @@ class Operation:
         seconds = self.elapsed() if seconds is None else seconds
         try:
             _measure(instrumenter, plan, outcome, seconds, messages, context=self.context)
+        except Exception:  # noqa: BLE001 - telemetry never harms the message
+            faults.report("measuring an operation")
+        try:
             if attributes:
                 self.span.set_attributes(attributes)
             if outcome.failed:
                 self._record(outcome)
-        except Exception:  # noqa: BLE001 - telemetry never harms the message
+        except Exception:  # noqa: BLE001 - nor the metrics the span
             faults.report("recording how an operation ended")
         instrumenter.call_hook("on_end", self, self._native)
         try:

@@ -59,7 +59,7 @@ class Message:
         id: str | None = None,  # noqa: A002 - the conventions' word
     ) -> None:
         self.body = body
-        self.headers = dict(headers or {})
+        self.headers: dict[str, Any] = dict(headers or {})
         self.queue = queue
         self.attempt = attempt
         self.auto_ack = auto_ack

@@ -61,8 +61,10 @@ class State:
     __slots__ = ("confirms", "fetched", "ledger", "loop", "server", "thread")
 
     def __init__(self, channel: Any) -> None:
-        self.ledger = _amqp_ledger.Ledger(partial(newest_tag, weakref.ref(channel)))
-        self.server = _server(channel)
+        self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger(
+            partial(newest_tag, weakref.ref(channel))
+        )
+        self.server: _amqp.Server = _server(channel)
         self.thread: int | None = None
         """The thread that the client does its I/O in, once we have seen it there."""
         self.fetched: dict[int, Fetched] = {}
@@ -77,7 +79,7 @@ def inner(channel: Any) -> Any:
 
 
 def state_of(channel: Any) -> State:
-    """The channel's state; from the first time on that it is asked for, settlements are recorded."""
+    """The channel's state; settlements are recorded from the first time that it is asked for."""
     impl = inner(channel)
     state: State | None = impl.__dict__.get(_STATE)
     return _made(impl) if state is None else state
@@ -135,7 +137,7 @@ _NEAR = 12
 
 
 def newest_tag(kept: weakref.ref[Any]) -> int:
-    """The highest tag among the messages that a `BlockingChannel` has received and not dispatched."""
+    """The highest tag of what a `BlockingChannel` has received and not dispatched."""
     newest = 0
     for callback in getattr(kept(), "_consumers", {}).values():
         blocking = getattr(callback, "__self__", None)
@@ -148,9 +150,9 @@ def newest_tag(kept: weakref.ref[Any]) -> int:
 
 
 def notice_thread(state: State) -> None:
-    """Remember the client's thread when we are called from inside the client, which is only there."""
+    """Remember the client's thread when we are called from inside the client: it is this one."""
     if state.thread is None:
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - cheap, and only until it is known
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - only until it is known
         for _ in range(_NEAR):
             if frame is None:
                 return
@@ -160,7 +162,7 @@ def notice_thread(state: State) -> None:
             frame = frame.f_back
 
 
-# Each with the parameters of the method that it reads; what a newer pika adds does not matter to us.
+# Each with the parameters of the method that it reads; what a newer pika adds does not matter here.
 
 
 def _ack(delivery_tag: int = 0, multiple: bool = False, *_rest: Any, **_added: Any) -> Sent:

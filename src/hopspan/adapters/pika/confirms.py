@@ -36,9 +36,9 @@ class Confirms:
         self._pending: dict[int, Operation] = {}
         self._by_span: dict[str, int] = {}
         self._count_publishes(channel)
-        channel.add_callback(self._on_confirm, [Basic.Ack, Basic.Nack], one_shot=False)
-        channel.add_on_return_callback(self._on_return)
-        channel.add_on_close_callback(self._on_close)
+        channel.add_callback(_guarded(self._on_confirm), [Basic.Ack, Basic.Nack], one_shot=False)
+        channel.add_on_return_callback(_guarded(self._on_return))
+        channel.add_on_close_callback(_guarded(self._on_close))
 
     def _count_publishes(self, channel: Any) -> None:
         """The broker counts every publish, also those that are not traced."""
@@ -96,6 +96,18 @@ class Confirms:
         if operation is not None:
             self._by_span.pop(_span_id(operation), None)
             operation.end(outcome)
+
+
+def _guarded(told: Callable[..., None]) -> Callable[..., None]:
+    """A callback of ours that cannot fail in the client's loop."""
+
+    def tell(*args: Any) -> None:
+        try:
+            told(*args)
+        except Exception:  # noqa: BLE001
+            faults.report("reading what became of a publish")
+
+    return tell
 
 
 def _span_id(operation: Operation) -> str:
