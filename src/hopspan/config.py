@@ -168,6 +168,19 @@ def _hook(name: str, value: object) -> Any:
     return value
 
 
+_PROVIDES = {
+    "tracer_provider": "get_tracer",
+    "meter_provider": "get_meter",
+    "logger_provider": "get_logger",
+}
+
+
+def _provider(name: str, value: Any) -> Any:
+    if value is not None and not hasattr(value, _PROVIDES[name]):
+        raise _invalid(name, value, f"a provider, which has {_PROVIDES[name]}, or None")
+    return value
+
+
 def _checked(name: str, value: Any) -> Any:
     """A keyword's value, made into what `Config` holds."""
     if name not in _CHECKS:

@@ -195,6 +195,12 @@ def message_attributes(message: MessageInfo) -> dict[str, Any]:
     return attributes
 
 
+def settled_attributes(message: MessageInfo) -> dict[str, Any]:
+    """What a settle span says about its message: nothing of its destination (RabbitMQ page)."""
+    attributes = message_attributes(message)
+    return {key: value for key, value in attributes.items() if ".destination." not in key}
+
+
 def delivery_attributes(attempt: int | None, redelivered: bool) -> dict[str, Any]:
     """What a process span says about how often its message has been here."""
     attributes: dict[str, Any] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
 from hopspan import faults
@@ -101,14 +103,43 @@ def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
+_GROUP = "opentelemetry_instrumentor"
+_DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+
+
+def _yields_to(client: str, rival: str) -> bool:
+    """Whether the launcher loads another instrumentation of a client too; if so, say it."""
+    disabled = [name.strip() for name in os.environ.get(_DISABLED, "").split(",")]
+    found = next(iter(entry_points(group=_GROUP, name=rival)), None)
+    if found is None or rival in disabled:
+        return False
+    theirs = found.dist.name if found.dist else found.value
+    why = f"{theirs} is installed as well; add {rival} or hopspan_{client} to {_DISABLED}"
+    if Config.from_environment().policy.settles:
+        raise ConfigurationError(
+            f"hopspan leaves {client} alone, and HOPSPAN_POLICY is lost: {why}"
+        )
+    faults.once("hopspan leaves %s alone, or spans would be doubled: %s", client, why)
+    return True
+
+
 class PikaInstrumentor:
     """What `opentelemetry-instrument` looks for under `opentelemetry_instrumentor`."""
 
     _client = "pika"
+    _rival = "pika"
+    """The entry point of the other instrumentation of this client."""
 
     def instrument(self, **options: Any) -> None:
-        """Instrument the client if it is installed, with the launcher's providers."""
-        if _is_installed(self._client):
+        """Instrument the client if it is installed, with the launcher's providers.
+
+        Not beside another instrumentation of it: the launcher loads the two in any order, so that
+        it need not be there yet.
+
+        Raises:
+            ConfigurationError: the policy that the environment sets would be lost by that.
+        """
+        if _is_installed(self._client) and not _yields_to(self._client, self._rival):
             known = ("tracer_provider", "meter_provider", "logger_provider")
             given = {key: options[key] for key in known if options.get(key) is not None}
             instrument(self._client, **cast("Settings", given))

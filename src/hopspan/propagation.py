@@ -44,7 +44,9 @@ class _MappingCodec(Codec):
     """AMQP header tables and their like: `str` values travel as text."""
 
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
-        return headers.items() if isinstance(headers, Mapping) else ()
+        # Whatever has items will do for a client, so it does for us; for anything else this raises,
+        # and the message leaves as it is.
+        return () if headers is None else headers.items()
 
     def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
         kept = {key: value for key, value in self.items(headers) if _folded(key) not in stale}
@@ -71,6 +73,8 @@ PAIRS: Codec = _PairsCodec()
 
 
 def _folded(key: object) -> object:
+    if isinstance(key, bytes):
+        key = key.decode("latin-1")
     return key.lower() if isinstance(key, str) else key
 
 
@@ -148,7 +152,11 @@ def extract_from(codec: Codec, headers: Any, context: Context) -> Context:
     try:
         if not headers:
             return context
-        folded = {key.lower(): value for key, value in codec.items(headers) if isinstance(key, str)}
+        folded = {
+            name: value
+            for key, value in codec.items(headers)
+            if isinstance(name := _folded(key), str)
+        }
         return propagate.get_global_textmap().extract(folded, context, _GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)

@@ -208,9 +208,7 @@ def dead_letter(topic: str, *, producer: Any) -> Policy:
     return Policy(name, decide, {Verdict.ACK, Verdict.REJECT}, target=(topic, producer))
 
 
-def by_exception(
-    verdicts: Mapping[type[BaseException], Verdict | Policy], *, default: PolicyLike
-) -> Policy:
+def by_exception(verdicts: Mapping[Any, Verdict | PolicyLike], *, default: PolicyLike) -> Policy:
     """Choose by what the handler raised; the nearest class in the exception's ancestry decides.
 
     ::

@@ -54,7 +54,7 @@ class Ledger:
     def __init__(self, newest: Callable[[], int] = lambda: 0) -> None:
         """`newest` tells the highest tag that the client holds back for handlers to come."""
         self._newest = newest
-        self._open: dict[int, tuple[Processing, Any]] = {}
+        self._open: dict[int, list[tuple[Processing, Any]]] = {}
         self._left: dict[int, Left] = {}
         self._settled: dict[int, Verdict] = {}
         self._upto: tuple[int, Verdict] = (0, Verdict.ACK)
@@ -63,19 +63,28 @@ class Ledger:
     def open(self, tag: int, native: Any, processing: Processing) -> Verdict | None:
         """Somebody begins to handle a delivery. Returns how it was settled already, if it was."""
         with self._lock:
-            self._left.pop(tag, None)
             settled = self._settled.get(tag)
             if settled is None and tag <= self._upto[0]:
                 settled = self._upto[1]
             if settled is None:
-                self._open[tag] = (processing, native)
+                # One more where it is handled twice at a time: alone and in a batch, say.
+                self._open.setdefault(tag, []).append((processing, native))
             return settled
+
+    def is_known(self, tag: int) -> bool:
+        """Whether a delivery is or was handled, as far as is remembered."""
+        with self._lock:
+            return tag in self._open or tag in self._left or tag in self._settled
 
     def close(self, tag: int, processing: Processing, delivery: Delivery) -> None:
         """The handling is over; a later settlement is linked to it."""
         with self._lock:
-            found = self._open.get(tag)
-            if found is None or found[0] is not processing:
+            handlings = self._open.get(tag, [])
+            others = [each for each in handlings if each[0] is not processing]
+            if len(others) == len(handlings):
+                return
+            if others:
+                self._open[tag] = others
                 return
             del self._open[tag]
             if delivery.settles:
@@ -85,31 +94,35 @@ class Ledger:
                 _bound(self._left, self.MOST)
 
     def settled(self, tag: int, verdict: Verdict, *, multiple: bool) -> list[Entry]:
-        """A settlement went out. Returns the deliveries known here that it settled."""
+        """A settlement went out. Returns the handlings known here that it settled."""
         with self._lock:
             if multiple:
                 self._settled_up_to(tag, verdict)
             else:
                 self._settled[tag] = verdict
                 _bound(self._settled, self.MOST)
-            return [
-                self._open.pop(each) if each in self._open else self._left.pop(each)
-                for each in self._tags(tag, multiple=multiple)
-            ]
+            return self._entries(tag, multiple=multiple, gone=True)
 
     def known(self, tag: int, *, multiple: bool) -> list[Entry]:
-        """The deliveries known here that a settlement would settle."""
+        """The handlings known here that a settlement would settle."""
         with self._lock:
-            return [
-                self._open.get(each) or self._left[each]
-                for each in self._tags(tag, multiple=multiple)
-            ]
+            return self._entries(tag, multiple=multiple)
 
-    def _tags(self, tag: int, *, multiple: bool) -> list[int]:
+    def _entries(self, tag: int, *, multiple: bool, gone: bool = False) -> list[Entry]:
         """Tag 0 with `multiple` means everything (AMQP 0-9-1, *basic.ack*)."""
-        if not multiple:
-            return [tag] if tag in self._open or tag in self._left else []
-        return [each for each in (*self._open, *self._left) if tag == 0 or each <= tag]
+        tags = [tag]
+        if multiple:
+            tags = sorted(each for each in {*self._open, *self._left} if tag == 0 or each <= tag)
+        entries: list[Entry] = []
+        for each in tags:
+            if each in self._open:
+                entries.extend(self._open[each])
+            elif each in self._left:
+                entries.append(self._left[each])
+            if gone:
+                self._open.pop(each, None)
+                self._left.pop(each, None)
+        return entries
 
     def _settled_up_to(self, tag: int, verdict: Verdict) -> None:
         """Also what the client has received, and no handler has seen yet."""

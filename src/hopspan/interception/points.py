@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,12 +49,22 @@ class Point(NamedTuple):
     """Without this point a settlement policy would be lost without a word."""
 
 
+def is_users_mistake(error: Exception, reader: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    """Whether the arguments do not even fit the method: the client is about to say so itself."""
+    if isinstance(error, TypeError):
+        try:
+            inspect.signature(reader).bind(*args, **kwargs)
+        except TypeError:
+            return True
+    return False
+
+
 def read_call(reader: Callable[..., Any], client: Any, args: Any, kwargs: Any) -> Any:
     """What a reader makes of a call; None where the call is to go ahead without us."""
     try:
         return reader(client, *args, **kwargs)
-    except TypeError:  # the user's arguments: the client is about to say so itself
-        return None
-    except Exception:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001
+        if is_users_mistake(error, reader, (client, *args), kwargs):
+            return None
         faults.report(f"reading the arguments of {getattr(reader, '__name__', reader)}")
         return None

@@ -6,9 +6,9 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.interception.points import inside
+from hopspan.interception.points import inside, is_users_mistake
 from hopspan.model import SUCCESS
-from hopspan.processing import failure
+from hopspan.processing import failure, undo_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ def _start_send(
 ) -> tuple[Operation | None, Any]:
     operation = None
     try:
+        undo_leftovers()
         outgoing = reader(*args, **kwargs)
         operation, headers = binding.instrumenter.start_send(
             action, outgoing, binding.adapter.CODEC
@@ -74,8 +75,7 @@ def _start_send(
         changed = (args[1:], kwargs) if same else outgoing.call(headers)
         operation.announce(args[0])
     except Exception as error:  # noqa: BLE001
-        # A TypeError of the reader's signature is the user's: the client is about to say so itself.
-        if operation is not None or not isinstance(error, TypeError):
+        if operation is not None or not is_users_mistake(error, reader, args, kwargs):
             faults.report(f"starting to {action.name}")
         if operation is not None:
             _end(operation, SUCCESS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
 from hopspan.model import UnknownMessageError
-from hopspan.processing import adapter_of, refuse, unknown
+from hopspan.processing import adapter_of, refuse
 from hopspan.telemetry import BOUND, Binding, Face, instrumenter_for
 
 if TYPE_CHECKING:
@@ -32,15 +32,12 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     """
     known = getattr(instance, "__dict__", {}).get(BOUND)
     if known is not None:
-        known.face = face
+        known.face = Face({**known.face.settings, **face.settings})
         return instance
     points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
     if not mine:
-        raise UnknownMessageError(
-            f"wrap: hopspan cannot wrap a {type(instance).__qualname__}; "
-            "give it a channel or a connection"
-        )
+        raise _unwrappable(instance)
     binding = Binding(adapter, face=face)
     replaced: dict[str, Any] = {BOUND: binding}
     for point in mine:
@@ -55,6 +52,14 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
         replaced[point.method] = MethodType(intercepted(point, original, binding), instance)
     instance.__dict__.update(replaced)
     return instance
+
+
+def _unwrappable(instance: Any) -> UnknownMessageError:
+    kind = f"the class {instance.__name__}" if isinstance(instance, type) else repr(type(instance))
+    return UnknownMessageError(
+        f"wrap: {kind} is no channel and no connection of a client that hopspan knows; give it the "
+        "object that connection.channel() returns, or the connection"
+    )
 
 
 def _owns(kind: type, point: Point) -> bool:
@@ -88,7 +93,7 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
     """
     adapter = adapter_of(type(native))
     if adapter is None:
-        raise unknown("wrap", (native,), "give it a channel or a connection of pika")
+        raise _unwrappable(native)
     face = Face(settings)
     refuse(face.over(instrumenter_for(adapter.NAME)).config.policy, adapter, ())
     return bind(native, adapter, face)

@@ -15,6 +15,7 @@ from hopspan.processing.handlers import consumer, face_of, traced
 from hopspan.processing.loops import Loop, each
 from hopspan.processing.opening import NOTHING, begin, current
 from hopspan.processing.refusals import auto_acked, refuse
+from hopspan.processing.scope import undo_leftovers
 
 __all__ = [
     "NOTHING",
@@ -34,6 +35,7 @@ __all__ = [
     "process",
     "refuse",
     "traced",
+    "undo_leftovers",
     "unknown",
     "use_locator",
 ]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
 from hopspan.processing.adapting import adapter_among, unknown
+from hopspan.processing.holding import Hold
 from hopspan.processing.opening import NOTHING, begin, started
-from hopspan.processing.scope import Attachment
 from hopspan.telemetry import face_for
 
 if TYPE_CHECKING:
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 class Block:
     """A `with` block in which one message is handled. Single use; made by `process`."""
 
-    __slots__ = ("_adapter", "_attached", "_face", "_natives", "_processing")
+    __slots__ = ("_adapter", "_face", "_hold", "_natives")
 
     def __init__(self, adapter: Adapter | None, natives: Sequence[Any], face: Face) -> None:
         self._adapter = adapter
         self._natives = natives
         self._face = face
-        self._processing: Processing = NOTHING
-        self._attached: Attachment | None = None
+        self._hold: Hold | None = None
 
     def __enter__(self) -> Processing:
         return self._begin(plain="hopspan.process(...)")
@@ -43,11 +42,11 @@ class Block:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        try:
-            if self._processing and not self._processing.left_by(error):
-                self._processing.finish(error)
-        finally:
-            self._leave()
+        if self._hold is not None:
+            try:
+                self._hold.conclude(error)
+            finally:
+                self._hold.release()
 
     async def __aenter__(self) -> Processing:
         return self._begin()
@@ -58,26 +57,23 @@ class Block:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        try:
-            if self._processing and not self._processing.left_by(error):
-                await self._processing.finish_async(error)
-        finally:
-            self._leave()
+        if self._hold is not None:
+            try:
+                await self._hold.conclude_async(error)
+            finally:
+                self._hold.release()
 
     def _begin(self, plain: str = "") -> Processing:
-        if self._adapter is not None and self._natives:
-            self._processing = started(self._open, plain)
-        if self._processing:
-            self._attached = Attachment(self._processing.context)
-        return self._processing
+        if self._adapter is None or not self._natives:
+            return NOTHING
+        processing = started(self._open, plain)
+        if processing:
+            self._hold = Hold(processing)
+        return processing
 
     def _open(self, plain: str) -> Processing:
         assert self._adapter is not None  # noqa: S101 - for type checkers
         return begin(self._adapter, self._natives, pushed=False, face=self._face, plain=plain)
-
-    def _leave(self) -> None:
-        if self._attached is not None:
-            self._attached.detach()
 
 
 def process(

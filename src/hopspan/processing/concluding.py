@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
@@ -9,6 +10,9 @@ from hopspan.model import Outcome, Settlement, Verdict
 from hopspan.processing.adapting import failure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hopspan.config import Config
     from hopspan.model import Delivery
     from hopspan.processing.adapting import Adapter
     from hopspan.settlement import Policy
@@ -17,11 +21,24 @@ _LEFT = Settlement(Verdict.LEAVE)
 _REQUEUED_ON_CANCEL = Settlement(Verdict.REQUEUE, "cancelled")
 
 
+_CANCELLATIONS = (asyncio.CancelledError, GeneratorExit)
+_OTHER_CANCELLATIONS = frozenset({"Cancelled", "GreenletExit"})
+"""What trio and gevent cancel with; by name, since neither is imported for it."""
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """The interpreter is told to leave, also from within a task group."""
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return isinstance(error, SystemExit | KeyboardInterrupt) or (
+        not isinstance(error, Exception) and any(map(_is_interrupt, inner))
+    )
+
+
 def outcome_of(error: BaseException, adapter: Adapter) -> Outcome:
     """The outcome of a handler that was left by an exception."""
-    if isinstance(error, SystemExit | KeyboardInterrupt):
+    if _is_interrupt(error):
         return Outcome(error=error, interrupted=True)
-    if not isinstance(error, Exception):  # CancelledError, GeneratorExit, GreenletExit
+    if isinstance(error, _CANCELLATIONS) or type(error).__name__ in _OTHER_CANCELLATIONS:
         return Outcome(error=error, cancelled=True)
     if isinstance(error, adapter.CONTROL_FLOW):
         return Outcome(error=error)
@@ -52,6 +69,37 @@ def outcome_of_turn(outcome: Outcome, refused: Verdict | None) -> Outcome:
     if outcome.failed or refused is None:
         return outcome
     return Outcome(failed=True, error_type=refused.value, description=f"{refused.value} by handler")
+
+
+_NOT_TOO_LATE = frozenset({"policy", "reraise"})
+
+
+def warn_of_late_settings(settings: Mapping[str, Any], config: Config) -> None:
+    """Say that a face came too late for some of its settings: the span has started already."""
+    late = sorted(
+        name
+        for name, value in settings.items()
+        if name not in _NOT_TOO_LATE and getattr(config, name) != value
+    )
+    if late:  # `metrics=True` is another spelling of what the configuration holds
+        wanted = config.override(settings)
+        late = [name for name in late if getattr(config, name) != getattr(wanted, name)]
+    if late:
+        faults.once(
+            "%s of a face further in had no effect: the handling had begun with the settings of "
+            "the face further out. Set them there",
+            ", ".join(late),
+        )
+
+
+def warn_of_settled_already(policy: Policy, delivery: Delivery) -> None:
+    """Say that a policy comes too late for a message, and what to do."""
+    faults.once(
+        "%s came too late for a message of %s: it was settled before this handler began. A handler "
+        "that hands its message to a thread or task should take hopspan.current().defer() along",
+        policy,
+        delivery.endpoint.destination,
+    )
 
 
 def warn_of_unsettled_turn(policy: Policy, delivery: Delivery) -> None:

@@ -65,7 +65,8 @@ class Deferred:
         frames: TracebackType | None,
     ) -> None:
         try:
-            self.processing.finish(error)
+            if not self.processing.ownership.passed_on_by(self, error):
+                self.processing.finish(error)
         finally:
             self._leave()
 
@@ -79,7 +80,8 @@ class Deferred:
         frames: TracebackType | None,
     ) -> None:
         try:
-            await self.processing.finish_async(error)
+            if not self.processing.ownership.passed_on_by(self, error):
+                await self.processing.finish_async(error)
         finally:
             self._leave()
 
@@ -93,4 +95,4 @@ class Deferred:
             self._attached.detach()
 
     def __del__(self) -> None:
-        self.processing.abandon()
+        self.processing.abandon(self)

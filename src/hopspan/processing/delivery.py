@@ -24,7 +24,8 @@ from hopspan.processing.concluding import (
     warn_of_unsettled_turn,
 )
 from hopspan.processing.deferral import Deferred, Errand
-from hopspan.processing.refusals import refuse, refuse_plain
+from hopspan.processing.ownership import Ownership
+from hopspan.processing.refusals import refuse_plain
 from hopspan.processing.settling import Settling
 from hopspan.telemetry.spans import OTHER_ERROR
 
@@ -51,9 +52,24 @@ class Processing:
     """
 
     __slots__ = (
-        "__weakref__", "_adapter", "_deferred", "_failure", "_natives", "_once", "_operation",
-        "_taken", "context", "deliveries", "instrumenter", "outcome", "policy", "reraise",
-        "settled", "wire",
+        "__weakref__",
+        "_failure",
+        "_inner_error",
+        "_natives",
+        "_once",
+        "_operation",
+        "adapter",
+        "context",
+        "deliveries",
+        "instrumenter",
+        "outcome",
+        "ownership",
+        "policy",
+        "policy_rank",
+        "reraise",
+        "settled",
+        "settled_by_policy",
+        "wire",
     )  # fmt: skip
 
     def __init__(
@@ -64,14 +80,19 @@ class Processing:
         instrumenter: Instrumenter,
         operation: Operation,
     ) -> None:
-        self._adapter = adapter
+        self.adapter: Adapter = adapter
         self._natives = natives
         self.instrumenter: Instrumenter = instrumenter
         self._operation = operation
         self._once = threading.Lock()  # acquired by whoever finishes, and never released
-        self._deferred: weakref.ref[Deferred] | None = None
-        self._taken = False
+        self.ownership: Ownership = Ownership()
+        """Who concludes."""
         self._failure = SUCCESS
+        self._inner_error: Exception | None = None
+        self.policy_rank: int = 0
+        """Which face the policy is of; see `Face.rank`."""
+        self.settled_by_policy: bool = False
+        """Whether it was hopspan that settled."""
         self.deliveries: Sequence[Delivery] = deliveries
         """The deliveries handled here: one, or those of a batch."""
         self.policy: Policy = instrumenter.config.policy
@@ -114,7 +135,8 @@ class Processing:
         An exception that the handler raises afterwards takes precedence. Calling it after the
         handling is over changes nothing.
         """
-        self._failure = Outcome(failed=True, error_type=type or OTHER_ERROR, description=reason)
+        kind = OTHER_ERROR if type is None else str(type)
+        self._failure = Outcome(failed=True, error_type=kind, description=reason)
 
     def defer(self) -> Deferred:
         """Take over: the handler's return then concludes nothing.
@@ -135,11 +157,7 @@ class Processing:
         deferred operation that is dropped without having been entered is logged, and its message
         left unsettled.
         """
-        deferred = self._deferred() if self._deferred is not None else None
-        if deferred is None:
-            deferred = Deferred(self)
-            self._deferred = weakref.ref(deferred)
-        return deferred
+        return self.ownership.defer(self)
 
     # -- for the faces ---------------------------------------------------------------------------
 
@@ -161,7 +179,7 @@ class Processing:
 
     async def finish_async(self, error: BaseException | None = None) -> None:
         """`finish` for clients whose settlement is awaited."""
-        if not self._adapter.ASYNCHRONOUS:
+        if not self.adapter.ASYNCHRONOUS:
             self.finish(error)
             return
         if not self._once.acquire(blocking=False):
@@ -189,22 +207,29 @@ class Processing:
         """Whether somebody has finished it."""
         return self._once.locked()
 
-    def left_by(self, error: BaseException | None) -> bool:
-        """Whether a handler that returned or raised has left the rest to a deferred operation."""
-        return self._deferred is not None and (error is None or self._taken)
+    def failed_inside(self, error: BaseException | None) -> None:
+        """A face further in was left: a failure counts, also where the handler goes on after it."""
+        if isinstance(error, Exception):
+            self._inner_error = error
 
     def take(self, plain: str) -> None:
-        """A deferred operation was entered: from now on it alone finishes.
+        """A deferred operation is entered.
 
         Raises:
             PolicyError: the block is a plain one, and settling must be awaited.
         """
-        refuse_plain(plain, self.policy, self._adapter)
-        self._taken = True
+        refuse_plain(plain, self.policy, self.adapter)
+        if self.is_over:
+            faults.logger.warning(
+                "deferred work on a message of %s begins after its handling was concluded, because "
+                "the handler raised or the operation was used before; nothing more is settled",
+                self.delivery.endpoint.destination,
+            )
+        self.ownership.take()
 
-    def abandon(self) -> None:
-        """A deferred operation was dropped without having been entered."""
-        if self._taken or not self._once.acquire(blocking=False):
+    def abandon(self, deferred: Deferred) -> None:
+        """A deferred operation is dropped; it may be that nobody has entered it."""
+        if not self.ownership.is_lost_with(deferred) or not self._once.acquire(blocking=False):
             return
         faults.logger.warning(
             "a deferred operation of %s was dropped; its message is left unsettled. Keep what "
@@ -214,38 +239,14 @@ class Processing:
         self.outcome = Outcome(cancelled=True)
         self._end(self._operation.elapsed(), {})
 
-    def swallows(self, error: BaseException) -> bool:
-        """Whether a decorated handler's failure ends here, because its policy has dealt with it."""
-        if self.outcome is None or self.outcome.error is not error:
-            return False
-        dealt_with = self.outcome.failed and self.policy.settles and self.settled
-        if dealt_with and not self.reraise:
-            faults.logger.error(
-                "handler failed; its message was settled by %s", self.policy, exc_info=error
-            )
-            return True
-        return False
-
     def is_for(self, adapter: Adapter, natives: Sequence[Any]) -> bool:
         """Whether this is the handling, still going on, of these very deliveries."""
         return (
-            adapter is self._adapter
+            adapter is self.adapter
             and not self.is_over
             and len(natives) == len(self._natives)
             and all(map(adapter.same, natives, self._natives))
         )
-
-    def adopt(self, settings: dict[str, Any], instrumenter: Instrumenter) -> None:
-        """Let an inner face's explicit settings take precedence.
-
-        Raises:
-            PolicyError: its policy cannot work here.
-        """
-        if "policy" in settings:
-            refuse(instrumenter.config.policy, self._adapter, self.deliveries)
-            self.policy = instrumenter.config.policy
-        if "reraise" in settings:
-            self.reraise = instrumenter.config.reraise
 
     def settle_and_end(self, seconds: float, plan: Plan) -> None:
         """The last step of `finish`, on the client's thread."""
@@ -265,6 +266,9 @@ class Processing:
         except Exception:  # noqa: BLE001 - nothing is sent, so nothing is lost
             faults.report("concluding how the handling went")
             return []
+        except BaseException:  # out of the user's policy: KeyboardInterrupt, say
+            self._end(self._operation.elapsed(), {})
+            raise
 
     def _conclude(self, error: BaseException | None) -> Plan:
         """Fix the outcome; return what is to be sent for which delivery."""
@@ -274,14 +278,15 @@ class Processing:
             zip(self._natives, self.deliveries, strict=True)
         ):
             if delivery.settles and self.wire.verdicts[index] is None:
-                settlement = decide(self.policy, outcome, self._adapter, native, delivery)
+                settlement = decide(self.policy, outcome, self.adapter, native, delivery)
                 if settlement.verdict is not Verdict.LEAVE:
                     plan.append((index, settlement))
         return plan
 
     def _outcome(self, error: BaseException | None) -> Outcome:
+        error = error if error is not None else self._inner_error
         if error is not None:
-            return outcome_of(error, self._adapter)
+            return outcome_of(error, self.adapter)
         return self._failure if self._failure.failed else self._operation.failed_status()
 
     def _end(self, seconds: float, sent: dict[int, Settlement]) -> None:
@@ -290,9 +295,10 @@ class Processing:
         except Exception:  # noqa: BLE001 - the message is settled, as far as it is to be
             faults.report("ending the handling of a delivery")
         for native in self._natives:
-            _close(self._adapter, native, self)
+            _close(self.adapter, native, self)
 
     def _conclude_span(self, seconds: float, sent: dict[int, Settlement]) -> None:
+        self.settled_by_policy = bool(sent)
         self.settled, common = self.wire.summary(sent)
         outcome = self.outcome or SUCCESS
         attributes: dict[str, Any] = {}

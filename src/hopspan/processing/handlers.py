@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from hopspan.model import UnknownMessageError
 from hopspan.processing.adapting import adapter_among, unknown
+from hopspan.processing.holding import Hold
 from hopspan.processing.opening import begin, started
-from hopspan.processing.scope import Attachment
-from hopspan.telemetry import Face
+from hopspan.telemetry import CONSUMER, Face
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     from hopspan.processing.delivery import Processing
 
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
+
+_NEVER_RUN = (
+    "the handler returned a coroutine or a generator, so its body has not run; "
+    "a client that calls plain functions needs a plain function"
+)
 
 FACE = "__hopspan_face__"
 """The attribute by which a subscription recognises a decorated handler."""
@@ -44,26 +51,25 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
         processing = started(start, args)
         if not processing:
             return handler(*args, **kwargs)
-        attached = Attachment(processing.context)
+        hold = Hold(processing)
         try:
             result = handler(*args, **kwargs)
         except BaseException as error:
-            if processing.left_by(error):
-                raise
-            processing.finish(error)
-            if processing.swallows(error):
+            hold.conclude(error)
+            if hold.swallows(error):
                 return None
             raise
         else:
-            if not processing.left_by(None):
-                processing.finish()
-                if processing.wire.lost is not None:
-                    # As if the handler had acked: pika would otherwise go on to hand out what it
-                    # has prefetched, on a channel where nothing can be settled any more.
-                    raise processing.wire.lost
+            if isinstance(result, CoroutineType | GeneratorType):
+                processing.fail(_NEVER_RUN, type="hopspan.never_run")
+            hold.conclude()
+            if processing.wire.lost is not None:
+                # As if the handler had acked: pika would otherwise go on to hand out what it
+                # has prefetched, on a channel where nothing can be settled any more.
+                raise processing.wire.lost
             return result
         finally:
-            attached.detach()
+            hold.release()
 
     return handle
 
@@ -76,22 +82,19 @@ def _traced_async(
         processing = started(start, args)
         if not processing:
             return await handler(*args, **kwargs)
-        attached = Attachment(processing.context)
+        hold = Hold(processing)
         try:
             result = await handler(*args, **kwargs)
         except BaseException as error:
-            if processing.left_by(error):
-                raise
-            await processing.finish_async(error)
-            if processing.swallows(error):
+            await hold.conclude_async(error)
+            if hold.swallows(error):
                 return None
             raise
         else:
-            if not processing.left_by(None):
-                await processing.finish_async()
+            await hold.conclude_async()
             return result
         finally:
-            attached.detach()
+            hold.release()
 
     return handle
 
@@ -144,11 +147,18 @@ def consumer(
 
     Thread and task safety: the decorated handler may be called concurrently.
     """
-    face = Face(settings)
+    face = Face(settings, CONSUMER)
 
-    def decorate(handler: Callable[..., Any]) -> Any:
+    def decorate(handler: Any) -> Any:
+        if isinstance(handler, classmethod | staticmethod):
+            kind = type(handler).__name__
+            raise UnknownMessageError(
+                f"consumer: put @{kind} above @hopspan.consumer, not below it: "
+                f"a {kind} object is no function yet"
+            )
         if not callable(handler):
-            raise unknown("consumer", (handler,), "decorate the handler function")
+            kind = type(handler).__qualname__
+            raise UnknownMessageError(f"consumer: it decorates a handler function, not a {kind}")
         decorated = traced(handler, _opener(handler, face, via, adapter))
         setattr(decorated, FACE, face)
         return decorated

@@ -12,7 +12,7 @@ thread or task than the one that iterates, it makes nothing current there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from opentelemetry.context import get_current
 
@@ -41,11 +41,12 @@ _MOST_ATTACHED = 8
 class _Scope:
     """The message whose turn it is, and what was made current for it."""
 
-    __slots__ = ("__weakref__", "_attached", "_home", "_processing")
+    __slots__ = ("__weakref__", "_attached", "_home", "_is_mine", "_processing")
 
     def __init__(self) -> None:
         self._home = whereabouts()
         self._processing = NOTHING
+        self._is_mine = False
         # More than one only while the user keeps a span of their own open across turns.
         self._attached: list[Attachment] = []
 
@@ -56,6 +57,8 @@ class _Scope:
     def turn(self, processing: Processing) -> None:
         """A message was handed over."""
         self._processing = processing
+        # A handler or a block further out that handles this message concludes it as well.
+        self._is_mine = bool(processing) and not processing.ownership.is_claimed
         if processing and whereabouts() == self._home and not self._is_covered():
             del self._attached[: -(_MOST_ATTACHED - 1)]
             self._attached.append(Attachment(processing.context))
@@ -69,7 +72,7 @@ class _Scope:
         """The turn of the message is over. Idempotent; never raises."""
         processing, self._processing = self._processing, NOTHING
         try:
-            if processing and not processing.left_by(None):
+            if processing and self._is_mine and not processing.ownership.left_by(None):
                 processing.finish_loop()
         except Exception:  # noqa: BLE001
             faults.report("ending a turn of a loop")
@@ -160,6 +163,22 @@ class AsyncLoop(_Turns, Generic[Item]):
             await close()
 
 
+@overload
+def each(
+    messages: AsyncIterable[Item],
+    *,
+    via: Any = None,
+    adapter: Adapter | None = None,
+    **settings: Unpack[Settings],
+) -> AsyncLoop[Item]: ...
+@overload
+def each(
+    messages: Iterable[Item],
+    *,
+    via: Any = None,
+    adapter: Adapter | None = None,
+    **settings: Unpack[Settings],
+) -> Loop[Item]: ...
 def each(
     messages: Any, *, via: Any = None, adapter: Adapter | None = None, **settings: Unpack[Settings]
 ) -> Any:

@@ -10,8 +10,11 @@ from opentelemetry.trace import INVALID_SPAN
 
 from hopspan import faults
 from hopspan.model import SUCCESS, Delivery, Endpoint, HopspanError, MessageInfo, Verdict
+from hopspan.processing.concluding import warn_of_late_settings, warn_of_settled_already
 from hopspan.processing.delivery import CURRENT, Processing
 from hopspan.processing.refusals import refuse, refuse_plain
+from hopspan.processing.scope import undo_leftovers
+from hopspan.settlement import as_policy
 from hopspan.telemetry import BOUND, NO_SETTINGS, Binding, Face, instrumenter_for
 
 if TYPE_CHECKING:
@@ -122,9 +125,10 @@ def begin(
     Raises:
         PolicyError: the policy in force cannot work here; nothing has been started.
     """
+    undo_leftovers()
     ongoing = current()
     if ongoing and ongoing.is_for(adapter, natives):
-        ongoing.adopt(face.settings, face.over(instrumenter_for(adapter.NAME)))
+        _adopt(ongoing, face)
         refuse_plain(plain, ongoing.policy, adapter)
         return ongoing
     instrumenter = face.over(base or _base(adapter, natives[0]))
@@ -133,10 +137,28 @@ def begin(
     refuse_plain(plain, instrumenter.config.policy, adapter)
     operation = instrumenter.start_process(deliveries, adapter.CODEC, pushed=pushed)
     processing = Processing(adapter, natives, deliveries, instrumenter, operation)
+    if "policy" in face.settings:
+        processing.policy_rank = face.rank
     for native in natives:
         _open(adapter, native, processing)
     operation.announce(natives[0] if len(natives) == 1 else natives)
     return processing
+
+
+def _adopt(ongoing: Processing, face: Face) -> None:
+    """Let a face further in have its say: what it sets explicitly, where it goes first.
+
+    Raises:
+        PolicyError: its policy cannot work here.
+    """
+    settings = face.settings
+    if "policy" in settings and face.rank >= ongoing.policy_rank:
+        policy = as_policy(settings["policy"])
+        refuse(policy, ongoing.adapter, ongoing.deliveries)
+        ongoing.policy, ongoing.policy_rank = policy, face.rank
+    if "reraise" in settings:
+        ongoing.reraise = settings["reraise"]
+    warn_of_late_settings(settings, ongoing.instrumenter.config)
 
 
 def _base(adapter: Adapter, native: Any) -> Instrumenter:
@@ -180,3 +202,5 @@ def _open(adapter: Adapter, native: Any, processing: Processing) -> None:
         return
     if settled is not None:
         processing.wire.note(native, settled)
+        if processing.policy.settles:
+            warn_of_settled_already(processing.policy, processing.delivery)

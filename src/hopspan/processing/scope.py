@@ -38,10 +38,15 @@ class Attachment:
             return False
         detach(self._token)
         self.is_done = True
-        below = _innermost.get()
-        if below is not None and below.is_over and below.context is get_current():
-            below.detach()
+        undo_leftovers()
         return True
+
+
+def undo_leftovers() -> None:
+    """Undo what is current though its owner is gone, as a loop that died in another thread."""
+    left = _innermost.get()
+    if left is not None and left.is_over and left.context is get_current():
+        left.detach()
 
 
 def innermost() -> Attachment | None:

@@ -6,6 +6,7 @@ all threads and tasks.
 
 from hopspan.telemetry.faces import (
     BOUND,
+    CONSUMER,
     NO_SETTINGS,
     Binding,
     Face,
@@ -19,6 +20,7 @@ from hopspan.telemetry.spans import Operation
 
 __all__ = [
     "BOUND",
+    "CONSUMER",
     "NO_SETTINGS",
     "Binding",
     "Face",

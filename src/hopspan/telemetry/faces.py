@@ -42,15 +42,20 @@ def forget_defaults() -> None:
     _defaults.clear()
 
 
+CONSUMER, PROCESS = 1, 2
+
+
 class Face:
     """The settings that one face gives explicitly, over whatever lies beneath it.
 
     Thread-safe: a race at worst builds the same instrumenter twice.
     """
 
-    __slots__ = ("_made", "settings")
+    __slots__ = ("_made", "rank", "settings")
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], rank: int = 0) -> None:
+        self.rank: int = rank
+        """Whose policy goes first: `PROCESS`, then `CONSUMER`, then what lies beneath."""
         if settings:  # a mistake is known here, not at the first message
             Config.from_environment().override(settings)
         self.settings: dict[str, Any] = dict(settings)
@@ -72,7 +77,7 @@ NO_SETTINGS = Face({})
 
 @lru_cache(maxsize=256)
 def _cached_face(settings: tuple[tuple[str, Any], ...]) -> Face:
-    return Face(dict(settings))
+    return Face(dict(settings), PROCESS)
 
 
 def face_for(settings: Mapping[str, Any]) -> Face:
@@ -82,7 +87,7 @@ def face_for(settings: Mapping[str, Any]) -> Face:
     try:
         return _cached_face(tuple(settings.items()))
     except TypeError:  # a setting that cannot be hashed, such as a list of metrics
-        return Face(settings)
+        return Face(settings, PROCESS)
 
 
 BOUND = "_hopspan_binding"
@@ -103,7 +108,7 @@ class Binding:
 
     @property
     def instrumenter(self) -> Instrumenter:
-        """A class's own; a wrapped object's settings lie over what holds for the client just now."""
+        """A class's own; a wrapped object's lies over what holds for the client just now."""
         if self._instrumenter is not None:
             return self._instrumenter
         return self.face.over(instrumenter_for(self.adapter.NAME))

@@ -14,6 +14,7 @@ from hopspan.conventions import Action, plan
 from hopspan.model import Delivery, Endpoint, OperationType, Verdict
 from hopspan.propagation import Codec, carries_context, extract_from, inject_into
 from hopspan.telemetry.exceptions import Exceptions
+from hopspan.telemetry.foreign import WatchedSpan
 from hopspan.telemetry.links import batch, links_to_senders, links_to_spans
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.spans import Operation, RememberingSpan, silent
@@ -196,7 +197,7 @@ class Instrumenter:
         context = get_current() if inside is None else inside
         attributes = dict(names.settlement_attributes(settlement))
         if len(deliveries) == 1:
-            attributes.update(names.message_attributes(deliveries[0].message))
+            attributes.update(names.settled_attributes(deliveries[0].message))
         else:
             attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
         action = Action(name, OperationType.SETTLE)
@@ -247,17 +248,9 @@ class Instrumenter:
             return silent(carried)
         if not span.is_recording():
             span = RememberingSpan(span.get_span_context())
+        elif not hasattr(span, "status"):  # not the SDK's: whatever makes it may hide its status
+            span = WatchedSpan(span)
         return Operation(self, planned, span, trace.set_span_in_context(span, carried))
-
-    def call_hook(self, name: str, operation: Operation, native: Any) -> None:
-        """Call a user's hook; its errors are logged once, and never raised."""
-        hook = self.config.on_start if name == "on_start" else self.config.on_end
-        if hook is None:
-            return
-        try:
-            hook(operation, native)
-        except Exception:  # noqa: BLE001 - a hook enriches; it does not decide about messages
-            faults.report(f"calling the {name} hook")
 
 
 def _common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:

@@ -22,6 +22,7 @@ from opentelemetry.trace import (
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, OperationType, Outcome
+from hopspan.telemetry.hooks import call_hook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +139,7 @@ class Operation:
         """Tell the `on_start` hook; remember the native object for `on_end`."""
         self._native = native
         if self._instrumenter is not None:
-            self._instrumenter.call_hook("on_start", self, native)
+            call_hook("on_start", self._instrumenter.config.on_start, self, native)
 
     def failed_status(self) -> Outcome:
         """SUCCESS, or the failure that was set as the span's status rather than raised."""
@@ -186,7 +187,7 @@ class Operation:
                 self._record(outcome)
         except Exception:  # noqa: BLE001 - nor the metrics the span
             faults.report("recording how an operation ended")
-        instrumenter.call_hook("on_end", self, self._native)
+        call_hook("on_end", instrumenter.config.on_end, self, self._native)
         try:
             self.span.end()
         except Exception:  # noqa: BLE001

@@ -6,8 +6,9 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from pika.spec import BasicProperties
+from pika.spec import Basic, BasicProperties
 
+from hopspan import faults
 from hopspan.adapters import _amqp, _amqp_ledger
 from hopspan.adapters.pika.channels import Fetched, Received, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
@@ -33,21 +34,31 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     **added: Any,
 ) -> Outgoing:
     """`basic_publish` of both channels."""
-    server = state_of(channel).server
+    state = state_of(channel)
+    if state.thread is None:  # pika is used on one thread, so this is the one
+        state.thread = threading.get_ident()
+    if not properties:  # pika takes every falsy one for none
+        properties = None
 
     def call(headers: Any) -> tuple[Sequence[Any], dict[str, Any]]:
         carrying = BasicProperties() if properties is None else _copied(properties)
         carrying.headers = headers
         return (exchange, routing_key, body, carrying, mandatory, *rest), added
 
-    attributes = {_amqp.ROUTING_KEY: routing_key} if routing_key else {}
+    key = _text(routing_key)
+    attributes = {_amqp.ROUTING_KEY: key} if key else {}
     message = (
         MessageInfo(None, None, attributes)
         if properties is None
         else MessageInfo(properties.message_id, properties.correlation_id, attributes)
     )
     headers = None if properties is None else properties.headers
-    return Outgoing(_amqp.sent_to(exchange, routing_key, server), message, headers, call)
+    return Outgoing(_amqp.sent_to(_text(exchange), key, state.server), message, headers, call)
+
+
+def _text(name: str | bytes) -> str:
+    """A name as text; pika takes bytes as well."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
 
 def _copied(properties: Any) -> Any:
@@ -152,9 +163,9 @@ def async_get(
 
 
 def _is_of_blocking(callback: Any) -> bool:
-    return (
-        type(getattr(callback, "__self__", None)).__module__ == "pika.adapters.blocking_connection"
-    )
+    """Whether a callback is one of a `BlockingChannel`'s own, or of a subclass of it."""
+    owner = type(getattr(callback, "__self__", None))
+    return any(each.__module__ == "pika.adapters.blocking_connection" for each in owner.__mro__)
 
 
 def confirm_delivery(channel: Any, ack_nack_callback: Any, *_rest: Any, **_added: Any) -> None:
@@ -167,7 +178,14 @@ def confirm_delivery(channel: Any, ack_nack_callback: Any, *_rest: Any, **_added
 def awaits_confirm(channel: Any, operation: Operation, _result: Any) -> bool:
     """Whether a publish waits for a confirm, which will end its operation."""
     confirms = state_of(channel).confirms
-    return confirms is not None and confirms.expect(operation)
+    if confirms is not None:
+        return confirms.expect(operation)
+    if channel.connection.callbacks.pending(channel.channel_number, Basic.Ack):
+        faults.once(
+            "publisher confirms were switched on before hopspan came to the channel, so spans do "
+            "not tell what the broker confirmed: wrap or instrument before confirm_delivery"
+        )
+    return False
 
 
 def channel(connection: Any, channel_number: Any = None, *rest: Any, **added: Any) -> None:

@@ -7,6 +7,7 @@ arrive there, whichever object the user called.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 import weakref
@@ -120,16 +121,58 @@ def error_type(error: BaseException) -> str | None:
 
 
 def hop(native: Received) -> Callable[[Callable[[], None]], None] | None:
-    """How to run something on the connection's thread; None where we are on it, or cannot know."""
-    if state_of(native.channel).thread in {None, threading.get_ident()}:
+    """How to run something on the connection's thread; None where we are on it."""
+    loop = _loop(native.channel)
+    if _is_here(state_of(native.channel), loop):
         return None
-    connection = native.channel.connection
-    loop = connection if isinstance(native.channel, BlockingChannel) else connection.ioloop
     for name in ("add_callback_threadsafe", "call_soon_threadsafe", "add_callback"):
         schedule: Callable[[Callable[[], None]], None] | None = getattr(loop, name, None)
         if schedule is not None:
             return schedule
     return None
+
+
+def _loop(channel: Any) -> Any:
+    """What runs callbacks on the connection's thread."""
+    connection = getattr(channel, "connection", None)
+    return (
+        connection if isinstance(channel, BlockingChannel) else getattr(connection, "ioloop", None)
+    )
+
+
+def _is_here(state: State, loop: Any) -> bool:
+    """Whether this is the connection's thread.
+
+    Nothing in pika tells. Where no call of the channel has been intercepted yet, the thread that
+    runs pika's code is it; where none does, the program asks for messages by itself, and does so
+    in its main thread, or else had better be waited for.
+    """
+    if state.thread is None:
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            return loop is asyncio._get_running_loop()  # noqa: SLF001 - None where there is none
+        state.thread = _thread_in_client()
+    here = threading.get_ident()
+    if state.thread is None:
+        return here == threading.main_thread().ident
+    return state.thread == here
+
+
+def _thread_in_client() -> int | None:
+    """The only thread that runs pika's code just now; None where there is none, or more."""
+    running = [
+        thread
+        for thread, frame in sys._current_frames().items()  # noqa: SLF001 - once a channel
+        if _runs_client(frame)
+    ]
+    return running[0] if len(running) == 1 else None
+
+
+def _runs_client(frame: FrameType | None, depth: int = 200) -> bool:
+    while frame is not None and depth:
+        if frame.f_globals.get("__name__", "").startswith("pika."):
+            return True
+        frame, depth = frame.f_back, depth - 1
+    return False
 
 
 _NEAR = 12
@@ -151,15 +194,8 @@ def newest_tag(kept: weakref.ref[Any]) -> int:
 
 def notice_thread(state: State) -> None:
     """Remember the client's thread when we are called from inside the client: it is this one."""
-    if state.thread is None:
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - only until it is known
-        for _ in range(_NEAR):
-            if frame is None:
-                return
-            if frame.f_globals.get("__name__", "").startswith("pika."):
-                state.thread = threading.get_ident()
-                return
-            frame = frame.f_back
+    if state.thread is None and _runs_client(sys._getframe(1), _NEAR):  # noqa: SLF001
+        state.thread = threading.get_ident()
 
 
 # Each with the parameters of the method that it reads; what a newer pika adds does not matter here.

@@ -42,14 +42,15 @@ class Confirms:
 
     def _count_publishes(self, channel: Any) -> None:
         """The broker counts every publish, also those that are not traced."""
-        publish = channel.basic_publish
+        send = channel._send_method  # noqa: SLF001 - where all of them pass
 
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            result = publish(*args, **kwargs)
-            self._published += 1
+        def counted(method: Any, *args: Any, **kwargs: Any) -> Any:
+            result = send(method, *args, **kwargs)
+            if isinstance(method, Basic.Publish):
+                self._published += 1
             return result
 
-        channel.__dict__["basic_publish"] = counted
+        channel.__dict__["_send_method"] = counted
 
     def expect(self, operation: Operation) -> bool:
         """Keep the operation of this publish until its confirm; False when too many wait."""
@@ -59,7 +60,7 @@ class Confirms:
                 _MOST_PENDING,
             )
             return False
-        number = self._published + 1
+        number = self._published
         self._pending[number] = operation
         self._by_span[_span_id(operation)] = number
         return True

@@ -67,7 +67,7 @@ def delivery(native: Received) -> Delivery:
         bool(method.redelivered),
         _amqp.attempt(headers, bool(method.redelivered)),
         not _is_auto_acked(native),
-        method.delivery_tag in state.fetched,
+        method.delivery_tag in state.fetched or state.ledger.is_known(method.delivery_tag),
     )
 
 

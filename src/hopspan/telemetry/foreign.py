@@ -1,0 +1,68 @@
+"""A recording span of an SDK that is not OpenTelemetry's own, and may not tell its status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hopspan.telemetry.spans import RememberingSpan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.trace import Span, SpanContext, Status, StatusCode
+
+
+class WatchedSpan(RememberingSpan):
+    """Passes everything on to a span, and remembers the status that the handler sets on it."""
+
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(span.get_span_context())
+        self._span = span
+
+    def is_recording(self) -> bool:
+        """As the span says."""
+        return self._span.is_recording()
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Remember it, and pass it on."""
+        super().set_status(status, description)
+        self._span.set_status(status, description)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Remember the kind of failure, and pass all of them on."""
+        for key, value in attributes.items():
+            super().set_attribute(key, value)
+        self._span.set_attributes(attributes)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Remember the kind of failure, and pass it on."""
+        super().set_attribute(key, value)
+        self._span.set_attribute(key, value)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Passed on, as are the others below."""
+        self._span.end(end_time)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Passed on."""
+        self._span.add_event(name, attributes, timestamp)
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        """Passed on."""
+        self._span.add_link(context, attributes)
+
+    def update_name(self, name: str) -> None:
+        """Passed on."""
+        self._span.update_name(name)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Passed on."""
+        self._span.record_exception(exception, attributes, timestamp, escaped)

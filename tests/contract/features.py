@@ -1,0 +1,46 @@
+"""What a client and its broker can do. A scenario asks for what it needs, and runs where that is so."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Features(NamedTuple):
+    """One client on one kind of broker. The defaults are those of one that can do nothing."""
+
+    pushes: bool = False
+    """The client calls a handler with each message, whatever is current where it was registered."""
+    settles: bool = False
+    """Each message can be acked, given back or rejected by itself."""
+    redelivers: bool = False
+    """A message that was given back comes again while the same consumer goes on."""
+    counts_deliveries: bool = False
+    """There are queues that say how often a message was given back."""
+    dead_letters: bool = False
+    """A rejected message goes somewhere by itself."""
+    auto_acks: bool = False
+    """A consumer can have its messages settled as they are handed out."""
+    keeps_headers_on_requeue: bool = False
+    """What comes again, and what was dead-lettered, still has the headers it was sent with."""
+    batches: bool = False
+    """Several messages can be handled as one."""
+    reports_completion: bool = False
+    """The sender can learn what became of a message that it sent."""
+    settles_on_its_own_thread: bool = False
+    """The client must be settled on the thread that does its I/O."""
+    asynchronous: bool = False
+    """Settling is awaited."""
+    styles: tuple[str, ...] = ()
+    """Every way to consume: names for `client.consume_by`."""
+    loops: tuple[str, ...] = ()
+    """Those of them that are a `for` loop: names for `client.loop`."""
+    typed_headers: bool = False
+    """A header can hold a value of any type, not only text."""
+    outcomes: tuple[str, ...] = ()
+    """What can become of a message that is sent: names for `client.send_so_that`."""
+    senders: tuple[str, ...] = ()
+    """Every way to send: names for `client.send_so_that`."""
+    confirmers: tuple[str, ...] = ()
+    """Those of them that learn what became of a message later, while others are on their way."""
+    connections: bool = False
+    """Channels come from a connection, which can be wrapped as a whole."""

@@ -1,0 +1,130 @@
+"""From scenarios to tests: which ones run for a client, and in which cases each of them runs.
+
+    @needs("settles", "redelivers")
+    @over(face=FACES, sampling=SAMPLINGS)
+    def a_scenario(client): ...
+
+`face` and `sampling` shape the client; what else `over` names is an argument of the scenario. A module's
+`NEEDS` and `OVER` hold for all of its scenarios.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import importlib
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.contract.client import Client
+    from tests.contract.features import Features
+
+FACES = ("decorated", "wrapped", "instrumented", "together")
+"""How hopspan comes in: a decorated handler, a wrapped channel, an instrumented process, all three."""
+SAMPLINGS = ("sampled", "unsampled", "no SDK")
+EVERYWHERE = (
+    "scenarios_propagation",
+    "scenarios_scope",
+    "scenarios_settlement",
+    "scenarios_refusals",
+    "scenarios_robustness",
+    "scenarios_instrumentation",
+    "scenarios_metrics",
+)
+"""The scenarios of every client, by module."""
+
+Scenario = TypeVar("Scenario", bound=Callable[..., None])
+_SHAPE = ("face", "sampling")
+
+
+def needs(*features: str) -> Callable[[Scenario], Scenario]:
+    """Run a scenario only where the client has these features."""
+
+    def mark(scenario: Scenario) -> Scenario:
+        vars(scenario)["needs"] = features
+        return scenario
+
+    return mark
+
+
+def over(**choices: Iterable[Any] | str) -> Callable[[Scenario], Scenario]:
+    """Run a scenario once for every combination; a text names the feature that lists the choices."""
+
+    def mark(scenario: Scenario) -> Scenario:
+        vars(scenario)["over"] = choices
+        return scenario
+
+    return mark
+
+
+class Play(NamedTuple):
+    """A scenario in one case. Called with what makes a client, it plays."""
+
+    scenario: Callable[..., None]
+    features: Features
+    case: Mapping[str, Any]
+
+    def __call__(self, client: Callable[..., AbstractContextManager[Client]]) -> None:
+        contextvars.copy_context().run(self._play, client)  # what leaks there is lost there
+
+    def _play(self, client: Callable[..., AbstractContextManager[Client]]) -> None:
+        shape = {name: self.case[name] for name in _SHAPE if name in self.case}
+        arguments = {name: self.case[name] for name in self.case if name not in _SHAPE}
+        with client(self.features, **shape) as opened:
+            self.scenario(opened, **arguments)
+
+    @property
+    def name(self) -> str:
+        """What the test is called in a report."""
+        cases = ", ".join(_named(choice) for choice in self.case.values())
+        return f"{self.scenario.__name__}[{cases}]" if cases else self.scenario.__name__
+
+
+def _named(choice: Any) -> str:
+    return str(getattr(choice, "__name__", choice))
+
+
+def scenarios(features: Features, *modules: str) -> pytest.MarkDecorator:
+    """Parametrise a test by `play`: every scenario of these modules that the features allow."""
+    plays = [play for name in modules for play in _plays(name, features)]
+    return pytest.mark.parametrize("play", [pytest.param(play, id=play.name) for play in plays])
+
+
+def _plays(name: str, features: Features) -> Iterator[Play]:
+    module = importlib.import_module(f"tests.contract.{name}")
+    for scenario in _scenarios_in(module):
+        wanted = {*getattr(module, "NEEDS", ()), *getattr(scenario, "needs", ())}
+        if all(getattr(features, each) for each in wanted):
+            for case in _cases(scenario, module, features):
+                yield Play(scenario, features, case)
+
+
+def _scenarios_in(module: ModuleType) -> list[Callable[..., None]]:
+    """Public functions of the module itself that take a client first."""
+    functions = [
+        each
+        for each in vars(module).values()
+        if inspect.isfunction(each) and each.__module__ == module.__name__
+    ]
+    return [
+        each
+        for each in functions
+        if not each.__name__.startswith("_") and next(iter(inspect.signature(each).parameters), "") == "client"
+    ]
+
+
+def _cases(
+    scenario: Callable[..., None], module: ModuleType, features: Features
+) -> Iterator[Mapping[str, Any]]:
+    choices = {**getattr(module, "OVER", {}), **getattr(scenario, "over", {})}
+    listed = [
+        getattr(features, each) if isinstance(each, str) else tuple(each) for each in choices.values()
+    ]
+    for combination in itertools.product(*listed):
+        yield dict(zip(choices, combination, strict=True))

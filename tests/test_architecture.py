@@ -1,0 +1,541 @@
+"""The rules of the design, section 2 and 5, held over the syntax trees.
+
+Every rule is a function from the modules to what breaks it, and is shown here to find what it is for. Imports
+for type checkers alone (`if TYPE_CHECKING:`) bind nothing at run time; those that point up are listed, so
+that a new one is noticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import statistics
+import sys
+import tokenize
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import hopspan
+
+SOURCE = Path(hopspan.__file__).parent
+ROOT = Path(__file__).parent.parent
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("model", "faults", "version"),
+    ("conventions", "propagation", "settlement"),
+    ("config",),
+    ("telemetry",),
+    ("processing",),
+    ("interception",),
+    ("adapters",),
+    ("instrumentation", "testing", "demo", "cli", "sdk", ""),
+)
+"""From the lowest to the entry points; "" is the package itself. Those of one layer are siblings."""
+
+MAY_USE_SIBLINGS = {"cli": {"demo"}, "demo": {""}, "": {"instrumentation"}}
+"""The command line runs the demo, which uses the package as anybody does; the package offers the verbs."""
+
+CLIENTS = {
+    "pika": "adapters.pika",
+    "aio_pika": "adapters.aio_pika",
+    "aiormq": "adapters.aio_pika",
+    "kafka": "adapters.kafka",
+    "celery": "adapters.celery",
+    "kombu": "adapters.celery",
+}
+"""Each client library, and the one adapter that may import it."""
+
+PLAYS_AN_APPLICATION = ("demo",)
+"""Not the library but a user of it, which talks to a real broker by itself."""
+
+SHARED_BY_ADAPTERS = ("_amqp", "_amqp_ledger", "_kafka")
+
+MOST_LINES = {"adapters": 180}
+MOST_LINES_OF_CORE = 200
+MEDIAN_FUNCTION = 6
+
+LONGER: dict[str, str] = {}
+"""Files over the limit, and why; docs/rationale.md tells it too."""
+
+
+class Module(NamedTuple):
+    """One file of the package."""
+
+    name: str
+    """Without `hopspan.`; of a package, its own name."""
+    text: str
+    is_package: bool = False
+
+    @property
+    def tree(self) -> ast.Module:
+        return parsed(self.text)
+
+    @property
+    def unit(self) -> str:
+        """What the layers are made of: the top-level module or package."""
+        return self.name.partition(".")[0]
+
+
+@cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
+def modules() -> list[Module]:
+    """The package as it is."""
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        found.append(
+            Module(".".join(parts[:-1] if is_package else parts), path.read_text(), is_package)
+        )
+    return found
+
+
+class Import(NamedTuple):
+    """One imported module, full name."""
+
+    importer: Module
+    imported: str
+    line: int
+    is_for_types: bool
+
+    @property
+    def target(self) -> str | None:
+        """The imported module without `hopspan.`; None for another package's."""
+        if self.imported != "hopspan" and not self.imported.startswith("hopspan."):
+            return None
+        return self.imported.removeprefix("hopspan").removeprefix(".")
+
+    def __str__(self) -> str:
+        return f"{self.importer.name or 'hopspan'}:{self.line} imports {self.imported}"
+
+
+def imports(module: Module) -> Iterator[Import]:
+    """Every import of a module, also those inside functions."""
+    typed = {
+        node
+        for block in ast.walk(module.tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test).endswith("TYPE_CHECKING")
+        for statement in block.body
+        for node in ast.walk(statement)
+    }
+    names = {each.name for each in modules()}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(module, alias.name, node.lineno, node in typed)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module.name}:{node.lineno}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                ours = inner.startswith("hopspan.")
+                is_module = not ours or inner.removeprefix("hopspan.") in names
+                name = inner if is_module else str(node.module)
+                yield Import(module, name, node.lineno, node in typed)
+
+
+def layer(unit: str) -> int:
+    return next(number for number, units in enumerate(LAYERS) if unit in units)
+
+
+# -- the rules -------------------------------------------------------------------------------------
+
+
+def unknown_units(all_modules: list[Module]) -> list[str]:
+    """A new module has its place in the layers."""
+    known = {unit for units in LAYERS for unit in units}
+    return sorted({module.unit for module in all_modules} - known)
+
+
+def upward_imports(all_modules: list[Module], *, for_types: bool = False) -> list[str]:
+    """Imports that do not point down: to a higher layer, or to a sibling."""
+    found = []
+    for module in all_modules:
+        for each in imports(module):
+            if each.target is None or each.is_for_types is not for_types:
+                continue
+            theirs = each.target.partition(".")[0]
+            if theirs == module.unit or theirs in MAY_USE_SIBLINGS.get(module.unit, ()):
+                continue
+            if layer(theirs) >= layer(module.unit):
+                found.append(str(each))
+    return found
+
+
+def cycles(all_modules: list[Module]) -> list[str]:
+    """Modules that import each other at run time, in whatever way; a package imports its parts."""
+    graph = {
+        module.name: {
+            each.target
+            for each in imports(module)
+            if each.target is not None and not each.is_for_types and each.target != module.name
+        }
+        for module in all_modules
+    }
+    found = []
+    for name in graph:
+        seen, pending = set[str](), [*graph[name]]
+        while pending:
+            current = pending.pop()
+            if current not in seen:
+                seen.add(current)
+                pending.extend(graph.get(current, ()))
+        if name in seen:
+            found.append(name or "hopspan")
+    return found
+
+
+def stray_clients(all_modules: list[Module]) -> list[str]:
+    """Imports of a client outside of its adapter."""
+    found = []
+    for module in all_modules:
+        for each in imports(module):
+            home = CLIENTS.get(each.imported.partition(".")[0])
+            allowed = home is None or module.unit in PLAYS_AN_APPLICATION
+            if not allowed and module.name != home and not module.name.startswith(f"{home}."):
+                found.append(str(each))
+    return found
+
+
+def entangled_adapters(all_modules: list[Module]) -> list[str]:
+    """Adapters that import another's, rather than what they share."""
+    found = []
+    for module in all_modules:
+        mine = module.name.split(".")[1] if module.name.startswith("adapters.") else None
+        if mine is None:
+            continue
+        for each in imports(module):
+            if each.target is not None and each.target.startswith("adapters."):
+                theirs = each.target.split(".")[1]
+                is_shared = theirs in SHARED_BY_ADAPTERS
+                if theirs != mine and not is_shared:
+                    found.append(str(each))
+                elif is_shared and mine in SHARED_BY_ADAPTERS and theirs.split("_")[1] != (
+                    mine.split("_")[1]
+                ):
+                    found.append(str(each))
+    return found
+
+
+def literals(module: Module) -> Iterator[tuple[int, str]]:
+    """Strings of a module that are no documentation."""
+    documentation = {
+        node.value
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(module.tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and node not in documentation:
+            assert isinstance(node, ast.Constant)
+            yield node.lineno, str(node.value)
+
+
+SYSTEMS = {"adapters._amqp": "rabbitmq", "adapters._kafka": "kafka", "adapters.celery": "celery"}
+
+
+def spelled_conventions(all_modules: list[Module]) -> list[str]:
+    """Attribute names that are spelled anywhere but in `conventions`; an adapter has its system's."""
+    found = []
+    for module in all_modules:
+        if module.name == "conventions":
+            continue
+        own = SYSTEMS.get(module.name)
+        for line, text in literals(module):
+            spells = text.startswith(("messaging.", "error.type", "exception."))
+            if spells and not (own and text.startswith(f"messaging.{own}.")):
+                found.append(f"{module.name}:{line} spells {text!r}")
+    return found
+
+
+def calls(module: Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call):
+            yield node.lineno, ast.unparse(node.func)
+
+
+def span_keepers(all_modules: list[Module]) -> list[str]:
+    """Code outside of telemetry that starts or ends a span."""
+    found = []
+    for module in all_modules:
+        if module.unit == "telemetry" or module.unit in PLAYS_AN_APPLICATION:
+            continue
+        for line, function in calls(module):
+            object_, _, name = function.rpartition(".")
+            starts = name in {"start_span", "start_as_current_span", "use_span"}
+            if starts or (name == "end" and object_.endswith("span")):
+                found.append(f"{module.name}:{line} calls {function}")
+    return found
+
+
+def header_writers(all_modules: list[Module]) -> list[str]:
+    """Code outside of propagation that knows a propagator, or asks for an injection by itself."""
+    found = []
+    for module in all_modules:
+        if module.name == "propagation" or module.unit in PLAYS_AN_APPLICATION:
+            continue
+        for each in imports(module):
+            if each.imported.startswith("opentelemetry.propagat"):
+                found.append(str(each))
+        for line, function in calls(module):
+            if function.endswith((".replaced", "propagate.inject", "get_global_textmap")):
+                found.append(f"{module.name}:{line} calls {function}")
+    return found
+
+
+def code_lines(module: Module) -> set[int]:
+    """The lines that are neither documentation nor comment nor blank."""
+    documentation = {
+        line
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    no_code = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    lines = {
+        line
+        for token in tokenize.generate_tokens(io.StringIO(module.text).readline)
+        if token.type not in no_code
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    return lines - documentation
+
+
+def sizes(all_modules: list[Module]) -> dict[str, int]:
+    """Lines of code of each file."""
+    return {module.name: len(code_lines(module)) for module in all_modules}
+
+
+def oversized(all_modules: list[Module]) -> list[str]:
+    """Files that have outgrown one idea, and are not excused."""
+    return [
+        f"{name or 'hopspan'}: {lines} lines, of {most} at most"
+        for name, lines in sizes(all_modules).items()
+        if lines >= (most := MOST_LINES.get(name.partition(".")[0], MOST_LINES_OF_CORE))
+        and name not in LONGER
+    ]
+
+
+def function_lengths(all_modules: list[Module]) -> list[tuple[int, str]]:
+    """Lines of code in the body of each function, with its name."""
+    found = []
+    for module in all_modules:
+        lines = code_lines(module)
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = range(node.body[0].lineno, (node.end_lineno or 0) + 1)
+                found.append((len(lines & set(body)), f"{module.name}.{node.name}"))
+    return found
+
+
+def clients_imported(all_modules: list[Module]) -> list[str]:
+    """Packages besides OpenTelemetry and the standard library that the core imports at run time."""
+    found = []
+    for module in all_modules:
+        if module.unit in {"adapters", "demo", "cli", "sdk", "testing"}:
+            continue
+        for each in imports(module):
+            top = each.imported.partition(".")[0]
+            known = top in {"hopspan", "opentelemetry"} or top in sys.stdlib_module_names
+            if not known and not each.is_for_types:
+                found.append(str(each))
+    return found
+
+
+Rule = Callable[[list[Module]], list[str]]
+RULES: tuple[Rule, ...] = (
+    unknown_units,
+    upward_imports,
+    cycles,
+    stray_clients,
+    entangled_adapters,
+    spelled_conventions,
+    span_keepers,
+    header_writers,
+    clients_imported,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(rule: Rule) -> None:
+    assert rule(modules()) == []
+
+
+UPWARD_FOR_TYPES: list[str] = []
+"""Type-only imports that point up or sideways; there are none, and each would need its reason."""
+
+
+def test_imports_for_types_point_down_as_well() -> None:
+    assert upward_imports(modules(), for_types=True) == UPWARD_FOR_TYPES
+
+
+def test_files_hold_one_idea_each() -> None:
+    """Core under 200 lines of code, adapters under 180, documentation and comments not counted."""
+    table = "\n".join(
+        f"{lines:5}  {name or 'hopspan'}"
+        for name, lines in sorted(sizes(modules()).items(), key=lambda item: -item[1])
+    )
+    assert oversized(modules()) == [], f"\n{table}"
+
+
+def test_every_longer_file_is_still_longer_and_explained() -> None:
+    """An excuse that is not needed any more goes, and one that is needed is told."""
+    rationale = (ROOT / "docs" / "rationale.md").read_text()
+    lines = sizes(modules())
+    for name, reason in LONGER.items():
+        limit = MOST_LINES.get(name.partition(".")[0], MOST_LINES_OF_CORE)
+        assert lines[name] >= limit, f"{name} has {lines[name]} lines and needs no excuse"
+        assert reason in rationale, f"docs/rationale.md does not tell why {name} is longer"
+
+
+def test_functions_are_a_few_lines() -> None:
+    """Their median is about six."""
+    lengths = function_lengths(modules())
+    longest = "\n".join(f"{lines:5}  {name}" for lines, name in sorted(lengths)[-10:])
+    assert statistics.median(lines for lines, _ in lengths) <= MEDIAN_FUNCTION, f"\n{longest}"
+
+
+# -- the rules find what they are for --------------------------------------------------------------
+
+BROKEN: list[tuple[Rule, Mapping[str, str], list[str]]] = [
+    (unknown_units, {"helpers": ""}, ["helpers"]),
+    (
+        upward_imports,
+        {"conventions": "from hopspan.telemetry import Operation"},
+        ["conventions:1 imports hopspan.telemetry"],
+    ),
+    (
+        upward_imports,
+        {"settlement": "from hopspan import conventions"},
+        ["settlement:1 imports hopspan.conventions"],
+    ),
+    (
+        upward_imports,
+        {"processing.loops": "def f():\n    import hopspan.adapters.pika"},
+        ["processing.loops:2 imports hopspan.adapters.pika"],
+    ),
+    (upward_imports, {"telemetry.spans": "from hopspan.telemetry.faces import Face"}, []),
+    (upward_imports, {"model": "if TYPE_CHECKING:\n    from hopspan.config import Config"}, []),
+    (upward_imports, {"cli": "import hopspan.demo"}, []),
+    (upward_imports, {"testing.memory": "import hopspan.demo"}, ["testing.memory:1 imports hopspan.demo"]),
+    (
+        cycles,
+        {
+            "processing.loops": "from hopspan.processing.opening import begin",
+            "processing.opening": "from hopspan.processing.loops import Loop",
+        },
+        ["processing.loops", "processing.opening"],
+    ),
+    (
+        cycles,
+        {
+            "processing.loops": "from hopspan.processing.opening import begin",
+            "processing.opening": (
+                "if typing.TYPE_CHECKING:\n    from hopspan.processing.loops import Loop"
+            ),
+        },
+        [],
+    ),
+    (
+        stray_clients,
+        {"interception.points": "import pika.spec"},
+        ["interception.points:1 imports pika.spec"],
+    ),
+    (
+        stray_clients,
+        {"adapters.pika_like": "from pika import spec"},
+        ["adapters.pika_like:1 imports pika.spec"],
+    ),
+    (stray_clients, {"adapters.pika": "import pika", "adapters.pika.calls": "import pika"}, []),
+    (stray_clients, {"demo.broker": "import pika"}, []),
+    (
+        entangled_adapters,
+        {"adapters.kafka": "from hopspan.adapters.pika import hop"},
+        ["adapters.kafka:1 imports hopspan.adapters.pika"],
+    ),
+    (
+        entangled_adapters,
+        {"adapters._kafka": "from hopspan.adapters import _amqp"},
+        ["adapters._kafka:1 imports hopspan.adapters._amqp"],
+    ),
+    (entangled_adapters, {"adapters.pika.calls": "from hopspan.adapters import _amqp"}, []),
+    (entangled_adapters, {"adapters._amqp_ledger": "from hopspan.adapters import _amqp"}, []),
+    (
+        spelled_conventions,
+        {"telemetry.spans": 'X = "error.type"\nY = f"messaging.{x}"'},
+        ["telemetry.spans:1 spells 'error.type'", "telemetry.spans:2 spells 'messaging.'"],
+    ),
+    (
+        spelled_conventions,
+        {"adapters._amqp": 'A = "messaging.rabbitmq.x"\nB = "messaging.kafka.x"'},
+        ["adapters._amqp:2 spells 'messaging.kafka.x'"],
+    ),
+    (
+        spelled_conventions,
+        {"adapters.pika.calls": 'A = "messaging.rabbitmq.x"'},
+        ["adapters.pika.calls:1 spells 'messaging.rabbitmq.x'"],
+    ),
+    (
+        spelled_conventions,
+        {"config": '"""messaging.system"""\nX = 1\n"""`error.type`"""'},
+        [],
+    ),
+    (
+        span_keepers,
+        {"processing.delivery": "tracer.start_span('x')\nself._span.end()\noperation.end()"},
+        [
+            "processing.delivery:1 calls tracer.start_span",
+            "processing.delivery:2 calls self._span.end",
+        ],
+    ),
+    (span_keepers, {"telemetry.spans": "self.span.end()"}, []),
+    (
+        header_writers,
+        {"telemetry.instrumenter": "from opentelemetry import propagate"},
+        ["telemetry.instrumenter:1 imports opentelemetry.propagate"],
+    ),
+    (
+        header_writers,
+        {"telemetry.instrumenter": "import opentelemetry.propagate\npropagate.inject({})"},
+        [
+            "telemetry.instrumenter:1 imports opentelemetry.propagate",
+            "telemetry.instrumenter:2 calls propagate.inject",
+        ],
+    ),
+    (header_writers, {"adapters.pika.calls": "codec.replaced({}, s, f)"}, [
+        "adapters.pika.calls:1 calls codec.replaced",
+    ]),
+    (clients_imported, {"model": "import wrapt"}, ["model:1 imports wrapt"]),
+    (clients_imported, {"model": "if TYPE_CHECKING:\n    import typing_extensions"}, []),
+    (oversized, {"config": "x = 1\n" * 200}, ["config: 200 lines, of 200 at most"]),
+    (oversized, {"config": "x = 1\n" * 199 + '"""no\ncode"""\n# none\n\n'}, []),
+    (oversized, {"adapters.pika": "x = 1\n" * 180}, ["adapters.pika: 180 lines, of 180 at most"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "texts", "broken"), BROKEN)
+def test_the_rule_finds_what_it_is_for(
+    rule: Rule, texts: Mapping[str, str], broken: list[str]
+) -> None:
+    assert rule([Module(name, text) for name, text in texts.items()]) == broken
+
+
+def test_functions_are_measured_without_documentation() -> None:
+    text = 'def f():\n    """One\n    two."""\n    # three\n    x = 1\n\n    return x\n'
+    assert function_lengths([Module("config", text)]) == [(2, "config.f")]

@@ -1,0 +1,333 @@
+"""The calls of pika that are intercepted, on its own channels: what the client gets, what is told."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+from typing import Any
+
+import pytest
+from opentelemetry import propagate, trace
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+import hopspan
+from hopspan.adapters import _amqp_ledger
+from hopspan.adapters.pika import calls
+from hopspan.adapters.pika.channels import Fetched, Received, state_of
+from hopspan.model import PolicyError, Verdict
+from hopspan.propagation import MAPPING
+from tests.unit.adapters.pika.conftest import Blocking, Connection, deliver, got, properties
+from tests.unit.support import Telemetry, in_thread
+
+BODY = b"body"
+SENT = {"traceparent": f"00-{1:032x}-{2:016x}-01"}
+
+
+def carried(telemetry: Telemetry) -> dict[str, str]:
+    """The headers that carry the only span's context."""
+    context = telemetry.spans[0].context
+    assert context is not None
+    headers: dict[str, str] = {}
+    propagate.inject(headers, trace.set_span_in_context(trace.NonRecordingSpan(context)))
+    return headers
+
+
+# -- publishing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["channel", "inner"])
+def test_a_publish_is_one_span_and_carries_it(
+    which: str, blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    """The blocking channel publishes through its inner one: that is no second publish."""
+    for channel in blocking:
+        hopspan.wrap(channel, **telemetry.settings)
+    getattr(blocking, which).basic_publish("orders", "created", BODY)
+    ((method, (header, body)),) = connection.sent
+    assert (method, header.headers, body) == (
+        Basic.Publish(exchange="orders", routing_key="created", mandatory=False, immediate=False),
+        carried(telemetry),
+        BODY,
+    )
+    assert [span.name for span in telemetry.spans] == ["publish orders:created"]
+
+
+def test_a_publish_describes_its_message(blocking: Blocking, telemetry: Telemetry) -> None:
+    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+    channel.basic_publish(
+        "orders", "created", BODY, properties(message_id="m1", correlation_id="c1")
+    )
+    assert telemetry.only.attributes == {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": "publish",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "orders:created",
+        "messaging.rabbitmq.destination.routing_key": "created",
+        "messaging.message.id": "m1",
+        "messaging.message.conversation_id": "c1",
+        "server.address": "broker",
+        "server.port": 5673,
+    }
+
+
+def test_an_empty_routing_key_is_not_an_attribute(
+    blocking: Blocking, telemetry: Telemetry
+) -> None:
+    hopspan.wrap(blocking.channel, **telemetry.settings).basic_publish("orders", "", BODY)
+    assert "messaging.rabbitmq.destination.routing_key" not in telemetry.only.attributes
+
+
+class Mine(BasicProperties):
+    """A user's subclass."""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        properties(),
+        properties(headers={}),
+        properties(headers={"color": "red", "n": {"x": 1}}, content_type="text/plain", priority=3),
+        Mine(headers={"color": "red"}, expiration="1000"),
+    ],
+)
+def test_properties_are_copied_with_all_their_fields(
+    given: Any, blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    """The caller's object is often a constant, shared by all publishes."""
+    before = copy.deepcopy(given)
+    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+    channel.basic_publish("orders", "created", BODY, given)
+    ((_, (header, _)),) = connection.sent
+    wanted = BasicProperties() if before is None else before
+    wanted.headers = {**(wanted.headers or {}), **carried(telemetry)}
+    assert (header, type(header)) == (wanted, type(wanted))
+    assert header is not given
+
+
+def test_the_callers_properties_are_not_touched(blocking: Blocking, telemetry: Telemetry) -> None:
+    given = properties(headers={"color": "red"}, message_id="m1")
+    before = copy.deepcopy(given)
+    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+    channel.basic_publish("orders", "created", BODY, given)
+    assert given == before
+
+
+def test_a_copy_shares_nothing_that_is_changed(blocking: Blocking) -> None:
+    """The headers are replaced on the copy, not changed."""
+    given = properties(headers={"color": "red"})
+    outgoing = calls.basic_publish(blocking.channel, "orders", "created", BODY, given)
+    (_, _, _, copied, _), _ = outgoing.call({"other": 1})
+    assert (copied.headers, given.headers) == ({"other": 1}, {"color": "red"})
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        (("orders", "created", BODY, None, True), {}),
+        (
+            (),
+            {"exchange": "orders", "routing_key": "created", "body": BODY, "mandatory": True},
+        ),
+    ],
+)
+def test_arguments_may_be_given_in_every_way(
+    args: Any, kwargs: Any, blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    hopspan.wrap(blocking.channel, **telemetry.settings).basic_publish(*args, **kwargs)
+    ((method, (_, body)),) = connection.sent
+    assert (method.exchange, method.routing_key, method.mandatory, body) == (
+        "orders",
+        "created",
+        True,
+        BODY,
+    )
+
+
+def test_parameters_that_a_newer_pika_adds_are_passed_through(blocking: Blocking) -> None:
+    outgoing = calls.basic_publish(
+        blocking.channel, "orders", "created", BODY, None, False, 7, immediate=True
+    )
+    args, kwargs = outgoing.call({})
+    assert (args[5:], kwargs) == ((7,), {"immediate": True})
+
+
+# -- consuming by callback -------------------------------------------------------------------------
+
+
+def test_a_delivery_knows_its_queue_and_its_thread(blocking: Blocking) -> None:
+    subscription = calls.basic_consume(blocking.channel, "billing", print, True)
+    assert subscription is not None
+    method, header = deliver(), properties()
+    native = in_thread(
+        lambda: subscription.native(blocking.channel, method, header, BODY)
+    )
+    assert native == Received(blocking.channel, method, header, BODY, "billing", True)
+    assert state_of(blocking.channel).thread not in {None, threading.get_ident()}
+
+
+@pytest.mark.parametrize(("auto_ack", "settles"), [(False, True), (True, False)])
+def test_a_consumer_with_auto_ack_does_not_settle(
+    auto_ack: bool, settles: bool, blocking: Blocking
+) -> None:
+    subscription = calls.basic_consume(blocking.channel, "billing", print, auto_ack)
+    assert subscription is not None
+    assert (subscription.settles, subscription.whom) == (settles, "a consumer of 'billing'")
+
+
+def test_a_consumers_other_arguments_are_passed_through(blocking: Blocking) -> None:
+    subscription = calls.basic_consume(
+        blocking.channel, "billing", print, False, True, consumer_tag="mine", arguments={"x": 1}
+    )
+    assert subscription is not None
+    assert subscription.call(len) == (
+        ("billing", len, False, True),
+        {"consumer_tag": "mine", "arguments": {"x": 1}},
+    )
+
+
+def test_what_a_blocking_channel_registers_of_its_own_is_left_alone(blocking: Blocking) -> None:
+    """It enqueues; the handler runs later, and is wrapped where the user gave it."""
+    internal = blocking.channel._on_consumer_message_delivery
+    assert calls.basic_consume(blocking.inner, "billing", internal) is None
+    assert calls.async_get(blocking.inner, "billing", internal) is None
+
+
+def test_a_handler_is_wrapped_where_it_is_registered(
+    channel: Channel, connection: Connection, telemetry: Telemetry
+) -> None:
+    connection.publisher_confirms = True
+    hopspan.wrap(channel, policy=hopspan.ack_always, **telemetry.settings)
+    names: list[str] = []
+
+    def handler(*delivered: Any) -> None:
+        names.append(hopspan.current().delivery.endpoint.destination)
+
+    channel._rpc = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    tag = channel.basic_consume("billing", handler)
+    channel._consumers[tag](channel, deliver(), properties(headers=SENT), BODY)
+    assert names == ["orders:created:billing"]
+    assert connection.sent == [(Basic.Ack(1, False), None)]
+    assert [span.name for span in telemetry.spans] == ["process orders:created:billing"]
+    assert telemetry.seen[0].parent == 2
+
+
+def test_a_policy_on_auto_ack_is_refused(channel: Channel, telemetry: Telemetry) -> None:
+    hopspan.wrap(channel, policy=hopspan.ack_always, **telemetry.settings)
+    with pytest.raises(PolicyError, match="a consumer of 'billing'"):
+        channel.basic_consume("billing", print, auto_ack=True)
+    with pytest.raises(PolicyError, match="basic_get of 'billing'"):
+        channel.basic_get("billing", print, auto_ack=True)
+
+
+# -- getting ---------------------------------------------------------------------------------------
+
+
+def test_a_get_knows_where_it_came_from(blocking: Blocking) -> None:
+    assert calls.basic_get(blocking.channel, "billing").endpoint.destination == "billing"
+
+
+def test_an_empty_get_is_nothing(blocking: Blocking) -> None:
+    fetch = calls.basic_get(blocking.channel, "billing")
+    assert fetch.read((None, None, None)) == []
+    assert state_of(blocking.channel).fetched == {}
+
+
+def test_a_get_is_remembered_until_it_is_handled(blocking: Blocking) -> None:
+    """What only the call knew, and that a receive span has counted the message."""
+    method, header = got(3), properties(message_id="m1")
+    (described,) = calls.basic_get(blocking.channel, "billing", True).read((method, header, BODY))
+    state = state_of(blocking.channel)
+    assert (described.message.id, described.settles, described.counted) == ("m1", False, False)
+    assert state.fetched == {3: Fetched(method, "billing", True)}
+    assert state.thread == threading.get_ident()
+
+
+def test_what_is_remembered_of_gets_is_bounded(
+    blocking: Blocking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_amqp_ledger.Ledger, "MOST", 2)
+    fetch = calls.basic_get(blocking.channel, "billing")
+    for tag in (1, 2, 3):
+        fetch.read((got(tag), properties(), BODY))
+    assert list(state_of(blocking.channel).fetched) == [2, 3]
+
+
+def test_a_get_and_its_handling_count_one_message(
+    blocking: Blocking, telemetry: Telemetry
+) -> None:
+    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+    method, header = got(), properties(headers=SENT)
+    fetch = calls.basic_get(channel, "billing")
+    deliveries = fetch.read((method, header, BODY))
+    telemetry.instrumenter().start_receive(fetch.endpoint, deliveries, MAPPING, 1_000).end()
+    with hopspan.process((method, header, BODY), via=channel, **telemetry.settings):
+        pass
+    points = telemetry.points("messaging.client.consumed.messages")
+    assert [value for _, value in points] == [1]
+
+
+def test_an_asynchronous_get_is_a_push(channel: Channel) -> None:
+    subscription = calls.async_get(channel, "billing", print, True, 7, reason="x")
+    assert subscription is not None
+    assert (subscription.settles, subscription.whom) == (False, "basic_get of 'billing'")
+    assert subscription.call(len) == (("billing", len, True, 7), {"reason": "x"})
+
+
+# -- iterating -------------------------------------------------------------------------------------
+
+
+def test_an_item_of_a_loop_is_a_delivery_and_a_tick_is_none(blocking: Blocking) -> None:
+    native_of = calls.consume(blocking.channel, "billing", True)
+    method, header = deliver(), properties()
+    assert native_of((None, None, None)) is None
+    assert native_of((method, header, BODY)) == Received(
+        blocking.channel, method, header, BODY, "billing", True
+    )
+    assert state_of(blocking.channel).thread == threading.get_ident()
+
+
+class Turning:
+    """A loop that takes note of being left."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+
+def test_cancelling_leaves_the_loop(blocking: Blocking) -> None:
+    loop: Any = Turning()
+    calls.keep_loop(blocking.channel, loop)
+    calls.cancel(blocking.channel)
+    calls.cancel(blocking.channel, "what a newer pika adds", requeue=True)
+    assert loop.left == 2
+
+
+def test_cancelling_without_a_loop_is_harmless(blocking: Blocking) -> None:
+    calls.cancel(blocking.channel)
+
+
+def test_cancelling_after_the_loop_has_gone_is_harmless(blocking: Blocking) -> None:
+    loop: Any = Turning()
+    calls.keep_loop(blocking.channel, loop)
+    del loop
+    gc.collect()
+    calls.cancel(blocking.channel)
+
+
+# -- process ---------------------------------------------------------------------------------------
+
+
+def test_settings_of_a_wrapped_channel_hold_for_process(
+    blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    channel = hopspan.wrap(blocking.channel, policy=hopspan.reject_on_error, **telemetry.settings)
+    with pytest.raises(ValueError, match="bad"):  # noqa: SIM117 - the block is what raises
+        with hopspan.process((got(), properties(), BODY), via=channel):
+            raise ValueError("bad")
+    assert connection.sent == [(Basic.Nack(1, False, False), None)]
+    assert telemetry.spans[-1].attributes["hopspan.settlement"] == Verdict.REJECT.value  # type: ignore[index]

@@ -1,0 +1,341 @@
+"""What hopspan keeps for one channel: on the inner channel, where all settlements arrive."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pika
+import pytest
+from pika.channel import Channel
+from pika.exceptions import (
+    AMQPConnectionError,
+    ChannelClosedByBroker,
+    ConnectionClosedByBroker,
+    NackError,
+    UnroutableError,
+)
+from pika.spec import Basic
+
+from hopspan.adapters._amqp import Server
+from hopspan.adapters.pika.channels import (
+    Received,
+    error_type,
+    hop,
+    inner,
+    newest_tag,
+    notice_thread,
+    state_of,
+)
+from hopspan.model import Verdict
+from tests.unit.adapters.pika.conftest import (
+    Blocking,
+    Connection,
+    Handle,
+    channel_of,
+    deliver,
+    properties,
+)
+from tests.unit.support import in_thread
+
+
+def received(channel: Any, tag: int = 1) -> Received:
+    return Received(channel, deliver(tag), properties(), b"body", "orders", False)
+
+
+# -- the state -------------------------------------------------------------------------------------
+
+
+def test_the_inner_channel_is_found(blocking: Blocking) -> None:
+    assert (inner(blocking.channel), inner(blocking.inner)) == (blocking.inner, blocking.inner)
+
+
+def test_both_channels_have_one_state(blocking: Blocking) -> None:
+    assert state_of(blocking.channel) is state_of(blocking.inner)
+
+
+def test_channels_do_not_share_their_state(connection: Connection) -> None:
+    assert state_of(channel_of(connection)) is not state_of(channel_of(connection))
+
+
+def test_a_state_goes_with_its_channel(connection: Connection) -> None:
+    channel = channel_of(connection)
+    state_of(channel)
+    gone = weakref.ref(channel)
+    del channel
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_state_is_made_once_by_many_threads(channel: Channel) -> None:
+    """Twice would record every settlement twice."""
+    barrier, found = threading.Barrier(8, timeout=10), []
+
+    def ask() -> None:
+        barrier.wait()
+        found.append(state_of(channel))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len({id(state) for state in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "server"),
+    [
+        (pika.ConnectionParameters("broker", 5673), Server("broker", 5673)),
+        (pika.URLParameters("amqp://user:secret@broker:5673/"), Server("broker", 5673)),
+        (None, Server()),
+        (type("Mocked", (), {"host": object(), "port": "5672"}), Server()),
+    ],
+)
+def test_the_server_is_read_from_the_parameters(
+    params: Any, server: Server, connection: Connection
+) -> None:
+    """Never with user or password; a double's attributes are none."""
+    connection.params = params
+    assert state_of(channel_of(connection)).server == server
+
+
+def test_a_channel_without_a_connection_has_no_server() -> None:
+    class Double:
+        """What a test might give to a handler."""
+
+        def basic_ack(self) -> None: ...
+
+        basic_nack = basic_reject = basic_recover = basic_ack
+
+    assert state_of(Double()).server == Server()
+
+
+# -- settlements -----------------------------------------------------------------------------------
+
+#  method, arguments: verdict of delivery 1, of 2
+SETTLEMENTS: list[tuple[str, Any, Any, Verdict | None, Verdict | None]] = [
+    ("basic_ack", (1,), {}, Verdict.ACK, None),
+    ("basic_ack", (), {"delivery_tag": 2}, None, Verdict.ACK),
+    ("basic_ack", (2, True), {}, Verdict.ACK, Verdict.ACK),
+    ("basic_ack", (), {"multiple": True}, Verdict.ACK, Verdict.ACK),
+    ("basic_nack", (1,), {}, Verdict.REQUEUE, None),
+    ("basic_nack", (1, False, False), {}, Verdict.REJECT, None),
+    ("basic_nack", (2,), {"multiple": True, "requeue": False}, Verdict.REJECT, Verdict.REJECT),
+    ("basic_nack", (0, True), {}, Verdict.REQUEUE, Verdict.REQUEUE),
+    ("basic_reject", (1,), {}, Verdict.REQUEUE, None),
+    ("basic_reject", (2, False), {}, None, Verdict.REJECT),
+    ("basic_reject", (), {"delivery_tag": 2, "requeue": True}, None, Verdict.REQUEUE),
+    ("basic_recover", (True,), {}, Verdict.REQUEUE, Verdict.REQUEUE),
+    ("basic_recover", (), {"requeue": True}, Verdict.REQUEUE, Verdict.REQUEUE),
+]
+
+
+@pytest.mark.parametrize(("method", "args", "kwargs", "first", "second"), SETTLEMENTS)
+@pytest.mark.parametrize("which", ["channel", "inner"])
+def test_every_settlement_is_noted_whichever_channel_it_was_called_on(
+    which: str,
+    method: str,
+    args: Any,
+    kwargs: Any,
+    first: Verdict | None,
+    second: Verdict | None,
+    blocking: Blocking,
+    handling: Handle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pika's own defaults count: a nack requeues, and tag 0 is tag 0."""
+    monkeypatch.setattr(blocking.inner, "_rpc", lambda *args, **kwargs: None)
+    one = handling(received(blocking.channel, 1))
+    two = handling(received(blocking.channel, 2))
+    target: Any = getattr(blocking, which)
+    if method == "basic_recover":  # the blocking one waits for an answer
+        target = blocking.inner
+    getattr(target, method)(*args, **kwargs)
+    assert (one.wire.verdicts, two.wire.verdicts) == ([first], [second])
+    one.finish()
+    two.finish()
+
+
+def test_recovering_without_requeue_settles_nothing(
+    channel: Channel, handling: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "_rpc", lambda *args, **kwargs: None)
+    processing = handling(received(channel))
+    channel.basic_recover()
+    assert processing.wire.verdicts == [None]
+    processing.finish()
+
+
+def test_parameters_that_a_newer_pika_adds_do_not_hide_a_settlement(
+    connection: Connection, handling: Handle
+) -> None:
+    class Newer(Channel):
+        def basic_ack(self, delivery_tag: int = 0, multiple: bool = False, reason: str = "") -> None:
+            super().basic_ack(delivery_tag, multiple)
+
+    given: Any = connection
+    channel = Newer(given, 1, None)
+    channel._set_state(Channel.OPEN)
+    processing = handling(received(channel))
+    channel.basic_ack(1, False, "because")
+    assert processing.wire.verdicts == [Verdict.ACK]
+    processing.finish()
+
+
+def test_a_settlement_still_goes_on_the_wire(channel: Channel, connection: Connection) -> None:
+    state_of(channel)
+    channel.basic_nack(7, multiple=True, requeue=False)
+    assert connection.sent == [(Basic.Nack(7, True, False), None)]
+
+
+# -- error types -----------------------------------------------------------------------------------
+
+
+def unroutable(*codes: int | None) -> UnroutableError:
+    messages: Any = [
+        type("Returned", (), {"method": Basic.Return(code, "text", "", "")})() for code in codes
+    ]
+    return UnroutableError(messages)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ChannelClosedByBroker(404, "NOT_FOUND"), "not-found"),
+        (ChannelClosedByBroker(799, "new"), "799"),
+        (ConnectionClosedByBroker(320, "CONNECTION_FORCED"), "connection-forced"),
+        (unroutable(312), "no-route"),
+        (unroutable(313, 312), "no-consumers"),
+        (unroutable(799), "799"),
+        (unroutable(None), "no-route"),
+        (unroutable(), "no-route"),
+        (NackError([]), "nack"),
+        (AMQPConnectionError("gone"), None),
+        (ValueError(), None),
+    ],
+)
+def test_the_brokers_own_word_for_an_error(error: BaseException, kind: str | None) -> None:
+    assert error_type(error) == kind
+
+
+# -- the client's thread ---------------------------------------------------------------------------
+
+
+def test_on_an_unknown_thread_we_stay(channel: Channel) -> None:
+    assert hop(received(channel)) is None
+
+
+def test_on_the_clients_thread_we_stay(channel: Channel) -> None:
+    state_of(channel).thread = threading.get_ident()
+    assert hop(received(channel)) is None
+
+
+def test_from_another_thread_we_hop_to_the_blocking_connection(blocking: Blocking) -> None:
+    state_of(blocking.channel).thread = threading.get_ident()
+    scheduled = in_thread(lambda: hop(received(blocking.channel)))
+    assert scheduled == blocking.channel.connection.add_callback_threadsafe
+
+
+@pytest.mark.parametrize(
+    "name", ["add_callback_threadsafe", "call_soon_threadsafe", "add_callback"]
+)
+def test_from_another_thread_we_hop_by_the_loops_own_way(
+    name: str, channel: Channel, connection: Connection
+) -> None:
+    """Of the select, the asyncio and the tornado adapter."""
+
+    def schedule(callback: Any) -> None: ...
+
+    connection.ioloop = type("Loop", (), {name: staticmethod(schedule)})()
+    state_of(channel).thread = threading.get_ident()
+    assert in_thread(lambda: hop(received(channel))) is schedule
+
+
+def test_a_loop_without_a_known_way_is_not_hopped_to(
+    channel: Channel, connection: Connection
+) -> None:
+    connection.ioloop = object()
+    state_of(channel).thread = threading.get_ident()
+    assert in_thread(lambda: hop(received(channel))) is None
+
+
+def called_by_pika(channel: Channel, depth: int = 0) -> None:
+    """Call as pika calls a handler, through some frames of the user's."""
+    globals_ = {"notice": lambda: nested(channel, depth), "__name__": "pika.somewhere"}
+    exec("def dispatch(): notice()\ndispatch()", globals_)  # noqa: S102 - a module of pika's name
+
+
+def nested(channel: Channel, depth: int) -> None:
+    if depth:
+        nested(channel, depth - 1)
+    else:
+        notice_thread(state_of(channel))
+
+
+def test_called_by_the_client_its_thread_is_noticed(channel: Channel) -> None:
+    called_by_pika(channel)
+    assert state_of(channel).thread == threading.get_ident()
+
+
+def test_called_by_somebody_else_no_thread_is_noticed(channel: Channel) -> None:
+    """A decorated handler that is called by hand, anywhere."""
+    notice_thread(state_of(channel))
+    assert state_of(channel).thread is None
+
+
+def test_a_client_too_far_up_the_stack_is_not_looked_for(channel: Channel) -> None:
+    called_by_pika(channel, depth=50)
+    assert state_of(channel).thread is None
+
+
+def test_the_thread_that_was_noticed_first_stays(channel: Channel) -> None:
+    state_of(channel).thread = 7
+    called_by_pika(channel)
+    assert state_of(channel).thread == 7
+
+
+def test_the_top_of_the_stack_is_reached(channel: Channel) -> None:
+    in_thread(lambda: notice_thread(state_of(channel)))
+    assert state_of(channel).thread is None
+
+
+# -- what a blocking channel holds back ------------------------------------------------------------
+
+
+def test_the_newest_message_that_is_held_back(blocking: Blocking) -> None:
+    class Event:
+        def __init__(self, tag: int) -> None:
+            self.method = deliver(tag)
+
+    blocking.inner._consumers["c1"] = blocking.channel._on_consumer_message_delivery
+    blocking.channel._pending_events.extend([Event(4), Event(9), Event(7), object()])
+    assert newest_tag(weakref.ref(blocking.inner)) == 9
+
+
+def test_the_newest_message_that_a_loop_holds_back(blocking: Blocking) -> None:
+    class Event:
+        method = deliver(5)
+
+    class Generator:
+        pending_events = (Event(),)
+
+    generator: Any = Generator()
+    blocking.inner._consumers["c1"] = blocking.channel._on_consumer_message_delivery
+    blocking.channel._queue_consumer_generator = generator
+    assert newest_tag(weakref.ref(blocking.inner)) == 5
+
+
+def test_nothing_is_held_back_for_plain_callbacks(channel: Channel) -> None:
+    channel._consumers["c1"] = print
+    assert newest_tag(weakref.ref(channel)) == 0
+
+
+def test_nothing_is_held_back_by_a_channel_that_is_gone(connection: Connection) -> None:
+    channel = channel_of(connection)
+    gone = weakref.ref(channel)
+    del channel
+    gc.collect()
+    assert newest_tag(gone) == 0

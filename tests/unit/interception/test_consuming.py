@@ -1,0 +1,442 @@
+"""The ways in which a client hands messages over: pushed, fetched, iterated over."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
+import hopspan
+from hopspan.interception import consumes, iterates, receives, runs_first
+from hopspan.model import PolicyError, Verdict
+from hopspan.processing.loops import Loop
+from hopspan.testing import Message
+from tests.unit.interception import client
+from tests.unit.interception.client import Channel
+from tests.unit.interception.conftest import Intercept
+from tests.unit.support import Seen, Telemetry
+
+CONSUMES = consumes(client.consume)
+RECEIVES = receives(client.get)
+
+
+def cannot(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("ours")
+
+
+# -- pushed ----------------------------------------------------------------------------------------
+
+
+def handled(channel: Channel, message: Message | None = None) -> Message:
+    """Push a message as the client would."""
+    message = Message() if message is None else message
+    channel.handlers[0](message)
+    return message
+
+
+def test_a_pushed_message_is_handled_inside_its_span(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("consume", CONSUMES, policy=hopspan.ack_always)
+    inside: list[bool] = []
+
+    def handler(message: Message) -> None:
+        inside.append(trace.get_current_span() is hopspan.current().span)
+
+    assert channel.consume("orders", handler) == "a tag"
+    message = handled(channel)
+    assert (inside, message.verdict) == ([True], Verdict.ACK)
+    assert [span.name for span in telemetry.spans] == ["process test"]
+
+
+def test_a_push_is_no_child_of_what_is_current(intercept: Intercept, telemetry: Telemetry) -> None:
+    channel, _ = intercept("consume", CONSUMES)
+    channel.consume("orders", lambda message: None)
+    with telemetry.tracer.start_as_current_span("an accident"):
+        handled(channel)
+    assert telemetry.seen[0].parent is None
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        (("orders", print, True), {}),
+        (("orders",), {"handler": print, "auto_ack": True}),
+        ((), {"queue": "orders", "handler": print, "auto_ack": True}),
+    ],
+)
+def test_the_other_arguments_are_the_users(args: Any, kwargs: Any, intercept: Intercept) -> None:
+    channel, _ = intercept("consume", CONSUMES)
+    channel.consume(*args, **kwargs)
+    assert channel.calls == [("consume", "orders", True)]
+
+
+def test_the_registered_handler_looks_like_the_users(intercept: Intercept) -> None:
+    def on_order(message: Message) -> None:
+        """Handle an order."""
+
+    channel, _ = intercept("consume", CONSUMES)
+    channel.consume("orders", on_order)
+    assert (channel.handlers[0].__name__, channel.handlers[0].__doc__) == (
+        "on_order",
+        "Handle an order.",
+    )
+
+
+def test_a_decorated_handler_makes_one_span_and_decides(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("consume", CONSUMES, policy=hopspan.ack_always)
+
+    @hopspan.consumer(policy=hopspan.reject_on_error)
+    def handler(message: Message) -> None:
+        raise ValueError("bad")
+
+    channel.consume("orders", handler)
+    assert handled(channel).verdict is Verdict.REJECT
+    assert [span.name for span in telemetry.spans] == ["reject test", "process test"]
+
+
+SENT = {"traceparent": f"00-{1:032x}-{2:016x}-01"}
+
+
+def test_all_settings_of_a_decorated_handler_hold(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    """Not only its policy: consumer goes before wrap and instrument."""
+    channel, _ = intercept("consume", CONSUMES)
+    handler = hopspan.consumer(correlation="link")(lambda message: None)
+    channel.consume("orders", functools.partial(handler))
+    handled(channel, Message(headers=SENT))
+    assert (telemetry.only.parent, telemetry.only.links) == (None, (2,))
+
+
+def test_a_policy_on_an_auto_ack_consumer_is_refused_when_subscribing(
+    intercept: Intercept,
+) -> None:
+    channel, _ = intercept("consume", CONSUMES, policy=hopspan.ack_always)
+    with pytest.raises(PolicyError) as raised:
+        channel.consume("orders", print, auto_ack=True)
+    assert str(raised.value).startswith(
+        "policy ack_always cannot settle for a consumer of 'orders': it was given auto_ack=True"
+    )
+    assert channel.calls == []
+
+
+def test_the_handlers_own_policy_is_refused_when_subscribing(intercept: Intercept) -> None:
+    channel, _ = intercept("consume", CONSUMES)
+    handler = hopspan.consumer(policy=hopspan.requeue_once)(lambda message: None)
+    with pytest.raises(PolicyError, match="policy requeue_once cannot settle"):
+        channel.consume("orders", handler, auto_ack=True)
+
+
+def test_a_handler_that_settles_nothing_may_have_auto_ack(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    """Its own setting goes before the channel's, also for what is refused."""
+    channel, _ = intercept("consume", CONSUMES, policy=hopspan.ack_always)
+    handler = hopspan.consumer(policy=hopspan.manual)(lambda message: None)
+    channel.consume("orders", handler, auto_ack=True)
+    handled(channel, Message(auto_ack=True))
+    assert len(telemetry.spans) == 1
+
+
+def test_a_registration_that_is_not_an_applications_is_left_alone(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("consume", CONSUMES)
+    channel.consume("internal", print)
+    assert channel.handlers == [print]
+
+
+def test_what_is_no_handler_is_left_to_the_client(intercept: Intercept) -> None:
+    channel, _ = intercept("consume", CONSUMES)
+    channel.consume("orders", "not callable")
+    assert channel.handlers == ["not callable"]
+
+
+def test_switched_off_a_registration_is_left_alone(intercept: Intercept) -> None:
+    channel, binding = intercept("consume", CONSUMES)
+    binding.instrumenter.switch.on = False
+    channel.consume("orders", print)
+    assert channel.handlers == [print]
+
+
+def test_a_registered_handler_emits_nothing_once_it_is_switched_off(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, binding = intercept("consume", CONSUMES, policy=hopspan.ack_always)
+    ran: list[Message] = []
+    channel.consume("orders", ran.append)
+    binding.instrumenter.switch.on = False
+    message = handled(channel)
+    assert (ran, message.verdict, telemetry.spans) == ([message], None, [])
+
+
+def test_a_registration_that_cannot_be_read_goes_ahead(
+    intercept: Intercept, logged: pytest.LogCaptureFixture
+) -> None:
+    channel, _ = intercept("consume", consumes(cannot))
+    channel.consume("orders", print)
+    assert (channel.handlers, len(logged.records)) == ([print], 1)
+
+
+# -- fetched ---------------------------------------------------------------------------------------
+
+RECEIVED = Seen(
+    "receive orders",
+    SpanKind.CLIENT,
+    {
+        "messaging.system": "memory",
+        "messaging.operation.name": "receive",
+        "messaging.operation.type": "receive",
+        "messaging.destination.name": "orders",
+    },
+)
+
+
+def test_a_fetch_has_a_receive_span(intercept: Intercept, telemetry: Telemetry) -> None:
+    channel, _ = intercept("get", RECEIVES)
+    message = Message(headers=SENT)
+    channel.waiting = [message]
+    assert channel.get("orders") is message
+    assert telemetry.only == RECEIVED._replace(links=(2,))
+
+
+def test_a_fetch_counts_its_messages(intercept: Intercept, telemetry: Telemetry) -> None:
+    channel, _ = intercept("get", RECEIVES)
+    channel.waiting = [Message()]
+    channel.get("orders")
+    points = telemetry.points("messaging.client.consumed.messages")
+    assert [value for _, value in points] == [1]
+
+
+def test_an_empty_fetch_has_no_span(intercept: Intercept, telemetry: Telemetry) -> None:
+    channel, _ = intercept("get", RECEIVES)
+    assert channel.get("orders") is None
+    assert (telemetry.spans, channel.calls) == ([], [("get", "orders", False)])
+
+
+def test_a_fetch_that_fails_is_a_failure_and_counts_nothing(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("get", RECEIVES)
+    channel.error = ConnectionError("closed")
+    with pytest.raises(ConnectionError) as raised:
+        channel.get("orders")
+    assert raised.value is channel.error
+    assert telemetry.only == RECEIVED._replace(
+        attributes={**RECEIVED.attributes, "error.type": "ConnectionError"},
+        status=("ERROR", "closed"),
+        events=("exception",),
+    )
+    assert telemetry.points("messaging.client.consumed.messages") == []
+
+
+def test_a_fetch_is_timed_from_the_call_to_its_return(
+    intercept: Intercept, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr("hopspan.interception.consuming.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hopspan.interception.consuming.time_ns", lambda: 1_000)
+    channel, _ = intercept("get", RECEIVES)
+    channel.waiting = [Message()]
+    channel.get("orders")
+    (point,) = telemetry.metric("messaging.client.operation.duration").data.data_points
+    assert (telemetry.spans[0].start_time, point.sum) == (1_000, 3.0)
+
+
+def test_a_fetch_inside_an_intercepted_call_is_no_operation(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, binding = intercept("get", RECEIVES)
+    channel.waiting = [Message()]
+
+    def get_again(self: Channel, queue: str) -> Any:
+        return channel.get(queue)
+
+    receives(client.get)(get_again, binding)(channel, "orders")
+    assert len(telemetry.spans) == 1
+
+
+@pytest.mark.parametrize("error", [None, ValueError("bad")])
+def test_afterwards_the_next_fetch_is_one_again(
+    error: Exception | None, intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("get", RECEIVES)
+    channel.waiting, channel.error = [Message(), Message()], error
+    for _ in range(2):
+        try:
+            channel.get("orders")
+        except ValueError:
+            pass
+    assert len(telemetry.spans) == 2
+
+
+def test_switched_off_a_fetch_is_left_alone(intercept: Intercept, telemetry: Telemetry) -> None:
+    channel, binding = intercept("get", RECEIVES)
+    binding.instrumenter.switch.on = False
+    channel.waiting = [Message()]
+    assert channel.get("orders") is not None
+    assert telemetry.spans == []
+
+
+def test_the_hook_is_told_what_was_fetched(intercept: Intercept) -> None:
+    told: list[Any] = []
+    channel, _ = intercept("get", RECEIVES, on_start=lambda operation, native: told.append(native))
+    channel.waiting = [Message()]
+    message = channel.get("orders")
+    channel.error = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        channel.get("orders")
+    assert told == [message, None]
+
+
+def test_a_fetch_that_cannot_be_read_goes_ahead(
+    intercept: Intercept, logged: pytest.LogCaptureFixture
+) -> None:
+    channel, _ = intercept("get", receives(cannot))
+    channel.waiting = [Message()]
+    assert channel.get("orders") is not None
+    assert len(logged.records) == 1
+
+
+def test_a_result_that_cannot_be_read_is_returned(
+    intercept: Intercept, telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    def reader(channel: Any, queue: str) -> Any:
+        return client.get(channel, queue)._replace(read=cannot)
+
+    channel, _ = intercept("get", receives(reader))
+    channel.waiting = [Message()]
+    assert channel.get("orders") is not None
+    assert (telemetry.spans, len(logged.records)) == ([], 1)
+
+
+# -- iterated over ---------------------------------------------------------------------------------
+
+
+def iterating(kept: list[Any] | None = None) -> Any:
+    return iterates(client.iterate, lambda channel, loop: (kept or []).append((channel, loop)))
+
+
+def test_the_body_of_a_loop_is_inside_the_span_of_its_message(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("iterate", iterating())
+    channel.waiting = [Message(id="0"), Message(id="1")]
+    inside = [hopspan.current().delivery.native is message for message in channel.iterate("orders")]
+    assert (inside, len(telemetry.spans)) == ([True, True], 2)
+
+
+def test_a_loop_is_a_child_of_what_is_current(intercept: Intercept, telemetry: Telemetry) -> None:
+    channel, _ = intercept("iterate", iterating())
+    channel.waiting = [Message()]
+    with telemetry.tracer.start_as_current_span("job") as job:
+        for _ in channel.iterate("orders"):
+            pass
+    assert telemetry.seen[0].parent == job.get_span_context().span_id
+
+
+def test_what_is_no_message_is_in_nobodys_trace(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("iterate", iterating())
+    given: Any = ["tick", Message()]
+    channel.waiting = given
+    assert [bool(hopspan.current()) for _ in channel.iterate("orders")] == [False, True]
+
+
+def test_the_client_is_told_of_the_loop(intercept: Intercept) -> None:
+    kept: list[Any] = [None]
+    channel, _ = intercept("iterate", iterating(kept))
+    loop = channel.iterate("orders")
+    assert (kept[1:], type(loop)) == ([(channel, loop)], Loop)
+
+
+def test_a_client_that_cannot_keep_the_loop_returns_it(
+    intercept: Intercept, logged: pytest.LogCaptureFixture
+) -> None:
+    channel, _ = intercept("iterate", iterates(client.iterate, cannot))
+    channel.waiting = [Message()]
+    assert (len(list(channel.iterate("orders"))), len(logged.records)) == (1, 1)
+
+
+def test_switched_off_an_iterator_is_the_clients_own(intercept: Intercept) -> None:
+    channel, binding = intercept("iterate", iterating())
+    binding.instrumenter.switch.on = False
+    assert type(channel.iterate("orders")) is type(iter([]))
+
+
+def test_a_loop_emits_nothing_once_it_is_switched_off(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, binding = intercept("iterate", iterating())
+    channel.waiting = [Message(), Message()]
+    loop = channel.iterate("orders")
+    next(loop)
+    binding.instrumenter.switch.on = False
+    assert bool(next(loop) and hopspan.current()) is False
+    del loop
+    gc.collect()
+    assert len(telemetry.spans) == 1
+
+
+def test_a_call_that_cannot_be_read_returns_the_clients_own_iterator(
+    intercept: Intercept, logged: pytest.LogCaptureFixture
+) -> None:
+    channel, _ = intercept("iterate", iterates(cannot, cannot))
+    assert type(channel.iterate("orders")) is type(iter([]))
+    assert len(logged.records) == 1
+
+
+# -- told first ------------------------------------------------------------------------------------
+
+
+def test_being_told_first(intercept: Intercept) -> None:
+    told: list[Any] = []
+
+    def before(channel: Channel, *args: Any, **kwargs: Any) -> None:
+        told.append((list(channel.calls), args, kwargs))
+
+    channel: Any = intercept("publish", runs_first(before))[0]
+    assert channel.publish("orders", body=b"body") == "published"
+    assert told == [([], ("orders",), {"body": b"body"})]
+    assert channel.calls == [("publish", "orders", b"body", None, False)]
+
+
+def test_switched_off_nobody_is_told(intercept: Intercept) -> None:
+    channel, binding = intercept("cancel", runs_first(cannot))
+    binding.instrumenter.switch.on = False
+    assert channel.cancel() == "cancelled"
+
+
+def test_who_cannot_be_told_is_logged_once(
+    intercept: Intercept, logged: pytest.LogCaptureFixture
+) -> None:
+    channel, _ = intercept("cancel", runs_first(cannot))
+    assert [channel.cancel() for _ in range(2)] == ["cancelled", "cancelled"]
+    assert [record.message.partition(";")[0] for record in logged.records] == [
+        "hopspan failed at before cancel (RuntimeError)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "interceptor"),
+    [
+        ("consume", CONSUMES),
+        ("get", RECEIVES),
+        ("iterate", iterating()),
+        ("cancel", runs_first(cannot)),
+    ],
+)
+def test_replacements_look_like_the_method(
+    method: str, interceptor: Callable[..., Any], intercept: Intercept
+) -> None:
+    channel, _ = intercept(method, interceptor)
+    assert getattr(channel, method).__name__ == method

@@ -1,0 +1,139 @@
+"""Whose settings hold: what `instrument` set for a client, and what a face says over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import hopspan
+from hopspan.config import Config
+from hopspan.model import ConfigurationError, PolicyError
+from hopspan.telemetry.faces import (
+    NO_SETTINGS,
+    Binding,
+    Face,
+    face_for,
+    forget_defaults,
+    install,
+    instrumenter_for,
+)
+from tests.unit.support import Telemetry
+
+
+@pytest.fixture
+def installed(telemetry: Telemetry) -> Iterator[Any]:
+    instrumenter = telemetry.instrumenter(reraise=True)
+    install("memory", instrumenter)
+    yield instrumenter
+    install("memory", None)
+
+
+def test_what_was_installed_is_used_for_its_client(installed: Any) -> None:
+    assert instrumenter_for("memory") is installed
+
+
+def test_other_clients_use_the_defaults(installed: Any) -> None:
+    assert instrumenter_for("pika").config == Config()
+
+
+def test_what_is_taken_away_is_used_no_more(installed: Any) -> None:
+    install("memory", None)
+    assert instrumenter_for("memory").config == Config()
+
+
+def test_the_defaults_are_read_from_the_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOPSPAN_RERAISE", "true")
+    first = instrumenter_for("memory")
+    monkeypatch.setenv("HOPSPAN_RERAISE", "false")
+    assert instrumenter_for("memory") is first
+    assert first.config.reraise is True
+
+
+def test_the_defaults_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    instrumenter_for("memory")
+    monkeypatch.setenv("HOPSPAN_RERAISE", "true")
+    forget_defaults()
+    assert instrumenter_for("memory").config.reraise is True
+
+
+def test_a_wrong_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOPSPAN_RERAISE", "perhaps")
+    with pytest.raises(ConfigurationError):
+        instrumenter_for("memory")
+
+
+def test_a_face_without_settings_is_what_lies_beneath_it(telemetry: Telemetry) -> None:
+    base = telemetry.instrumenter()
+    assert NO_SETTINGS.over(base) is base
+
+
+def test_a_face_lays_its_settings_over_the_base(telemetry: Telemetry) -> None:
+    base = telemetry.instrumenter(correlation="link")
+    assert Face({"reraise": True}).over(base).config == telemetry.config(
+        correlation="link", reraise=True
+    )
+
+
+def test_a_face_over_one_base_is_made_once(telemetry: Telemetry) -> None:
+    """A tracer and a meter are not asked for at every message."""
+    base, face = telemetry.instrumenter(), Face({"reraise": True})
+    assert face.over(base) is face.over(base)
+
+
+def test_a_face_over_another_base_is_made_anew(telemetry: Telemetry) -> None:
+    face = Face({"reraise": True})
+    face.over(telemetry.instrumenter())
+    other = telemetry.instrumenter(correlation="link")
+    assert face.over(other).config.correlation == "link"
+
+
+def test_a_face_keeps_the_switch_of_its_base(telemetry: Telemetry) -> None:
+    base = telemetry.instrumenter()
+    assert Face({"reraise": True}).over(base).switch is base.switch
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"nonsense": 1}, ConfigurationError), ({"policy": "manual"}, PolicyError)],
+)
+def test_a_mistake_is_known_when_the_face_is_made(
+    settings: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        Face(settings)
+
+
+def test_later_changes_to_the_given_settings_do_not_matter() -> None:
+    settings: dict[str, Any] = {"reraise": True}
+    face = Face(settings)
+    settings["reraise"] = False
+    assert face.settings == {"reraise": True}
+
+
+def test_equal_settings_have_one_face() -> None:
+    """`process` is called for every message."""
+    assert face_for({"policy": hopspan.requeue_once}) is face_for({"policy": hopspan.requeue_once})
+
+
+def test_no_settings_have_one_face() -> None:
+    assert face_for({}) is NO_SETTINGS
+
+
+def test_settings_that_cannot_be_hashed_have_a_face_all_the_same() -> None:
+    face = face_for({"metrics": ["messaging.process.duration"]})
+    assert face.settings == {"metrics": ["messaging.process.duration"]}
+
+
+def test_a_mistake_is_an_error_every_time() -> None:
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            face_for({"nonsense": 1})
+
+
+def test_a_binding_is_active_until_its_switch_is_off(telemetry: Telemetry) -> None:
+    binding = Binding(None, telemetry.instrumenter())
+    assert binding.active is True
+    binding.instrumenter.switch.on = False
+    assert binding.active is False

@@ -1,0 +1,674 @@
+"""Parents, links and attributes at the start of each kind of operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.context import Context, attach, detach, get_current, set_value
+from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import SpanKind, StatusCode
+
+from hopspan.conventions import Action
+from hopspan.model import (
+    SUCCESS,
+    Delivery,
+    Endpoint,
+    MessageInfo,
+    OperationType,
+    Outcome,
+    Outgoing,
+    Settlement,
+    Verdict,
+)
+from hopspan.propagation import MAPPING
+from hopspan.telemetry.instrumenter import Instrumenter, Switch
+from hopspan.telemetry.spans import Operation
+from tests.unit.support import Seen, Telemetry, delivery
+
+PUBLISH = Action("publish", OperationType.SEND)
+ORDERS = Endpoint("memory", "orders")
+TRACE, SENDER = 0xA, 0xB
+SENT = {"traceparent": f"00-{TRACE:032x}-{SENDER:016x}-01", "baggage": "tenant.id=acme"}
+LATER = {"traceparent": f"00-{TRACE:032x}-{0xC:016x}-01"}
+
+PROCESSED = {
+    "messaging.system": "memory",
+    "messaging.operation.name": "process",
+    "messaging.operation.type": "process",
+    "messaging.destination.name": "orders",
+}
+
+
+def outgoing(headers: Any = None, message: MessageInfo = MessageInfo()) -> Outgoing:  # noqa: B008
+    return Outgoing(ORDERS, message, headers, lambda changed: ((changed,), {}))
+
+
+@contextmanager
+def current(context: Context) -> Iterator[None]:
+    token = attach(context)
+    try:
+        yield
+    finally:
+        detach(token)
+
+
+@contextmanager
+def ambient(telemetry: Telemetry) -> Iterator[int]:
+    """A span of the user's own, current around the test; its id."""
+    with telemetry.tracer.start_as_current_span("ambient") as span:
+        yield span.get_span_context().span_id
+
+
+def processed(
+    telemetry: Telemetry,
+    deliveries: Sequence[Delivery],
+    *,
+    pushed: bool = False,
+    **settings: Any,
+) -> tuple[Seen, Context]:
+    """A process operation from start to end: its span, and the context that it had."""
+    operation = telemetry.instrumenter(**settings).start_process(
+        deliveries, MAPPING, pushed=pushed
+    )
+    operation.end()
+    return next(span for span in telemetry.seen if span.name != "ambient"), operation.context
+
+
+# -- sending ---------------------------------------------------------------------------------------
+
+
+def test_a_send_is_a_producer_span_whose_context_leaves_with_the_message(
+    telemetry: Telemetry,
+) -> None:
+    operation, headers = telemetry.instrumenter().start_send(
+        PUBLISH, outgoing({"color": "red"}, MessageInfo("m1", "c1", {"x": 1})), MAPPING
+    )
+    operation.end()
+    assert telemetry.only == Seen(
+        "publish orders",
+        SpanKind.PRODUCER,
+        {
+            "messaging.system": "memory",
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": "orders",
+            "messaging.message.id": "m1",
+            "messaging.message.conversation_id": "c1",
+            "x": 1,
+        },
+    )
+    assert headers == {"color": "red", **propagated(operation.context)}
+
+
+def propagated(context: Context) -> dict[str, str]:
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, context)
+    return carrier
+
+
+def test_a_send_is_a_child_of_what_is_current(telemetry: Telemetry) -> None:
+    with ambient(telemetry) as span_id:
+        operation, _ = telemetry.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
+        operation.end()
+    assert telemetry.seen[0].parent == span_id
+
+
+def test_a_context_that_the_message_brings_is_replaced(telemetry: Telemetry) -> None:
+    operation, headers = telemetry.instrumenter().start_send(PUBLISH, outgoing(SENT), MAPPING)
+    operation.end()
+    assert headers == propagated(operation.context)
+    assert telemetry.only.links == ()
+
+
+def test_a_context_that_is_kept_is_linked_to(telemetry: Telemetry) -> None:
+    """The send span is then a client's, for another one made the message (*Context propagation*)."""
+    operation, headers = telemetry.instrumenter(keep_context=True).start_send(
+        PUBLISH, outgoing(SENT), MAPPING
+    )
+    operation.end()
+    assert (headers is not None, headers, telemetry.only.kind, telemetry.only.links) == (
+        True,
+        SENT,
+        SpanKind.CLIENT,
+        (SENDER,),
+    )
+
+
+def test_without_a_context_there_is_nothing_to_keep(telemetry: Telemetry) -> None:
+    operation, headers = telemetry.instrumenter(keep_context=True).start_send(
+        PUBLISH, outgoing({}), MAPPING
+    )
+    operation.end()
+    assert (headers, telemetry.only.kind) == (propagated(operation.context), SpanKind.PRODUCER)
+
+
+def test_a_suppressed_send_leaves_the_headers_alone(telemetry: Telemetry) -> None:
+    headers = {"color": "red"}
+    with current(set_value("suppress_instrumentation", True)):
+        operation, carried = telemetry.instrumenter().start_send(
+            PUBLISH, outgoing(headers), MAPPING
+        )
+    operation.end()
+    assert (carried is headers, operation.plan, telemetry.spans) == (True, None, [])
+
+
+def test_an_unsampled_send_carries_its_context_all_the_same(unsampled: Telemetry) -> None:
+    """The receiver must know that the trace is not sampled."""
+    operation, headers = unsampled.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
+    assert headers == propagated(operation.context) != {}
+
+
+def test_without_an_sdk_baggage_is_carried_all_the_same(telemetry: Telemetry) -> None:
+    instrumenter = telemetry.instrumenter(tracer_provider=trace.NoOpTracerProvider())
+    with current(baggage.set_baggage("tenant.id", "acme")):
+        _, headers = instrumenter.start_send(PUBLISH, outgoing(), MAPPING)
+    assert headers == {"baggage": "tenant.id=acme"}
+
+
+def test_a_propagator_that_raises_lets_the_message_leave(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("a propagator that cannot")
+
+    monkeypatch.setattr("hopspan.telemetry.instrumenter.inject_into", fail)
+    headers = {"color": "red"}
+    operation, carried = telemetry.instrumenter().start_send(PUBLISH, outgoing(headers), MAPPING)
+    operation.end()
+    assert (carried is headers, len(telemetry.spans), len(logged.records)) == (True, 1, 1)
+
+
+# -- receiving -------------------------------------------------------------------------------------
+
+RECEIVED = {
+    "messaging.system": "memory",
+    "messaging.operation.name": "receive",
+    "messaging.operation.type": "receive",
+    "messaging.destination.name": "orders",
+}
+
+
+def received(telemetry: Telemetry, *deliveries: Delivery) -> None:
+    operation = telemetry.instrumenter().start_receive(ORDERS, deliveries, MAPPING, 1_000)
+    operation.end(messages=len(deliveries))
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "attributes", "links"),
+    [
+        ([], {}, ()),
+        ([delivery(SENT)], {}, (SENDER,)),
+        (
+            [delivery(SENT, message=MessageInfo("m1", None, {"x": 1}))],
+            {"messaging.message.id": "m1", "x": 1},
+            (SENDER,),
+        ),
+        (
+            [delivery(SENT, message=MessageInfo("m1")), delivery(LATER), delivery()],
+            {"messaging.batch.message_count": 3},
+            (SENDER, 0xC),
+        ),
+    ],
+)
+def test_a_receive_links_to_every_message(
+    deliveries: list[Delivery],
+    attributes: dict[str, Any],
+    links: tuple[int, ...],
+    telemetry: Telemetry,
+) -> None:
+    """One message is described by the span; of several, only their number."""
+    received(telemetry, *deliveries)
+    assert telemetry.only == Seen(
+        "receive orders", SpanKind.CLIENT, {**RECEIVED, **attributes}, links=links
+    )
+
+
+def test_a_receive_is_a_child_of_what_is_current_never_of_a_message(telemetry: Telemetry) -> None:
+    with ambient(telemetry) as span_id:
+        received(telemetry, delivery(SENT))
+    assert telemetry.seen[0].parent == span_id
+
+
+def test_a_receive_began_when_the_call_did(telemetry: Telemetry) -> None:
+    received(telemetry, delivery())
+    assert telemetry.spans[0].start_time == 1_000
+
+
+# -- processing: one message -----------------------------------------------------------------------
+
+#          correlation, headers, pushed, ambient: parent, links
+CORRELATION: list[tuple[str, Any, bool, bool, str | int | None, tuple[int, ...]]] = [
+    ("auto", SENT, True, False, SENDER, (SENDER,)),
+    ("auto", SENT, True, True, SENDER, (SENDER,)),
+    ("auto", SENT, False, False, SENDER, (SENDER,)),
+    ("auto", SENT, False, True, "ambient", (SENDER,)),
+    ("auto", None, True, False, None, ()),
+    ("auto", None, True, True, None, ()),
+    ("auto", None, False, False, None, ()),
+    ("auto", None, False, True, "ambient", ()),
+    ("parent", SENT, True, False, SENDER, (SENDER,)),
+    ("parent", SENT, False, True, SENDER, (SENDER,)),
+    ("parent", None, False, True, "ambient", ()),
+    ("link", SENT, True, False, None, (SENDER,)),
+    ("link", SENT, False, True, None, (SENDER,)),
+    ("link", None, False, True, None, ()),
+    ("none", SENT, True, False, None, ()),
+    ("none", SENT, False, True, "ambient", ()),
+    ("none", None, False, False, None, ()),
+]
+
+
+@pytest.mark.parametrize(("correlation", "headers", "pushed", "around", "parent", "links"), CORRELATION)
+def test_correlation(
+    correlation: str,
+    headers: Any,
+    pushed: bool,
+    around: bool,
+    parent: str | int | None,
+    links: tuple[int, ...],
+    telemetry: Telemetry,
+) -> None:
+    """What is current at a push is an accident; where the code owns the loop it is the parent."""
+    span_id = None
+    if around:
+        with ambient(telemetry) as span_id:
+            span, _ = processed(
+                telemetry, [delivery(headers)], pushed=pushed, correlation=correlation
+            )
+    else:
+        span, _ = processed(telemetry, [delivery(headers)], pushed=pushed, correlation=correlation)
+    assert (span.parent, span.links) == (span_id if parent == "ambient" else parent, links)
+
+
+@pytest.mark.parametrize(
+    ("correlation", "tenant"),
+    [("auto", "acme"), ("parent", "acme"), ("link", "acme"), ("none", None)],
+)
+def test_the_messages_baggage_reaches_the_handler(
+    correlation: str, tenant: str | None, telemetry: Telemetry
+) -> None:
+    _, context = processed(telemetry, [delivery(SENT)], correlation=correlation)
+    assert baggage.get_baggage("tenant.id", context) == tenant
+
+
+@pytest.mark.parametrize(("pushed", "colour"), [(True, None), (False, "red")])
+def test_a_push_starts_from_an_empty_context(
+    pushed: bool, colour: str | None, telemetry: Telemetry
+) -> None:
+    """What the channel's opener had in their context is not the message's."""
+    with current(baggage.set_baggage("colour", "red")):
+        _, context = processed(telemetry, [delivery(SENT)], pushed=pushed)
+    assert baggage.get_baggage("colour", context) == colour
+
+
+@pytest.mark.parametrize(
+    ("fields", "attributes"),
+    [
+        ({}, {}),
+        ({"message": MessageInfo("m1", "c1", {"x": 1})}, {
+            "messaging.message.id": "m1",
+            "messaging.message.conversation_id": "c1",
+            "x": 1,
+        }),
+        ({"attempt": 2, "redelivered": True}, {"hopspan.attempt": 2, "hopspan.redelivered": True}),
+    ],
+)  # fmt: skip
+def test_a_process_span_describes_its_delivery(
+    fields: dict[str, Any], attributes: dict[str, Any], telemetry: Telemetry
+) -> None:
+    span, _ = processed(telemetry, [delivery(**fields)])
+    assert span == Seen("process orders", attributes={**PROCESSED, **attributes})
+
+
+# -- processing: a batch ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("correlation", "around", "parent", "links"),
+    [
+        ("auto", False, None, (SENDER, 0xC)),
+        ("auto", True, "ambient", (SENDER, 0xC)),
+        ("parent", False, None, (SENDER, 0xC)),
+        ("parent", True, "ambient", (SENDER, 0xC)),
+        ("link", False, None, (SENDER, 0xC)),
+        ("link", True, None, (SENDER, 0xC)),
+        ("none", False, None, ()),
+        ("none", True, "ambient", ()),
+    ],
+)
+def test_a_batch_is_linked_and_never_parented_by_a_message(
+    correlation: str,
+    around: bool,
+    parent: str | None,
+    links: tuple[int, ...],
+    telemetry: Telemetry,
+) -> None:
+    deliveries = [delivery(SENT), delivery(LATER)]
+    span_id = None
+    if around:
+        with ambient(telemetry) as span_id:
+            span, _ = processed(telemetry, deliveries, correlation=correlation)
+    else:
+        span, _ = processed(telemetry, deliveries, correlation=correlation)
+    assert span == Seen(
+        "process orders",
+        attributes={**PROCESSED, "messaging.batch.message_count": 2},
+        parent=span_id if parent else None,
+        links=links,
+    )
+
+
+def test_a_batch_has_no_baggage_of_a_message(telemetry: Telemetry) -> None:
+    """Whose would it be?"""
+    _, context = processed(telemetry, [delivery(SENT), delivery(SENT)])
+    assert baggage.get_baggage("tenant.id", context) is None
+
+
+def test_a_batch_of_several_destinations_names_none(telemetry: Telemetry) -> None:
+    elsewhere = Endpoint("memory", "returns", "t", True, True, "group", "broker", 1)
+    span, _ = processed(telemetry, [delivery(), delivery(endpoint=elsewhere)])
+    assert span == Seen(
+        "process",
+        attributes={
+            "messaging.system": "memory",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.batch.message_count": 2,
+        },
+    )
+
+
+def test_what_several_destinations_have_in_common_stays(telemetry: Telemetry) -> None:
+    one = Endpoint("memory", "a", "t", True, True, "group", "broker", 1)
+    span, _ = processed(
+        telemetry, [delivery(endpoint=one), delivery(endpoint=one._replace(destination="b"))]
+    )
+    assert span == Seen(
+        "process",
+        attributes={
+            "messaging.system": "memory",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.consumer.group.name": "group",
+            "server.address": "broker",
+            "server.port": 1,
+            "messaging.batch.message_count": 2,
+        },
+    )
+
+
+# -- suppression, switching off, and what is not recorded -------------------------------------------
+
+
+def test_a_suppressed_process_remembers_its_status(telemetry: Telemetry) -> None:
+    with current(set_value("suppress_instrumentation", True)):
+        operation = telemetry.instrumenter().start_process([delivery(SENT)], MAPPING, pushed=True)
+    operation.span.set_status(StatusCode.ERROR)
+    operation.end()
+    assert (operation.failed_status().failed, telemetry.spans) == (True, [])
+
+
+def test_a_suppressed_process_stays_in_the_suppressed_context(telemetry: Telemetry) -> None:
+    """What the handler does must be as silent as the message."""
+    with current(set_value("suppress_instrumentation", True)):
+        operation = telemetry.instrumenter().start_process([delivery(SENT)], MAPPING, pushed=True)
+    assert operation.context.get("suppress_instrumentation") is True
+
+
+def test_a_switch_turns_off_all_that_it_was_given_to(telemetry: Telemetry) -> None:
+    switch = Switch()
+    instrumenter = Instrumenter(telemetry.config(), switch)
+    derived = instrumenter.with_settings({"reraise": True})
+    switch.on = False
+    for each in (instrumenter, derived):
+        each.start_process([delivery(SENT)], MAPPING, pushed=True).end()
+        each.start_send(PUBLISH, outgoing(), MAPPING)[0].end()
+    assert telemetry.spans == []
+
+
+def test_settings_make_another_instrumenter(telemetry: Telemetry) -> None:
+    instrumenter = telemetry.instrumenter()
+    assert instrumenter.with_settings({"reraise": True}).config == telemetry.config(reraise=True)
+
+
+def test_no_settings_leave_it_as_it_is(telemetry: Telemetry) -> None:
+    instrumenter = telemetry.instrumenter()
+    assert instrumenter.with_settings({}) is instrumenter
+
+
+def test_an_unsampled_span_has_its_own_identity(unsampled: Telemetry) -> None:
+    """A child that is sampled after all, or in another service, must find its parent."""
+    operation = unsampled.instrumenter().start_process([delivery(SENT)], MAPPING, pushed=True)
+    context = operation.span.get_span_context()
+    assert (context.trace_id, context.span_id != SENDER, context.is_valid) == (TRACE, True, True)
+
+
+class Recalling(Sampler):
+    """Takes note of what it may decide upon."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, SpanKind | None, dict[str, Any], int]] = []
+
+    def should_sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None = None,
+        attributes: Any = None,
+        links: Any = None,
+        trace_state: Any = None,
+    ) -> SamplingResult:
+        self.asked.append((name, kind, dict(attributes or {}), len(links or ())))
+        return SamplingResult(Decision.DROP)
+
+    def get_description(self) -> str:
+        return "recalling"
+
+
+def test_a_sampler_sees_name_kind_attributes_and_links() -> None:
+    sampler = Recalling()
+    processed_ = Telemetry(sampler).instrumenter()
+    processed_.start_process([delivery(SENT, attempt=1)], MAPPING, pushed=True).end()
+    assert sampler.asked == [
+        ("process orders", SpanKind.CONSUMER, {**PROCESSED, "hopspan.attempt": 1}, 1)
+    ]
+
+
+# -- settling --------------------------------------------------------------------------------------
+
+FAILED = Outcome(failed=True, error_type="precondition-failed", description="too late")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "verdict", "outcome", "spans"),
+    [
+        ("notable", Verdict.ACK, SUCCESS, 0),
+        ("notable", Verdict.REQUEUE, SUCCESS, 1),
+        ("notable", Verdict.REJECT, SUCCESS, 1),
+        ("notable", Verdict.ACK, FAILED, 1),
+        ("all", Verdict.ACK, SUCCESS, 1),
+        ("all", Verdict.REJECT, FAILED, 1),
+        ("none", Verdict.REJECT, SUCCESS, 0),
+        ("none", Verdict.ACK, FAILED, 0),
+    ],
+)
+def test_which_settlements_have_a_span_and_a_duration(
+    wanted: str, verdict: Verdict, outcome: Outcome, spans: int, telemetry: Telemetry
+) -> None:
+    telemetry.instrumenter(settle_spans=wanted).record_settle(
+        "settle", Settlement(verdict), [delivery()], outcome, (1_000, 0.5)
+    )
+    points = telemetry.points("messaging.client.operation.duration")
+    assert (len(telemetry.spans), sum(value for _, value in points)) == (spans, spans)
+
+
+SETTLED = {
+    "messaging.system": "memory",
+    "messaging.operation.name": "nack",
+    "messaging.operation.type": "settle",
+    "messaging.destination.name": "orders",
+    "hopspan.settlement": "reject",
+    "hopspan.settlement.reason": "failed",
+}
+
+
+def settle(telemetry: Telemetry, *deliveries: Delivery, **where: Any) -> Seen:
+    outcome = where.pop("outcome", SUCCESS)
+    telemetry.instrumenter().record_settle(
+        "nack", Settlement(Verdict.REJECT, "failed"), deliveries, outcome, (1_000, 0.5), **where
+    )
+    return next(span for span in telemetry.seen if span.name.startswith("nack"))
+
+
+def test_a_settle_span_describes_its_message(telemetry: Telemetry) -> None:
+    assert settle(telemetry, delivery(message=MessageInfo("m1"))) == Seen(
+        "nack orders", SpanKind.CLIENT, {**SETTLED, "messaging.message.id": "m1"}
+    )
+
+
+def test_a_settle_span_of_several_tells_their_number(telemetry: Telemetry) -> None:
+    assert settle(telemetry, delivery(), delivery()) == Seen(
+        "nack orders", SpanKind.CLIENT, {**SETTLED, "messaging.batch.message_count": 2}
+    )
+
+
+def test_a_settlement_that_failed_says_so(telemetry: Telemetry) -> None:
+    assert settle(telemetry, delivery(), outcome=FAILED) == Seen(
+        "nack orders",
+        SpanKind.CLIENT,
+        {**SETTLED, "error.type": "precondition-failed"},
+        status=("ERROR", "too late"),
+    )
+
+
+def test_a_settlement_is_timed_as_told(telemetry: Telemetry) -> None:
+    settle(telemetry, delivery())
+    (point,) = telemetry.metric("messaging.client.operation.duration").data.data_points
+    assert (telemetry.spans[0].start_time, point.sum) == (1_000, 0.5)
+
+
+def test_a_settlement_counts_no_messages(telemetry: Telemetry) -> None:
+    settle(telemetry, delivery())
+    assert telemetry.points("messaging.client.consumed.messages") == []
+
+
+def test_a_settlement_is_inside_the_process_span_that_it_is_given(telemetry: Telemetry) -> None:
+    with ambient(telemetry) as span_id:
+        inside = get_current()
+    assert settle(telemetry, delivery(), inside=inside).parent == span_id
+
+
+def test_a_settlement_is_inside_what_is_current_otherwise(telemetry: Telemetry) -> None:
+    with ambient(telemetry) as span_id:
+        span = settle(telemetry, delivery())
+    assert span.parent == span_id
+
+
+def test_a_settlement_links_to_process_spans_that_are_over(telemetry: Telemetry) -> None:
+    with telemetry.tracer.start_as_current_span("over") as over:
+        context = over.get_span_context()
+    span = settle(telemetry, delivery(), of=[trace.INVALID_SPAN_CONTEXT, context])
+    assert span.links == (context.span_id,)
+
+
+def test_a_settlement_tells_the_hooks(telemetry: Telemetry) -> None:
+    names: list[str] = []
+
+    def on_start(operation: Operation, native: Any) -> None:
+        assert operation.action is not None
+        names.append(operation.action.name)
+
+    telemetry.instrumenter(on_start=on_start).record_settle(
+        "nack", Settlement(Verdict.REJECT), [delivery()], SUCCESS, (1_000, 0.5)
+    )
+    assert names == ["nack"]
+
+
+# -- hostile ---------------------------------------------------------------------------------------
+
+
+class Unwilling(Sampler):
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        raise RuntimeError("a sampler that cannot")
+
+    def get_description(self) -> str:
+        return "unwilling"
+
+
+class Raising(SpanProcessor):
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        raise RuntimeError("a processor that cannot")
+
+
+def unwilling() -> Telemetry:
+    return Telemetry(Unwilling())
+
+
+def raising() -> Telemetry:
+    telemetry = Telemetry()
+    telemetry.tracer_provider.add_span_processor(Raising())
+    return telemetry
+
+
+@pytest.mark.parametrize("hostile", [unwilling, raising])
+def test_a_process_that_cannot_be_started_is_silent_and_logged_once(
+    hostile: Callable[[], Telemetry], logged: pytest.LogCaptureFixture
+) -> None:
+    """It goes on in the sender's trace, and its status decides as ever."""
+    instrumenter = hostile().instrumenter()
+    for _ in range(2):
+        operation = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=True)
+    trace.get_current_span(operation.context).set_status(StatusCode.ERROR, "bad")
+    operation.end()
+    assert operation.failed_status() == Outcome(
+        failed=True, error_type="_OTHER", description="bad"
+    )
+    assert operation.span.get_span_context().span_id == SENDER
+    assert [record.message for record in logged.records] == [
+        "hopspan failed at starting a process span (RuntimeError); the message went on without it. "
+        "Further failures of this kind are silent"
+    ]
+
+
+@pytest.mark.parametrize("hostile", [unwilling, raising])
+def test_a_send_that_cannot_be_started_leaves_the_headers_alone(
+    hostile: Callable[[], Telemetry], logged: pytest.LogCaptureFixture
+) -> None:
+    headers = {"color": "red"}
+    _, carried = hostile().instrumenter().start_send(PUBLISH, outgoing(headers), MAPPING)
+    assert (carried is headers, len(logged.records)) == (True, 1)
+
+
+def test_a_delivery_that_cannot_be_described_is_silent(
+    telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    unreadable: Any = MessageInfo(attributes=3)  # type: ignore[arg-type]
+    operation = telemetry.instrumenter().start_process(
+        [delivery(message=unreadable)], MAPPING, pushed=True
+    )
+    operation.end()
+    assert (telemetry.spans, len(logged.records)) == ([], 1)
+
+
+def test_a_hook_that_raises_is_logged_once_for_each(
+    telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    def fail(operation: object, native: object) -> None:
+        raise RuntimeError("a hook that cannot")
+
+    instrumenter = telemetry.instrumenter(on_start=fail, on_end=fail)
+    for _ in range(2):
+        operation = instrumenter.start_process([delivery()], MAPPING, pushed=True)
+        operation.announce(None)
+        operation.end()
+    assert len(telemetry.spans) == 2
+    assert [record.message.partition(";")[0] for record in logged.records] == [
+        "hopspan failed at calling the on_start hook (RuntimeError)",
+        "hopspan failed at calling the on_end hook (RuntimeError)",
+    ]

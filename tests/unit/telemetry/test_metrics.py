@@ -1,0 +1,345 @@
+"""The four metrics: what is counted is never lost, never twice, and never more than fits."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from hopspan.conventions import (
+    CONSUMED_MESSAGES,
+    METRICS,
+    OPERATION_DURATION,
+    PROCESS_DURATION,
+    SENT_MESSAGES,
+    Action,
+    Plan,
+)
+from hopspan.model import Endpoint, OperationType
+from hopspan.telemetry import metrics
+from hopspan.telemetry.metrics import Cells, Meters, instruments_of
+from tests.unit.support import DEADLINE, Telemetry
+
+ORDERS = (("queue", "orders"),)
+RETURNS = (("queue", "returns"),)
+SEND = Plan(Action("publish", OperationType.SEND), Endpoint("memory", "orders"))
+PROCESS = Plan(Action("process", OperationType.PROCESS), Endpoint("memory", "orders"))
+
+
+def counts(cells: Cells) -> dict[str, int | float]:
+    """What an exporter would see, by the queue's name."""
+    return {
+        str(next(iter((observed.attributes or {}).values()))): observed.value
+        for observed in cells.observe(CallbackOptions())
+    }
+
+
+# -- cells -----------------------------------------------------------------------------------------
+
+
+def test_cells_add_up() -> None:
+    cells = Cells()
+    for attributes, amount in [(ORDERS, 1), (RETURNS, 5), (ORDERS, 2)]:
+        cells.add(attributes, amount)
+    assert counts(cells) == {"orders": 3, "returns": 5}
+
+
+def test_attributes_are_observed_as_a_mapping() -> None:
+    cells = Cells()
+    cells.add(ORDERS, 1)
+    assert [observed.attributes for observed in cells.observe(CallbackOptions())] == [
+        {"queue": "orders"}
+    ]
+
+
+def test_observing_changes_nothing() -> None:
+    cells = Cells()
+    cells.add(ORDERS, 1)
+    assert counts(cells) == counts(cells)
+
+
+def test_new_cells_overflow_into_one_when_they_are_full() -> None:
+    cells = Cells(most=2)
+    for name in ("a", "b", "c", "d"):
+        cells.add((("queue", name),), 1)
+    assert [(dict(o.attributes or {}), o.value) for o in cells.observe(CallbackOptions())] == [
+        ({"queue": "a"}, 1),
+        ({"queue": "b"}, 1),
+        ({"otel.metric.overflow": True}, 2),
+    ]
+
+
+def test_known_cells_go_on_counting_when_they_are_full() -> None:
+    cells = Cells(most=1)
+    for name in ("a", "b", "a", "b"):
+        cells.add((("queue", name),), 1)
+    assert counts(cells) == {"a": 2, "True": 2}
+
+
+def test_no_sum_ever_falls() -> None:
+    """A backend takes a falling sum for a restart, and counts everything again."""
+    cells, before = Cells(most=3), {}
+    for number in range(50):
+        cells.add((("queue", str(number % 7)),), 1)
+        after = counts(cells)
+        assert {key: value for key, value in before.items() if after.get(key, 0) < value} == {}
+        before = after
+    assert sum(before.values()) == 50
+
+
+def test_there_are_at_most_so_many_and_the_overflow() -> None:
+    cells = Cells()
+    for number in range(3000):
+        cells.add((("queue", str(number)),), 1)
+    assert len(list(cells.observe(CallbackOptions()))) == 1025
+
+
+def test_threads_lose_no_count() -> None:
+    cells, threads, times = Cells(), 8, 2000
+    barrier = threading.Barrier(threads + 1, timeout=DEADLINE)
+
+    def hammer() -> None:
+        barrier.wait()
+        for number in range(times):
+            cells.add((("queue", str(number % 3)),), 1)
+
+    running = [threading.Thread(target=hammer) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    barrier.wait()
+    while any(thread.is_alive() for thread in running):
+        cells.observe(CallbackOptions())
+    for thread in running:
+        thread.join(DEADLINE)
+    assert sum(counts(cells).values()) == threads * times
+
+
+@pytest.fixture
+def in_fork() -> Iterator[Callable[[Callable[[], None]], int]]:
+    """Run something in a forked child; its exit code, or minus the signal that ended it."""
+
+    def run(work: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(int(DEADLINE))  # a lock that nobody will release
+            try:
+                work()
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - nothing may leave the child
+                os._exit(1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return run  # type: ignore[return-value]
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+quiet = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+
+
+@forks
+@quiet
+def test_a_forked_child_counts_though_the_lock_was_held(
+    in_fork: Callable[[Callable[[], None]], int],
+) -> None:
+    """Another thread counted at the moment of the fork; it does not exist in the child."""
+    cells = Cells()
+    cells.add(ORDERS, 1)
+
+    def work() -> None:
+        cells.add(ORDERS, 1)
+        assert counts(cells) == {"orders": 2}
+
+    with cells._lock:
+        code = in_fork(work)
+    assert (code, counts(cells)) == (0, {"orders": 1})
+
+
+@forks
+@quiet
+def test_a_forked_child_can_make_instruments_though_the_lock_was_held(
+    in_fork: Callable[[Callable[[], None]], int],
+) -> None:
+    with metrics._making:
+        code = in_fork(lambda: instruments_of(NoOpMeterProvider()) and None)
+    assert code == 0
+
+
+def test_cells_that_nobody_uses_are_forgotten() -> None:
+    cells = weakref.ref(Cells())
+    gc.collect()
+    assert cells() is None
+
+
+# -- instruments -----------------------------------------------------------------------------------
+
+
+def test_the_instruments_are_the_ones_of_the_conventions(telemetry: Telemetry) -> None:
+    meters = Meters(telemetry.meter_provider, METRICS)
+    meters.client_operation(SEND, 0.1, None, Context())
+    meters.processing(PROCESS, 0.1, None, Context())
+    meters.sent(SEND, 1, None)
+    meters.consumed(PROCESS, 1, None)
+    found = {name: telemetry.metric(name) for name in METRICS}
+    assert {name: (metric.unit, type(metric.data).__name__) for name, metric in found.items()} == {
+        OPERATION_DURATION: ("s", "Histogram"),
+        PROCESS_DURATION: ("s", "Histogram"),
+        SENT_MESSAGES: ("{message}", "Sum"),
+        CONSUMED_MESSAGES: ("{message}", "Sum"),
+    }
+
+
+@pytest.mark.parametrize("name", [SENT_MESSAGES, CONSUMED_MESSAGES])
+def test_counts_are_monotonic(name: str, telemetry: Telemetry) -> None:
+    meters = Meters(telemetry.meter_provider, METRICS)
+    meters.sent(SEND, 1, None)
+    meters.consumed(PROCESS, 1, None)
+    assert telemetry.metric(name).data.is_monotonic is True
+
+
+@pytest.mark.parametrize("name", [OPERATION_DURATION, PROCESS_DURATION])
+def test_durations_have_the_advised_boundaries(name: str, telemetry: Telemetry) -> None:
+    meters = Meters(telemetry.meter_provider, METRICS)
+    meters.client_operation(SEND, 0.1, None, Context())
+    meters.processing(PROCESS, 0.1, None, Context())
+    (point,) = telemetry.metric(name).data.data_points
+    assert point.explicit_bounds == (
+        0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    )  # fmt: skip
+
+
+def test_the_scope_names_hopspan_its_version_and_the_schema(telemetry: Telemetry) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    Meters(provider, METRICS).sent(SEND, 1, None)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (scope,) = [each.scope for resource in data.resource_metrics for each in resource.scope_metrics]
+    assert (scope.name, scope.version, scope.schema_url) == (
+        "hopspan",
+        metrics.VERSION,
+        "https://opentelemetry.io/schemas/1.44.0",
+    )
+
+
+def everything(meters: Meters) -> None:
+    meters.client_operation(SEND, 0.1, None, Context())
+    meters.processing(PROCESS, 0.1, None, Context())
+    meters.sent(SEND, 1, None)
+    meters.consumed(PROCESS, 1, None)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_each_instrument_can_be_switched_on_alone(name: str, telemetry: Telemetry) -> None:
+    everything(Meters(telemetry.meter_provider, frozenset({name})))
+    assert {each for each in METRICS if telemetry.points(each)} == {name}
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_each_instrument_can_be_switched_off_alone(name: str, telemetry: Telemetry) -> None:
+    everything(Meters(telemetry.meter_provider, METRICS - {name}))
+    assert {each for each in METRICS if telemetry.points(each)} == METRICS - {name}
+
+
+def test_with_all_switched_off_no_meter_is_asked_for() -> None:
+    class Failing:
+        def get_meter(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("nobody wants metrics")
+
+    provider: Any = Failing()
+    everything(Meters(provider, frozenset()))
+
+
+@pytest.mark.parametrize(
+    ("measure", "name"),
+    [
+        (lambda m, e: m.client_operation(SEND, 0.1, e, Context()), OPERATION_DURATION),
+        (lambda m, e: m.processing(PROCESS, 0.1, e, Context()), PROCESS_DURATION),
+        (lambda m, e: m.sent(SEND, 1, e), SENT_MESSAGES),
+        (lambda m, e: m.consumed(PROCESS, 1, e), CONSUMED_MESSAGES),
+    ],
+)
+@pytest.mark.parametrize("error", [None, "ValueError"])
+def test_the_error_type_is_there_only_on_failure(
+    measure: Any, name: str, error: str | None, telemetry: Telemetry
+) -> None:
+    measure(Meters(telemetry.meter_provider, METRICS), error)
+    ((attributes, _),) = telemetry.points(name)
+    assert attributes.get("error.type") == error
+
+
+# -- one set for each provider ---------------------------------------------------------------------
+
+
+def test_two_faces_that_share_a_provider_share_its_instruments(telemetry: Telemetry) -> None:
+    """Two sets on one meter would report twice, or one of them not at all."""
+    for _ in range(2):
+        everything(Meters(telemetry.meter_provider, METRICS))
+    assert {name: [value for _, value in telemetry.points(name)] for name in METRICS} == {
+        name: [2] for name in METRICS
+    }
+
+
+def test_providers_do_not_share(telemetry: Telemetry, unsampled: Telemetry) -> None:
+    everything(Meters(telemetry.meter_provider, METRICS))
+    assert unsampled.points(SENT_MESSAGES) == []
+
+
+def test_instruments_go_with_their_provider() -> None:
+    provider = MeterProvider(shutdown_on_exit=False)
+    instruments_of(provider)
+    found = weakref.ref(provider)
+    del provider
+    gc.collect()
+    assert found() is None
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """As in a process in which no global meter provider was set yet; gives the way to set one."""
+    current: list[Any] = [NoOpMeterProvider()]
+    monkeypatch.setattr(metrics, "_global_instruments", [])
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: current[0])
+    monkeypatch.setattr(
+        metrics,
+        "get_meter",
+        lambda name, version, provider, schema: (provider or current[0]).get_meter(
+            name, version, schema
+        ),
+    )
+    return lambda provider: current.__setitem__(0, provider)
+
+
+def test_the_global_provider_is_one_whether_named_or_not(
+    unset: Callable[[Any], None], telemetry: Telemetry
+) -> None:
+    """One face is given it by name, another takes it as the default: their counts are one sum."""
+    unset(telemetry.meter_provider)
+    everything(Meters(None, METRICS))
+    everything(Meters(telemetry.meter_provider, METRICS))
+    assert [value for _, value in telemetry.points(SENT_MESSAGES)] == [2]
+
+
+def test_the_global_provider_is_one_also_when_it_was_named_first(
+    unset: Callable[[Any], None], telemetry: Telemetry
+) -> None:
+    everything(Meters(telemetry.meter_provider, METRICS))
+    unset(telemetry.meter_provider)
+    everything(Meters(None, METRICS))
+    assert [value for _, value in telemetry.points(SENT_MESSAGES)] == [2]
+
+
+def test_the_default_instruments_are_made_once(unset: Callable[[Any], None]) -> None:
+    """Also when a provider is set later: the API's proxies hand over to it."""
+    first = instruments_of(None)
+    unset(NoOpMeterProvider())
+    assert instruments_of(None) is first

@@ -1,0 +1,194 @@
+"""The in-memory queue: a client of its own, whose messages are settled once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Callable
+
+import pytest
+from opentelemetry import baggage
+from opentelemetry.context import attach, detach
+
+import hopspan
+from hopspan.model import Delivery, Endpoint, MessageInfo, Verdict
+from hopspan.processing import Adapter
+from hopspan.testing import Message, Queue, memory
+
+
+def test_a_message_is_like_nothing_at_first() -> None:
+    message = Message()
+    assert (message.body, message.headers, message.verdict) == (b"", {}, None)
+
+
+def test_a_message_has_headers_of_its_own() -> None:
+    headers = {"color": "red"}
+    message = Message(headers=headers)
+    assert (message.headers == headers, message.headers is headers) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("settle", "verdict"),
+    [
+        (Message.ack, Verdict.ACK),
+        (Message.requeue, Verdict.REQUEUE),
+        (Message.reject, Verdict.REJECT),
+    ],
+)
+def test_a_message_remembers_its_verdict(
+    settle: Callable[[Message], None], verdict: Verdict
+) -> None:
+    message = Message(b"x")
+    settle(message)
+    assert message.verdict is verdict
+    assert repr(message) == f"<message b'x', attempt 1: {verdict}>"
+
+
+def test_a_message_prints_that_it_is_unsettled() -> None:
+    assert repr(Message(b"x", attempt=2)) == "<message b'x', attempt 2: unsettled>"
+
+
+@pytest.mark.parametrize("message", [Message(), Message(auto_ack=True)])
+def test_settling_a_second_time_is_an_error(message: Message) -> None:
+    """A real broker would close the channel."""
+    if not message.auto_ack:
+        message.ack()
+    with pytest.raises(AssertionError) as raised:
+        message.reject()
+    assert str(raised.value) == (
+        f"{message!r} was settled a second time (reject); a broker would object"
+    )
+
+
+def test_a_requeued_message_comes_back_first_and_says_so() -> None:
+    queue = Queue()
+    first = queue.publish(b"first")
+    queue.publish(b"second")
+    queue.messages.popleft()
+    first.requeue()
+    again = queue.messages[0]
+    assert (again.body, again.attempt, again.verdict, again.headers) == (
+        b"first",
+        2,
+        None,
+        first.headers,
+    )
+
+
+def test_a_rejected_message_is_among_the_dead() -> None:
+    queue = Queue()
+    message = queue.publish(b"x")
+    message.reject()
+    assert queue.dead == [message]
+
+
+def test_a_published_message_carries_the_context() -> None:
+    token = attach(baggage.set_baggage("tenant", "acme"))
+    message = Queue().publish(b"x", {"color": "red"})
+    detach(token)
+    assert message.headers == {"color": "red", "baggage": "tenant=acme"}
+
+
+def test_a_queue_gives_its_messages_once() -> None:
+    queue = Queue()
+    given = [queue.publish(number) for number in range(3)]
+    assert (list(queue), list(queue)) == (given, [])
+
+
+def test_a_queue_runs_a_handler_until_nothing_is_left() -> None:
+    queue, attempts = Queue(), []
+
+    @hopspan.consumer(policy=hopspan.requeue_times(2))
+    def handler(message: Message) -> None:
+        attempts.append(message.attempt)
+        raise ValueError("bad")
+
+    queue.publish()
+    queue.run(handler)
+    assert (attempts, len(queue.dead)) == ([1, 2, 3], 1)
+
+
+def test_a_queue_runs_an_async_handler() -> None:
+    queue, seen = Queue(), []
+
+    @hopspan.consumer(policy=hopspan.ack_always)
+    async def handler(message: Message) -> None:
+        seen.append(message)
+
+    given = [queue.publish(number) for number in range(2)]
+    asyncio.run(queue.run_async(handler))
+    assert (seen, [message.verdict for message in seen]) == (given, [Verdict.ACK] * 2)
+
+
+# -- the adapter -----------------------------------------------------------------------------------
+
+
+def test_a_message_as_a_value() -> None:
+    message = Message(headers={"a": 1}, queue=Queue("orders"), attempt=2, id="m1")
+    assert memory.delivery(message) == Delivery(
+        Endpoint("memory", "orders"),
+        MessageInfo("m1"),
+        {"a": 1},
+        message,
+        redelivered=True,
+        attempt=2,
+    )
+
+
+def test_a_message_without_a_queue_is_of_a_test() -> None:
+    found = memory.delivery(Message(auto_ack=True))
+    assert (found.endpoint.destination, found.redelivered, found.settles) == ("test", False, False)
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        ((), None),
+        ((1, "x"), None),
+        (([],), None),
+        (([1],), None),
+    ],
+)
+def test_what_is_no_message_is_not_found(args: tuple[object, ...], found: None) -> None:
+    assert memory.handed(args) == found
+
+
+def test_messages_are_found_among_arguments() -> None:
+    one, two = Message(), Message()
+    assert memory.handed((1, one, two)) == [one]
+    assert memory.handed(("x", [one, two])) == [one, two]
+
+
+def test_a_message_does_not_keep_its_handling() -> None:
+    message = Message()
+    with hopspan.process(message) as op:
+        gone = weakref.ref(op)
+    del op
+    gc.collect()
+    assert gone() is None
+
+
+def test_it_is_open_and_at_home_on_every_thread() -> None:
+    message = Message()
+    assert (memory.is_open(message), memory.hop(message), memory.owner(message)) == (
+        True,
+        None,
+        message,
+    ) or memory.owner(message) is None
+
+
+def test_it_dead_letters_by_itself() -> None:
+    assert memory.refusal(hopspan.dead_letter("dlt", producer=None)) == (
+        "a queue in memory keeps what was rejected by itself, in `dead`"
+    )
+    assert memory.refusal(hopspan.reject_on_error) is None
+
+
+def test_it_has_no_words_of_its_own() -> None:
+    assert memory.error_type(ValueError()) is None
+
+
+def test_the_module_is_an_adapter() -> None:
+    wanted = {*Adapter.__annotations__, *(n for n in vars(Adapter) if not n.startswith("_"))}
+    assert {name for name in wanted if not hasattr(memory, name)} == set()
