@@ -1,8 +1,9 @@
-"""No header that a client can send stops a consumer: one consumer, hundreds of hostile messages, real RabbitMQ.
+"""No header stops a consumer: one consumer, hundreds of hostile messages, a real RabbitMQ.
 
-Left out is what pika itself cannot read, with or without hopspan: a float that is not a number or infinite, and
-a time after the year 9999; its connection dies of them. And what RabbitMQ refuses from the publisher already:
-field types that it does not know (`U`, `L`), and headers longer than a frame.
+Left out is what pika itself cannot read, with or without hopspan: a float that is not a number or
+infinite, and a time after the year 9999; its connection dies of them. And what RabbitMQ refuses
+from the publisher already: field types that it does not know (`U`, `L`), and headers longer than a
+frame.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ EXAMPLES = settings(
 
 
 class Wire(bytes):
-    """A field value as it goes over the wire, its type in front: what pika's encoder does not offer."""
+    """A field value as it goes over the wire, its type in front; pika's encoder has not all."""
 
     __slots__ = ()
 
@@ -126,7 +127,10 @@ class Consumer(SpanExporter):
         declare = self._publisher
         declare.exchange_declare(self._name, "fanout")
         declare.queue_declare(f"{self._name}.dead")
-        arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": f"{self._name}.dead"}
+        arguments = {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": f"{self._name}.dead",
+        }
         declare.queue_declare(self._name, arguments=arguments)
         declare.queue_bind(self._name, self._name)
 
@@ -167,7 +171,7 @@ class Consumer(SpanExporter):
             raise AssertionError(f"never handled; the consumer: {self.ended!r}") from None
 
     def close(self) -> tuple[int, int]:
-        """End it; return how many messages it has left in its queue and in the dead-letter queue."""
+        """End it; return how many messages are in its queue and in the dead-letter queue."""
         if self.ended is None:
             self._connection.add_callback_threadsafe(self._channel.stop_consuming)
         self._thread.join(DEADLINE)
@@ -245,7 +249,7 @@ FOREIGN_KEYS = st.binary(max_size=30).filter(lambda key: key.lower() not in {b"c
 
 @st.composite
 def foreign(draw: st.DrawFn) -> Entries:
-    """Headers of a client that is not pika: every type, keys that are no text, keys that come twice."""
+    """Headers of another client: every type, keys that are no text, keys that come twice."""
     special = st.one_of([any_case(name) for name in (*FIELDS, "x-delivery-count", "x-death")])
     pairs = st.tuples(special | FOREIGN_KEYS | TEXT.filter(_is_short), nested(FOREIGN | TEXT))
     entries = draw(st.lists(pairs, min_size=1, max_size=8))
@@ -283,7 +287,14 @@ def test_of_two_headers_with_one_name_the_last_is_joined(
         {},
         optional={
             name: st.binary(max_size=100)
-            for name in ("message_id", "correlation_id", "reply_to", "type", "app_id", "content_type")
+            for name in (
+                "message_id",
+                "correlation_id",
+                "reply_to",
+                "type",
+                "app_id",
+                "content_type",
+            )
         },
     ),
     routing_key=st.binary(max_size=100),
@@ -293,7 +304,9 @@ def test_of_two_headers_with_one_name_the_last_is_joined(
 def test_properties_and_routing_keys_that_are_no_text_do_no_harm(
     consumer: Consumer, text: dict[str, bytes], routing_key: bytes, fail: bool, traceparent: str
 ) -> None:
-    handled = consumer.handle({"traceparent": traceparent}, fail=fail, routing_key=routing_key, **text)
+    handled = consumer.handle(
+        {"traceparent": traceparent}, fail=fail, routing_key=routing_key, **text
+    )
     assert handled.parent == traceparent[3:52]
     assert handled.settlement == ("reject" if fail else "ack")
 
@@ -306,5 +319,3 @@ def test_headers_that_fill_a_frame_do_no_harm(consumer: Consumer) -> None:
             handled = consumer.handle({"traceparent": parent, name: text})
             assert handled.parent == parent[3:52]
             assert handled.settlement == "ack"
-
-

@@ -1,7 +1,7 @@
 """Every attribute that leaves the process: published and current, or ours and told in the docs.
 
-One operation of each kind, on pika's own channels, says all that hopspan can say of RabbitMQ; what it says is
-compared with the tables of the conventions' pages.
+One operation of each kind, on pika's own channels, says all that hopspan can say of RabbitMQ; what
+it says is compared with the tables of the conventions' pages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def spelled() -> dict[str, str]:
         value: f"{module.__name__}.{name}"
         for module in (names, _amqp)
         for name, value in vars(module).items()
-        if name.isupper() and isinstance(value, str) and value.startswith(("messaging.", "hopspan."))
+        if name.isupper()
+        and isinstance(value, str)
+        and value.startswith(("messaging.", "hopspan."))
     }
 
 
@@ -57,7 +59,9 @@ def published(module: Any) -> dict[str, str | None]:
 PUBLISHED = {**published(messaging_attributes), **published(messaging_metrics)}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in spelled() if name.startswith("messaging.")))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in spelled() if name.startswith("messaging."))
+)
 def test_a_name_of_the_conventions_is_published_and_not_deprecated(name: str) -> None:
     assert name in PUBLISHED
     assert not (PUBLISHED[name] or "").startswith("Deprecated")
@@ -110,7 +114,7 @@ ALLOWED = {
     },
     "settle": COMMON | DELIVERED | DIED | SETTLED,
 }
-"""What spans of RabbitMQ may say, by `messaging.operation.type` (messaging spans and RabbitMQ page, 1.44)."""
+"""What spans of RabbitMQ may say, by operation type (messaging spans and RabbitMQ page, 1.44)."""
 
 
 @pytest.fixture
@@ -152,11 +156,15 @@ def everything(channel: Any, connection: Connection, telemetry: Telemetry) -> No
     connection.error = None
 
     rejecting = {"via": channel, "policy": hopspan.reject_on_error, **telemetry.settings}
-    with pytest.raises(ValueError, match="bad"), hopspan.process(  # noqa: PT012
-        message(1, redelivered=True), **rejecting
+    with (
+        pytest.raises(ValueError, match="bad"),
+        hopspan.process(message(1, redelivered=True), **rejecting),
     ):
         raise ValueError("bad")
-    with pytest.raises(GeneratorExit), hopspan.process(message(2, routing_key="amq.gen-x"), **rejecting):
+    with (
+        pytest.raises(GeneratorExit),
+        hopspan.process(message(2, routing_key="amq.gen-x"), **rejecting),
+    ):
         raise GeneratorExit
     with hopspan.process([message(3), message(4)], **rejecting):
         pass
@@ -182,9 +190,7 @@ def said(
 
 
 @pytest.mark.parametrize("kind", ["send", "process", "settle"])
-def test_a_span_says_all_that_it_may_and_nothing_else(
-    kind: str, said: dict[str, set[str]]
-) -> None:
+def test_a_span_says_all_that_it_may_and_nothing_else(kind: str, said: dict[str, set[str]]) -> None:
     assert said[kind] == ALLOWED[kind]
 
 
@@ -230,14 +236,12 @@ MEASURED = {
         "error.type",
     },
 }
-"""What metrics may say: nothing of a single message, and nothing of ours (messaging metrics, 1.44)."""
+"""What metrics may say: nothing of a single message, nothing of ours (messaging metrics, 1.44)."""
 
 
 @pytest.mark.usefixtures("said")
 @pytest.mark.parametrize("metric", sorted(MEASURED))
-def test_a_metric_says_all_that_it_may_and_nothing_else(
-    metric: str, telemetry: Telemetry
-) -> None:
+def test_a_metric_says_all_that_it_may_and_nothing_else(metric: str, telemetry: Telemetry) -> None:
     found = {key for attributes, _ in telemetry.points(metric) for key in attributes}
     assert found == MEASURED[metric]
 
@@ -245,7 +249,10 @@ def test_a_metric_says_all_that_it_may_and_nothing_else(
 @pytest.mark.usefixtures("said")
 @pytest.mark.parametrize("metric", sorted(MEASURED))
 def test_a_metric_never_names_a_generated_destination(metric: str, telemetry: Telemetry) -> None:
-    named = [attributes.get("messaging.destination.name", "") for attributes, _ in telemetry.points(metric)]
+    named = [
+        attributes.get("messaging.destination.name", "")
+        for attributes, _ in telemetry.points(metric)
+    ]
     assert not any("amq.gen" in name for name in named)
 
 

@@ -1,8 +1,8 @@
 """The rules of the design, section 2 and 5, held over the syntax trees.
 
-Every rule is a function from the modules to what breaks it, and is shown here to find what it is for. Imports
-for type checkers alone (`if TYPE_CHECKING:`) bind nothing at run time; those that point up are listed, so
-that a new one is noticed.
+Every rule is a function from the modules to what breaks it, and is shown here to find what it is
+for. Imports for type checkers alone (`if TYPE_CHECKING:`) bind nothing at run time; those that
+point up are listed, so that a new one is noticed.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("adapters",),
     ("instrumentation", "testing", "demo", "cli", "sdk", ""),
 )
-"""From the lowest to the entry points; "" is the package itself. Those of one layer are siblings."""
+"""From the lowest to the entry points; "" is the package. Those of one layer are siblings."""
 
 MAY_USE_SIBLINGS = {"cli": {"demo"}, "demo": {""}, "": {"instrumentation"}}
-"""The command line runs the demo, which uses the package as anybody does; the package offers the verbs."""
+"""The command line runs the demo, which uses the package as anybody does; it offers the verbs."""
 
 CLIENTS = {
     "pika": "adapters.pika",
@@ -180,8 +180,8 @@ def cycles(all_modules: list[Module]) -> list[str]:
         for module in all_modules
     }
     found = []
-    for name in graph:
-        seen, pending = set[str](), [*graph[name]]
+    for name, imported in graph.items():
+        seen, pending = set[str](), [*imported]
         while pending:
             current = pending.pop()
             if current not in seen:
@@ -215,10 +215,10 @@ def entangled_adapters(all_modules: list[Module]) -> list[str]:
             if each.target is not None and each.target.startswith("adapters."):
                 theirs = each.target.split(".")[1]
                 is_shared = theirs in SHARED_BY_ADAPTERS
-                if theirs != mine and not is_shared:
-                    found.append(str(each))
-                elif is_shared and mine in SHARED_BY_ADAPTERS and theirs.split("_")[1] != (
-                    mine.split("_")[1]
+                if (theirs != mine and not is_shared) or (
+                    is_shared
+                    and mine in SHARED_BY_ADAPTERS
+                    and theirs.split("_")[1] != (mine.split("_")[1])
                 ):
                     found.append(str(each))
     return found
@@ -238,11 +238,16 @@ def literals(module: Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, str(node.value)
 
 
-SYSTEMS = {"adapters._amqp": "rabbitmq", "adapters._kafka": "kafka", "adapters.celery": "celery"}
+SYSTEMS = {
+    "adapters._amqp": "rabbitmq",
+    "adapters._kafka": "kafka",
+    "adapters.celery": "celery",
+}
+"""Whose prefix a shared part or an adapter may spell."""
 
 
 def spelled_conventions(all_modules: list[Module]) -> list[str]:
-    """Attribute names that are spelled anywhere but in `conventions`; an adapter has its system's."""
+    """Attribute names spelled anywhere but in `conventions`; an adapter has its system's own."""
     found = []
     for module in all_modules:
         if module.name == "conventions":
@@ -281,9 +286,11 @@ def header_writers(all_modules: list[Module]) -> list[str]:
     for module in all_modules:
         if module.name == "propagation" or module.unit in PLAYS_AN_APPLICATION:
             continue
-        for each in imports(module):
-            if each.imported.startswith("opentelemetry.propagat"):
-                found.append(str(each))
+        found.extend(
+            str(each)
+            for each in imports(module)
+            if each.imported.startswith("opentelemetry.propagat")
+        )
         for line, function in calls(module):
             if function.endswith((".replaced", "propagate.inject", "get_global_textmap")):
                 found.append(f"{module.name}:{line} calls {function}")
@@ -433,7 +440,11 @@ BROKEN: list[tuple[Rule, Mapping[str, str], list[str]]] = [
     (upward_imports, {"telemetry.spans": "from hopspan.telemetry.faces import Face"}, []),
     (upward_imports, {"model": "if TYPE_CHECKING:\n    from hopspan.config import Config"}, []),
     (upward_imports, {"cli": "import hopspan.demo"}, []),
-    (upward_imports, {"testing.memory": "import hopspan.demo"}, ["testing.memory:1 imports hopspan.demo"]),
+    (
+        upward_imports,
+        {"testing.memory": "import hopspan.demo"},
+        ["testing.memory:1 imports hopspan.demo"],
+    ),
     (
         cycles,
         {

@@ -69,8 +69,10 @@ def test_a_reader_takes_whatever_else_comes(adapter: Any, point: Point) -> None:
 def test_a_settlements_reader_has_the_parameters_of_its_method(
     owner: type, method: str, reader: Callable[..., Any]
 ) -> None:
-    """Bound: without the channel. A default that we took for another would settle in our books only."""
-    ours = [each for each in inspect.signature(reader).parameters.values() if each.kind in POSITIONAL]
+    """Bound: without the channel. With another default, what we note is not what was sent."""
+    ours = [
+        each for each in inspect.signature(reader).parameters.values() if each.kind in POSITIONAL
+    ]
     theirs = named(getattr(owner, method))
     assert [(each.name, each.default) for each in ours] == [
         (each.name, each.default) for each in theirs[: len(ours)]
@@ -120,9 +122,7 @@ def adds_a_keyword(parameters: list[Parameter]) -> list[Parameter]:
 
 @EVERY_POINT
 @pytest.mark.parametrize("change", [keeps, appends, adds_a_keyword])
-def test_a_version_that_only_adds_is_intercepted(
-    change: Any, adapter: Any, point: Point
-) -> None:
+def test_a_version_that_only_adds_is_intercepted(change: Any, adapter: Any, point: Point) -> None:
     assert reason_against(version(method_of(point), change), point.reader) is None
 
 

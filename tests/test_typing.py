@@ -1,4 +1,4 @@
-"""The public API is typed as `tests/typing/api.py` has it, and the checker that says so can say no."""
+"""The public API is typed as `tests/typing/api.py` has it, and the checker can say no."""
 
 from __future__ import annotations
 

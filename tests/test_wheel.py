@@ -1,7 +1,8 @@
 """hopspan as it installs: what it needs, what it imports, and what it brings along.
 
-Runs with nothing installed but pytest and hopspan, and says something in every fuller environment as well:
-each snippet runs in an interpreter of its own, in which the modules it is to do without cannot be imported.
+Runs with nothing installed but pytest and hopspan, and says something in every fuller environment
+as well: each snippet runs in an interpreter of its own, in which the modules it is to do without
+cannot be imported.
 """
 
 from __future__ import annotations
@@ -152,8 +153,12 @@ instrumentor.uninstrument()
 
 
 def test_it_requires_the_api_and_the_conventions_only_and_pins_nothing(metadata: Any) -> None:
-    requirements = [each for each in metadata.requires if 'extra == "dev"' not in each.replace("'", '"')]
-    always = sorted(each.split(">")[0].split(";")[0].strip() for each in requirements if ";" not in each)
+    requirements = [
+        each for each in metadata.requires if 'extra == "dev"' not in each.replace("'", '"')
+    ]
+    always = sorted(
+        each.split(">")[0].split(";")[0].strip() for each in requirements if ";" not in each
+    )
     assert always == ["opentelemetry-api", "opentelemetry-semantic-conventions"]
     pinned = [each for each in requirements if any(mark in each.split(";")[0] for mark in "<~=!")]
     assert [each for each in pinned if ">=" not in each or "," in each] == []

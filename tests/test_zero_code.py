@@ -1,6 +1,7 @@
 """`opentelemetry-instrument python app.py` traces pika through our entry point, and never twice.
 
-The real launcher starts the application in a process of its own; the broker is the fake one, in this process.
+The real launcher starts the application in a process of its own; the broker is the fake one, in
+this process.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pytest
 pytest.importorskip("pika")
 pytest.importorskip("opentelemetry.sdk")
 
-from tests.fakes.amqp import FakeRabbit  # noqa: E402 - needs pika
+from tests.fakes.amqp import FakeRabbit
 
 LAUNCHER = Path(sys.executable).with_name("opentelemetry-instrument")
 CONTRIB = "opentelemetry.instrumentation.pika"

@@ -1,4 +1,4 @@
-"""What the fault tests are made of: a consumer to be killed, a network to be cut, and an account of both.
+"""What the fault tests are made of: a consumer to kill, a network to cut, an account of both.
 
 - `proxy`: stands between a consumer and the broker, reads along, and cuts connections on demand.
 - `worker`: the consumer, in a process of its own, which writes down every handler run.

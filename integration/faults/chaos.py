@@ -102,7 +102,10 @@ class Broker:
     def publish(self, messages: int) -> None:
         """Put the messages into the queue, each in a trace of its own."""
         for number in range(messages):
-            headers = {"traceparent": f"00-{trace_of(number)}-{1:016x}-01", "baggage": f"number={number}"}
+            headers = {
+                "traceparent": f"00-{trace_of(number)}-{1:016x}-01",
+                "baggage": f"number={number}",
+            }
             properties = pika.BasicProperties(message_id=str(number), headers=headers)
             self._channel.basic_publish("", self.queue, str(number).encode(), properties)
         wait(lambda: self.waiting() == messages, "publishing", 60)
@@ -293,10 +296,16 @@ class Chaos:
 
     def records(self, seconds: float) -> Records:
         """Everything that is known."""
-        entries = [(life, entry) for life, tail in enumerate(self._tails, 1) for entry in tail.entries]
+        entries = [
+            (life, entry) for life, tail in enumerate(self._tails, 1) for entry in tail.entries
+        ]
         return Records(
             self._plan,
-            [run for life, tail in enumerate(self._tails, 1) for run in runs_of(life, tail.entries)],
+            [
+                run
+                for life, tail in enumerate(self._tails, 1)
+                for run in runs_of(life, tail.entries)
+            ],
             [{**entry, "life": life} for life, entry in entries if entry["what"] == "span"],
             self._proxy.links,
             frozenset(self._killed),

@@ -1,8 +1,8 @@
 """What a worker writes down, and how it is read after the worker was killed.
 
-One file per life of the worker, one `write` per line: what was handed to the kernel survives the death of the
-process (only a crash of the machine would need `fsync`), and only the last line of a file can be torn, by a
-kill in the middle of the write. A torn line counts as not written.
+One file per life of the worker, one `write` per line: what was handed to the kernel survives the
+death of the process (only a crash of the machine would need `fsync`), and only the last line of a
+file can be torn, by a kill in the middle of the write. A torn line counts as not written.
 
 Lines are JSON objects; `what` says which kind:
 
@@ -70,7 +70,10 @@ class Run(NamedTuple):
     attempt: int | None
     redelivered: bool
     ended: str | None
-    """`returned`, or a way to fail: `raised`, `failed`, `status`, `disconnected`. None: killed before."""
+    """`returned`, or a way to fail: `raised`, `failed`, `status`, `disconnected`.
+
+    None: killed before it ended.
+    """
     ended_at: float
 
 

@@ -1,7 +1,7 @@
-"""A TCP proxy before a RabbitMQ, which cuts connections on demand and writes down what clients settle.
+"""A TCP proxy before a RabbitMQ: cuts connections on demand, writes down what clients settle.
 
-Only the consumers under test go through it, so what is buffered is bounded by their prefetch. Connections
-are told apart by the `connection_name` in the client's properties.
+Only the consumers under test go through it, so what is buffered is bounded by their prefetch.
+Connections are told apart by the `connection_name` in the client's properties.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Settled(NamedTuple):
 
 
 class Link:
-    """One client's connection through the proxy. Written by the proxy's thread, safe to read by others."""
+    """One client's connection. Written by the proxy's thread, safe to read by others."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.name = ""
         self.settled: list[Settled] = []
         self.refusals: list[str] = []
-        """Why the broker closed a channel or the connection. Empty unless somebody broke the protocol."""
+        """Why the broker closed a channel or the connection: somebody broke the protocol."""
         self.cut = False
         self.closed = False
         self._proxy = proxy
@@ -186,7 +186,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Proxy:  # noqa: PYI034 - Self is of Python 3.11
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -204,9 +204,10 @@ class Proxy:
         return next((link for link in self.links if link.name == name), None)
 
     def cut(self, link: Link, losing: int, timeout: float) -> bool:
-        """Cut a connection after it has lost so many settlements; False when they did not come in time.
+        """Cut a connection after it has lost so many settlements.
 
-        It is cut in either case.
+        Returns:
+            False when they did not come in time; it is cut all the same.
         """
         self._loop.call_soon_threadsafe(link.lose, losing)
         with self._changed:
@@ -244,5 +245,5 @@ class Proxy:
         self._server.close()
         for link in self.links:
             link.drop()
-        while any(not link.closed for link in self.links) or self._tasks:
+        while any(not link.closed for link in self.links) or self._tasks:  # noqa: ASYNC110
             await asyncio.sleep(0)

@@ -1,35 +1,38 @@
 """Whether hopspan kept its promises, judged from the records of a chaos.
 
-**Words.** A *run* is one call of the handler; it *returned* or *failed* (raised, declared failed, or set the
-span's status), or was killed before it ended. Runs of a message are in the order of its deliveries; its *last*
-run is that of its last delivery. A message is *dead-lettered* when it is in the dead-letter queue, and *acked*
-when it is neither there nor in its queue. A run is *lost* when its connection ended by a fault before the
-broker had its settlement: the broker, which cannot know of the run, hands the message out again. That is the
-only window there is: killed or cut after the handler ended, before the settlement arrived. (RabbitMQ has one
-more of its own: settlements for a quorum queue that are on their way inside it when a connection is closed,
-even in good order, can be lost there. So on such a queue the end of an undisturbed connection counts as well.)
+**Words.** A *run* is one call of the handler; it *returned* or *failed* (raised, declared failed,
+or set the span's status), or was killed before it ended. Runs of a message are in the order of its
+deliveries; its *last* run is that of its last delivery. A message is *dead-lettered* when it is in
+the dead-letter queue, and *acked* when it is neither there nor in its queue. A run is *lost* when
+its connection ended by a fault before the broker had its settlement: the broker, which cannot know
+of the run, hands the message out again. That is the only window there is: killed or cut after the
+handler ended, before the settlement arrived. (RabbitMQ has one more of its own: settlements for a
+quorum queue that are on their way inside it when a connection is closed, even in good order, can be
+lost there. So on such a queue the end of an undisturbed connection counts as well.)
 
 **Promises.**
 
 1. No message is lost: each was run, and its last run ended.
-2. A message is acked if its last run returned, and dead-lettered, once, if its last run failed; nothing is both,
-   and nothing stays in the queue.
-3. So a message is acked if and only if some run of it returned, except for lost runs: a run that returned and
-   was followed by another one was on a connection that a fault ended. (A handler that settles on its own
-   thread: among the last there, fewer than the prefetch.)
-4. A failed run that was not the last was requeued by the policy, or lost. Nothing is requeued more often than
-   the policy allows.
-5. Each run that ended has one process span, which tells the same outcome, in its message's own trace, with its
-   message's own baggage. No other process span exists. A handler that settles on its own thread can miss one
-   for each SIGKILL: the run that had ended last. With deferred work it can miss those that were on their way
-   from the pool's threads to the connection's.
-6. On the wire, no delivery is settled twice, no settlement comes before its run has ended or contradicts it,
-   and the broker never closes a channel.
-7. Once a connection is lost, what was prefetched through it is not handled any more: one run at most, the one
-   that was on when the connection was lost, ends without its settlement being sent. (A handler that settles on
-   its own thread; deferred work that goes on then cannot be called back.)
-8. Where the handler acks by itself with `multiple=True`, that counts, for all that it covers, whatever their
-   runs do; and 1 to 3 hold with "the first settlement of its last delivery on the wire" for "its last run".
+2. A message is acked if its last run returned, and dead-lettered, once, if its last run failed;
+   nothing is both, and nothing stays in the queue.
+3. So a message is acked if and only if some run of it returned, except for lost runs: a run that
+   returned and was followed by another one was on a connection that a fault ended. (A handler that
+   settles on its own thread: among the last there, fewer than the prefetch.)
+4. A failed run that was not the last was requeued by the policy, or lost. Nothing is requeued more
+   often than the policy allows.
+5. Each run that ended has one process span, which tells the same outcome, in its message's own
+   trace, with its message's own baggage. No other process span exists. A handler that settles on
+   its own thread can miss one for each SIGKILL: the run that had ended last. With deferred work it
+   can miss those that were on their way from the pool's threads to the connection's.
+6. On the wire, no delivery is settled twice, no settlement comes before its run has ended or
+   contradicts it, and the broker never closes a channel.
+7. Once a connection is lost, what was prefetched through it is not handled any more: one run at
+   most, the one that was on when the connection was lost, ends without its settlement being sent.
+   (A handler that settles on its own thread; deferred work that goes on then cannot be called
+   back.)
+8. Where the handler acks by itself with `multiple=True`, that counts, for all that it covers,
+   whatever their runs do; and 1 to 3 hold with "the first settlement of its last delivery on the
+   wire" for "its last run".
 """
 
 from __future__ import annotations
@@ -60,8 +63,9 @@ class Report(NamedTuple):
     def __str__(self) -> str:
         return (
             f"{self.messages} messages, {self.runs} runs, {self.acked} acked, "
-            f"{self.dead_lettered} dead-lettered, {self.duplicates} duplicates, {self.kills} kills, "
-            f"{self.cuts} cuts, {self.seconds:.1f} s, {self.spans_missing} spans missing"
+            f"{self.dead_lettered} dead-lettered, {self.duplicates} duplicates, "
+            f"{self.kills} kills, {self.cuts} cuts, {self.seconds:.1f} s, "
+            f"{self.spans_missing} spans missing"
         )
 
 
@@ -98,7 +102,9 @@ class Verdict:
             len(self.records.runs),
             self.plan.messages - len(self.dead),
             len(self.dead),
-            sum(self._is_lost(run) for runs in self.runs.values() for run in runs[:-1] if run.ended),
+            sum(
+                self._is_lost(run) for runs in self.runs.values() for run in runs[:-1] if run.ended
+            ),
             len(self.records.killed),
             sum(link.cut for link in self.records.links),
             self.records.seconds,
@@ -190,7 +196,9 @@ class Verdict:
                 last = max((run for run in self.records.runs if run.life == life), key=_delivered)
                 before = [run for run in self.records.runs if run.life == life and run.ended][-1:]
                 assert here in ([], before), f"{here} is neither of {last}, {before}"
-            if self.plan.style != "mixed":  # there, what is acked by the handler makes room for more
+            if (
+                self.plan.style != "mixed"
+            ):  # there, what is acked by the handler makes room for more
                 assert len(here) <= self.plan.prefetch, here
 
     def wire_agrees(self) -> None:
@@ -201,7 +209,9 @@ class Verdict:
             for settled in link.settled:
                 run = runs.get((link.name, settled.tag))
                 if settled.multiple or run is None:  # pika gives back itself what nobody was shown
-                    assert settled.multiple or settled.verdict == "requeue", f"{link.name}: {settled}"
+                    assert settled.multiple or settled.verdict == "requeue", (
+                        f"{link.name}: {settled}"
+                    )
                     continue
                 assert run.ended, f"settled before it ended: {settled} {run}"
                 assert run.ended_at <= settled.at, f"settled before it ended: {settled} {run}"

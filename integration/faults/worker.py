@@ -1,8 +1,9 @@
-"""The consumer under test, in a process of its own: fails at random, gets killed, and writes everything down.
+"""The consumer under test, in a process of its own: fails, gets killed, writes all of it down.
 
-Started as `python -m integration.faults.worker SETTINGS`, where SETTINGS is a JSON object with the fields of
-`Settings`. Obeys lines on its standard input: `stop` (also its end, so that no worker outlives its test) or
-`die POINT`, upon which it kills itself with SIGKILL in the next handler run that comes to that point:
+Started as `python -m integration.faults.worker SETTINGS`, where SETTINGS is a JSON object with the
+fields of `Settings`. Obeys lines on its standard input: `stop` (also its end, so that no worker
+outlives its test) or `die POINT`, upon which it kills itself with SIGKILL in the next handler run
+that comes to that point:
 
 - `started`: the run is written down, and has not ended;
 - `ended`: its end is written down, and nothing is settled;
@@ -49,8 +50,8 @@ class Settings(NamedTuple):
     life: int
     seed: str
     style: str
-    """`callback`; `deferred` to a thread pool; or `mixed`: half deferred, and some acked by the handler itself,
-    with multiple=True."""
+    """`callback`; `deferred` to a thread pool; or `mixed`: half deferred, and some acked by the
+    handler itself, with multiple=True."""
     requeues: int
     prefetch: int
 
@@ -165,7 +166,9 @@ class Worker:
                 self.journal.write("lost", connection=self._name, text=repr(error))
             except FailureError as error:  # a failure that could not be settled is raised
                 if self._connection.is_open:
-                    self.journal.write("trouble", text=f"unsettled on an open connection: {error!r}")
+                    self.journal.write(
+                        "trouble", text=f"unsettled on an open connection: {error!r}"
+                    )
                     break
                 self.journal.write("lost", connection=self._name, text=repr(error))
             self._connection = self._channel = None

@@ -197,9 +197,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "reraise": _boolean,
     "on_start": _hook,
     "on_end": _hook,
-    "tracer_provider": lambda _, value: value,
-    "meter_provider": lambda _, value: value,
-    "logger_provider": lambda _, value: value,
+    "tracer_provider": _provider,
+    "meter_provider": _provider,
+    "logger_provider": _provider,
 }
 
 

@@ -99,10 +99,11 @@ class PikaClient(AmqpClient):
 
     def open(self) -> None:
         with silence():
-            self.admin = self.connect().channel()
+            connection = self.connect()
+            self.admin = connection.channel()
             self.admin.queue_declare(self.dead)
             self.use_queue(self.queue)
-        self.producer = self._traced(self.connect().channel())
+        self.producer = self._traced(connection.channel())
         self.consumer = self.open_channel()
 
     def use_queue(self, name: str, **arguments: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import hopspan
 from tests.contract.amqp_client import AmqpClient
 from tests.contract.client import Message, in_turn, raises, succeeds
+from tests.contract.scenarios_settlement import too_late
 from tests.contract.suite import FACES, SAMPLINGS, over
 
 NO = ValueError("no stock")
@@ -35,7 +36,7 @@ def each_span_says_all_that_the_conventions_ask_for(client: AmqpClient) -> None:
         **verdict, "hopspan.attempt": 1, "error.type": "ValueError",
     } == client.telemetry.attributes(f"process {where}")  # fmt: skip
     assert {
-        **_operation("nack", "settle", where), **client.server, **message, **key, **tag, **verdict,
+        **_operation("nack", "settle", where), **client.server, **message, **tag, **verdict,
     } == client.telemetry.attributes(f"nack {where}")  # fmt: skip
 
 
@@ -311,6 +312,7 @@ def what_was_settled_before_it_was_handled_is_not_settled_again(
     client.drive(lambda: ran.times == 3, ran)
     client.sync()
     assert 1 == len(client.frames)
+    assert [too_late(client)] == client.lines.take()
     client.expect_queues(dead=0 if everything == "ack" else 3)
 
 

@@ -46,7 +46,10 @@ def _sent(client: Client, count: int = 1, error: str | None = None) -> set[Measu
 
 def _processed(count: int = 1, error: str | None = None) -> set[Measured]:
     """What is measured of so many messages that were handled."""
-    return {Measured(PROCESSES, "process", error, count), Measured(CONSUMED, "process", error, count)}
+    return {
+        Measured(PROCESSES, "process", error, count),
+        Measured(CONSUMED, "process", error, count),
+    }
 
 
 def _settled(client: Client, count: int = 1) -> set[Measured]:
@@ -81,9 +84,13 @@ def each_point_says_of_what_it_is_and_nothing_of_the_single_message(client: Clie
         (SENT, {"messaging.operation.name": publish}),
         (CONSUMED, {"messaging.operation.name": "process", **failed}),
     ]
-    whole = {(metric, frozenset({**client.metric_attributes, **more}.items())) for metric, more in expected}
+    whole = {
+        (metric, frozenset({**client.metric_attributes, **more}.items()))
+        for metric, more in expected
+    }
     assert whole == {
-        (metric, frozenset(attributes.items())) for metric, attributes, _ in client.telemetry.points()
+        (metric, frozenset(attributes.items()))
+        for metric, attributes, _ in client.telemetry.points()
     }
 
 
@@ -120,7 +127,9 @@ def a_duration_is_that_of_the_span(client: Client) -> None:
     client.send()
     client.handle(work)
     (span,) = client.telemetry.named(client.processes)
-    (measured,) = (point.sum for metric, _, point in client.telemetry.points() if metric == PROCESSES)
+    (measured,) = (
+        point.sum for metric, _, point in client.telemetry.points() if metric == PROCESSES
+    )
     assert took[0] <= measured <= ((span.end_time or 0) - (span.start_time or 0)) / 1e9 + 0.001
 
 
@@ -375,7 +384,11 @@ def the_duration_of_settling_follows_the_setting_for_settle_spans(
     settles = [span for span in client.telemetry.finished() if _type(span) == "settle"]
     assert len(SETTLED[settle_spans]) == len(settles)
     measured = Counter(
-        {each.operation: each.count for each in _measured(client, OPERATIONS) if each.operation != _publish(client)}
+        {
+            each.operation: each.count
+            for each in _measured(client, OPERATIONS)
+            if each.operation != _publish(client)
+        }
     )
     assert Counter(span.name.split()[0] for span in settles) == measured
     assert ["reject", "ack"] == client.settlements()

@@ -331,7 +331,10 @@ def a_decorated_handler_refuses_to_be_called_without_a_message(client: Client) -
 
 def only_channels_and_connections_are_wrapped(client: Client) -> None:
     said = refusal(UnknownMessageError, lambda: hopspan.wrap(object()))
-    assert said.startswith("wrap: no message of a client that hopspan knows in what it was given (object)")
+    assert (
+        "wrap: <class 'object'> is no channel and no connection of a client that hopspan knows; give it "
+        "the object that connection.channel() returns, or the connection"
+    ) == said
 
 
 def an_unknown_client_is_not_instrumented(client: Client) -> None:

@@ -93,7 +93,9 @@ def _said_by_hopspan(client: Client) -> list[str]:
 @needs("settles")
 def a_malformed_header_begins_a_new_trace_and_hinders_nothing(client: Client, header: str) -> None:
     sent = _send_hostile(client, header)
-    ran = client.handle(succeeds, runs=len(sent), prefetch=len(sent), policy=hopspan.reject_on_error)
+    ran = client.handle(
+        succeeds, runs=len(sent), prefetch=len(sent), policy=hopspan.reject_on_error
+    )
     assert sent == [message.headers for message in ran.messages]
     assert ["ack"] * len(sent) == client.settlements()
     process = client.a_process(parent=None, links=(), settlement="ack")
@@ -105,7 +107,9 @@ def a_malformed_header_begins_a_new_trace_and_hinders_nothing(client: Client, he
 @needs("settles")
 def next_to_a_malformed_header_the_trace_is_joined(client: Client, header: str) -> None:
     sent = _send_hostile(client, header, traceparent=VALID)
-    ran = client.handle(succeeds, runs=len(sent), prefetch=len(sent), policy=hopspan.reject_on_error)
+    ran = client.handle(
+        succeeds, runs=len(sent), prefetch=len(sent), policy=hopspan.reject_on_error
+    )
     assert sent == [message.headers for message in ran.messages]
     assert ["ack"] * len(sent) == client.settlements()
     process = client.a_process(parent="elsewhere", links=("elsewhere",), settlement="ack")
@@ -130,7 +134,9 @@ def malformed_headers_hinder_no_style(client: Client, style: str) -> None:
     client.consume_by(style, lambda message: seen.append((message.body, message.headers)))
     assert [(b"order", NASTY)] == seen
     if client.telemetry.records:
-        assert client.a_process(parent=None, links=()) == client.telemetry.spans()[-1]._replace(trace=0)
+        assert client.a_process(parent=None, links=()) == client.telemetry.spans()[-1]._replace(
+            trace=0
+        )
     assert [] == _said_by_hopspan(client)
 
 
@@ -163,7 +169,9 @@ KEYS = {"plain": PLAIN, "unique": getattr(context, "_SUPPRESS_INSTRUMENTATION_KE
 
 
 @over(key=KEYS, face=("wrapped", "instrumented"))
-def a_suppressed_publish_has_no_span_and_its_message_is_as_it_was_given(client: Client, key: str) -> None:
+def a_suppressed_publish_has_no_span_and_its_message_is_as_it_was_given(
+    client: Client, key: str
+) -> None:
     with client.span("order"), client.baggage(tenant="acme"), silence(KEYS[key]):
         client.send(b"order", client.carrier({"color": "red", "traceparent": VALID}))
     assert {"color": "red", "traceparent": VALID} == client.take_untraced()
@@ -172,7 +180,9 @@ def a_suppressed_publish_has_no_span_and_its_message_is_as_it_was_given(client: 
 
 @over(key=KEYS, face=FACES, sampling=SAMPLINGS)
 @needs("settles")
-def a_suppressed_handler_is_settled_by_its_policy_and_finds_its_delivery(client: Client, key: str) -> None:
+def a_suppressed_handler_is_settled_by_its_policy_and_finds_its_delivery(
+    client: Client, key: str
+) -> None:
     found: list[Any] = []
 
     def handler(message: Message) -> None:
@@ -210,7 +220,9 @@ def a_suppressed_get_and_block_have_no_spans_and_settle(client: Client, key: str
 
 
 @over(key=KEYS, style="loops")
-def a_suppressed_loop_has_no_spans_and_each_turn_finds_its_delivery(client: Client, key: str, style: str) -> None:
+def a_suppressed_loop_has_no_spans_and_each_turn_finds_its_delivery(
+    client: Client, key: str, style: str
+) -> None:
     client.send_untraced()
     with silence(KEYS[key]):
         for item in client.loop(style):
@@ -223,7 +235,9 @@ def a_suppressed_loop_has_no_spans_and_each_turn_finds_its_delivery(client: Clie
 
 
 @over(key=KEYS, face=FACES)
-def what_is_suppressed_inside_of_a_handler_does_not_suppress_the_handler(client: Client, key: str) -> None:
+def what_is_suppressed_inside_of_a_handler_does_not_suppress_the_handler(
+    client: Client, key: str
+) -> None:
     def forward(message: Message) -> None:
         with silence(KEYS[key]):
             client.send(b"forwarded", client.carrier(message.headers))
@@ -327,7 +341,9 @@ def _three_messages_while_broken(client: Client, place: str) -> Ran:
     turns = iter((succeeds, succeeds, raises(ValueError("no stock"))))
     for _ in range(3):
         client.send_untraced()
-    ran = client.subscribe(lambda message: next(turns)(message), prefetch=3, policy=hopspan.reject_on_error)
+    ran = client.subscribe(
+        lambda message: next(turns)(message), prefetch=3, policy=hopspan.reject_on_error
+    )
     with _broken(client, place):
         client.drive(lambda: ran.times == 3, ran)
         client.sync()
@@ -340,7 +356,9 @@ UNDECIDED = ("telemetry.spans:Operation.failed_status", "processing.delivery.out
 
 @over(place=UNDECIDED, face=FACES)
 @needs("settles")
-def where_it_is_not_known_how_a_handling_went_nothing_is_settled(client: Client, place: str) -> None:
+def where_it_is_not_known_how_a_handling_went_nothing_is_settled(
+    client: Client, place: str
+) -> None:
     handler = succeeds if place == UNDECIDED[0] else raises(ValueError("no stock"))
     client.send_untraced()
     ran = client.subscribe(handler, policy=hopspan.reject_on_error)
@@ -363,18 +381,23 @@ def where_the_metrics_fail_the_spans_are_what_they_were(client: Client, meter: s
         client.drive(lambda: ran.times, ran)
         client.sync()
     assert [_line(MEASURE)] == client.lines.take()
-    process = client.a_process(settlement="reject", reason="failed: ValueError").failed(ValueError("no stock"))
+    process = client.a_process(settlement="reject", reason="failed: ValueError").failed(
+        ValueError("no stock")
+    )
     settle = client.a_settle("reject", reason="failed: ValueError")
     client.expect_spans(client.a_publish(), process, settle)
 
 
 @over(face=FACES)
 @needs("settles")
-def a_settlement_that_fails_is_said_for_each_message_and_its_failure_propagates(client: Client) -> None:
+def a_settlement_that_fails_is_said_for_each_message_and_its_failure_propagates(
+    client: Client,
+) -> None:
     ran = _three_messages_while_broken(client, "adapter.settle")
     queue = client.processes.split()[1]
     ack, nack = (
-        f"could not {verb} a message of {queue}; the broker will hand it out again" for verb in ("ack", "nack")
+        f"could not {verb} a message of {queue}; the broker will hand it out again"
+        for verb in ("ack", "nack")
     )
     assert [ack, ack, nack] == client.lines.take()
     assert [] == client.settlements()
@@ -395,7 +418,9 @@ SENDING = {
 
 
 @over(place=SENDING, face=("wrapped", "instrumented"))
-def a_fault_while_sending_is_logged_once_and_every_message_is_sent(client: Client, place: str) -> None:
+def a_fault_while_sending_is_logged_once_and_every_message_is_sent(
+    client: Client, place: str
+) -> None:
     with _broken(client, place):
         for body in (b"1", b"2", b"3"):
             client.send(body, client.carrier({"color": "red"}))
@@ -437,7 +462,9 @@ RECEIVING = {
 
 
 @over(place=RECEIVING, face=("wrapped", "instrumented"))
-def a_fault_while_receiving_is_logged_once_and_every_message_is_received(client: Client, place: str) -> None:
+def a_fault_while_receiving_is_logged_once_and_every_message_is_received(
+    client: Client, place: str
+) -> None:
     for body in (b"1", b"2", b"3"):
         client.send_untraced(body)
     if client.face == "wrapped":
@@ -459,7 +486,9 @@ LOOPING = {
 
 
 @over(place=LOOPING, style="loops")
-def a_fault_in_a_loop_is_logged_once_and_every_turn_is_had(client: Client, place: str, style: str) -> None:
+def a_fault_in_a_loop_is_logged_once_and_every_turn_is_had(
+    client: Client, place: str, style: str
+) -> None:
     bodies = []
     for body in (b"1", b"2", b"3"):
         client.send_untraced(body)
@@ -506,9 +535,12 @@ def a_fault_around_a_block_does_not_hide_its_exception(client: Client, place: st
     client.send_untraced()
     message = client.fetch()
     error = ValueError("no stock")
-    with _broken(client, place), pytest.raises(ValueError, match="no stock") as raised:
-        with client.block(message, policy=hopspan.reject_on_error):
-            raise error
+    with (
+        _broken(client, place),
+        pytest.raises(ValueError, match="no stock") as raised,
+        client.block(message, policy=hopspan.reject_on_error),
+    ):
+        raise error
     assert error is raised.value
     client.lines.take()
 
@@ -545,7 +577,9 @@ def a_propagator_that_fails_hinders_no_message(client: Client, part: str) -> Non
     ran = client.handle(succeeds, runs=2, prefetch=2, policy=hopspan.reject_on_error)
     assert ["red"] * 2 == [message.headers["color"] for message in ran.messages]
     assert ["ack"] * 2 == client.settlements()
-    assert [client.publishes] * 2 + [client.processes] * 2 == [span.name for span in client.telemetry.spans()]
+    assert [client.publishes] * 2 + [client.processes] * 2 == [
+        span.name for span in client.telemetry.spans()
+    ]
     assert list(map(_line, doing)) == client.lines.take()
 
 
@@ -612,7 +646,11 @@ def a_hook_that_fails_is_logged_once_and_changes_nothing(client: Client, hook: s
     client.send()
     client.send()
     client.handle(
-        lambda message: next(turns)(message), runs=2, prefetch=2, policy=hopspan.reject_on_error, **settings
+        lambda message: next(turns)(message),
+        runs=2,
+        prefetch=2,
+        policy=hopspan.reject_on_error,
+        **settings,
     )
     assert ["ack", "reject"] == client.settlements()
     assert [_line(f"calling the {hook} hook")] == client.lines.take()
@@ -620,7 +658,9 @@ def a_hook_that_fails_is_logged_once_and_changes_nothing(client: Client, hook: s
         client.a_publish(),
         client.a_publish(trace=1),
         client.a_process(settlement="ack"),
-        client.a_process(settlement="reject", reason="failed: ValueError", trace=1).failed(ValueError("no stock")),
+        client.a_process(settlement="reject", reason="failed: ValueError", trace=1).failed(
+            ValueError("no stock")
+        ),
         client.a_settle("reject", reason="failed: ValueError", trace=1),
     )
 
@@ -630,8 +670,12 @@ def a_hook_that_fails_is_logged_once_and_changes_nothing(client: Client, hook: s
 def hooks_see_each_operation_begin_and_end(client: Client) -> None:
     seen: list[Any] = []
     hooks: Any = {
-        "on_start": lambda operation, native: seen.append(("start", operation.action.name, native is not None)),
-        "on_end": lambda operation, native: seen.append(("end", operation.action.name, native is not None)),
+        "on_start": lambda operation, native: seen.append(
+            ("start", operation.action.name, native is not None)
+        ),
+        "on_end": lambda operation, native: seen.append(
+            ("end", operation.action.name, native is not None)
+        ),
     }
     _configure(client, **hooks)
     client.send()
@@ -670,7 +714,9 @@ def an_exception_is_recorded_as_is_asked_for(client: Client, signal: str) -> Non
     if client.telemetry.records:
         (process,) = (span for span in client.telemetry.spans() if span.name == client.processes)
         elsewhere = {"parent": "elsewhere", "links": ("elsewhere",)}
-        failed = client.a_process(settlement="reject", reason="failed: ValueError", **elsewhere).failed(ValueError("no stock"))
+        failed = client.a_process(
+            settlement="reject", reason="failed: ValueError", **elsewhere
+        ).failed(ValueError("no stock"))
         assert failed._replace(exceptions=events) == process
     emitted = client.telemetry.log_records.emitted
     assert [("messaging.process.exception", "ERROR")] * records == [
@@ -687,7 +733,9 @@ def _is_in(record: Any, client: Client) -> bool:
     """Whether a log record belongs to the process span."""
     span = trace.get_current_span(record.context).get_span_context()
     processes = client.telemetry.named(client.processes)
-    return not client.telemetry.records or [span.span_id] == [each.context.span_id for each in processes]
+    return not client.telemetry.records or [span.span_id] == [
+        each.context.span_id for each in processes
+    ]
 
 
 @over(signal=SIGNALS)
@@ -746,7 +794,11 @@ def what_a_handler_returns_is_what_the_client_gets(client: Client) -> None:
     left = list(RETURNED)
     client.subscribe(lambda _: left.pop(0), policy=hopspan.reject_on_error)
     returned = list(map(client.registered(), messages))
-    assert [] == [(before, after) for before, after in zip(RETURNED, returned, strict=True) if before is not after]
+    assert [] == [
+        (before, after)
+        for before, after in zip(RETURNED, returned, strict=True)
+        if before is not after
+    ]
     client.sync()
     assert ["ack"] * len(RETURNED) == client.settlements()
 

@@ -14,7 +14,7 @@ from opentelemetry.trace import Status, StatusCode
 import hopspan
 from hopspan import Delivery, Outcome, Settlement, Verdict
 from tests.contract.client import Client, Message, in_turn, raises, succeeds, wait
-from tests.contract.suite import FACES, SAMPLINGS, needs, over
+from tests.contract.suite import FACES, SAMPLINGS, each_with_each, needs, over
 from tests.contract.telemetry import Span, types_of
 
 NEEDS = ("settles",)
@@ -27,6 +27,7 @@ REJECTED = {"settlement": "reject", "reason": "failed: ValueError"}
 # -- the verdicts of the shipped policies -----------------------------------------------------------
 
 
+@each_with_each
 @over(face=FACES)
 def without_a_policy_nothing_is_settled(client: Client) -> None:
     client.send()
@@ -37,6 +38,7 @@ def without_a_policy_nothing_is_settled(client: Client) -> None:
     client.expect_queues(waiting=1)
 
 
+@each_with_each
 @over(face=FACES)
 def a_handler_that_returns_has_its_message_acked(client: Client) -> None:
     client.send()
@@ -47,6 +49,7 @@ def a_handler_that_returns_has_its_message_acked(client: Client) -> None:
     client.expect_queues()
 
 
+@each_with_each
 @over(face=FACES)
 @needs("dead_letters")
 def a_handler_that_raises_has_its_message_rejected(client: Client) -> None:
@@ -62,6 +65,7 @@ def a_handler_that_raises_has_its_message_rejected(client: Client) -> None:
     client.expect_queues(dead=1)
 
 
+@each_with_each
 @over(face=FACES)
 @needs("redelivers")
 def a_handler_that_raises_once_gets_its_message_again(client: Client) -> None:
@@ -162,6 +166,7 @@ def a_status_set_on_the_process_span_counts_wherever_it_is_set(client: Client) -
     assert ["reject"] == client.settlements()
 
 
+@each_with_each
 @over(face=FACES, sampling=SAMPLINGS)
 def a_status_set_on_a_nested_span_does_not_count(client: Client) -> None:
     client.send()
@@ -223,6 +228,7 @@ def what_was_raised_counts_more_than_what_was_declared(client: Client) -> None:
 # -- where the handler's exception goes ---------------------------------------------------------------
 
 
+@each_with_each
 @over(sampling=SAMPLINGS, face=FACES)
 def a_failure_that_was_settled_stays_inside(client: Client) -> None:
     client.send(b"1")
@@ -415,6 +421,16 @@ def a_message_that_was_settled_before_the_block_is_not_settled_again(client: Cli
         pass
     client.sync()
     assert ["ack", "ack"] == client.settlements()
+    assert [too_late(client)] == client.lines.take()
+
+
+def too_late(client: Client) -> str:
+    """What is said where a policy finds a message settled by somebody else."""
+    return (
+        f"<policy reject_on_error> came too late for a message of {client.queue}: it was settled "
+        "before this handler began. A handler that hands its message to a thread or task should take "
+        "hopspan.current().defer() along"
+    )
 
 
 # -- somewhere else ---------------------------------------------------------------------------------------
@@ -493,6 +509,10 @@ def a_handler_that_defers_and_raises_before_the_work_began_has_failed(client: Cl
     with kept.pop():
         pass  # too late
     client.sync()
+    assert [
+        f"deferred work on a message of {client.queue} begins after its handling was concluded, "
+        "because the handler raised or the operation was used before; nothing more is settled"
+    ] == client.lines.take()
     assert ["reject"] == client.settlements()
     client.expect_spans(
         client.a_publish(),

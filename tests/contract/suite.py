@@ -14,7 +14,7 @@ import contextvars
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -54,13 +54,23 @@ def needs(*features: str) -> Callable[[Scenario], Scenario]:
 
 
 def over(**choices: Iterable[Any] | str) -> Callable[[Scenario], Scenario]:
-    """Run a scenario once for every combination; a text names the feature that lists the choices."""
+    """Run a scenario once for every combination; a text names the feature that lists the choices.
+
+    But face and sampling go hand in hand: each face and each sampling has its turn, and not each with
+    each of the other, unless the scenario asks for that with `each_with_each`.
+    """
 
     def mark(scenario: Scenario) -> Scenario:
         vars(scenario)["over"] = choices
         return scenario
 
     return mark
+
+
+def each_with_each(scenario: Scenario) -> Scenario:
+    """Run a scenario with each face in each sampling."""
+    vars(scenario)["each_with_each"] = True
+    return scenario
 
 
 class Play(NamedTuple):
@@ -123,8 +133,24 @@ def _cases(
     scenario: Callable[..., None], module: ModuleType, features: Features
 ) -> Iterator[Mapping[str, Any]]:
     choices = {**getattr(module, "OVER", {}), **getattr(scenario, "over", {})}
-    listed = [
-        getattr(features, each) if isinstance(each, str) else tuple(each) for each in choices.values()
-    ]
-    for combination in itertools.product(*listed):
-        yield dict(zip(choices, combination, strict=True))
+    listed = {
+        name: getattr(features, each) if isinstance(each, str) else tuple(each)
+        for name, each in choices.items()
+    }
+    shapes = _shapes(listed, each_with_each=getattr(scenario, "each_with_each", False))
+    others = [name for name in listed if name not in _SHAPE]
+    for combination in itertools.product(*(listed[name] for name in others)):
+        for shape in shapes:
+            yield {**dict(zip(others, combination, strict=True)), **shape}
+
+
+def _shapes(listed: Mapping[str, Sequence[Any]], *, each_with_each: bool) -> list[dict[str, Any]]:
+    """Faces and samplings that a scenario runs with."""
+    named = [name for name in _SHAPE if name in listed]
+    choices = [listed[name] for name in named]
+    if each_with_each or len(named) < 2:
+        combinations = list(itertools.product(*choices))
+    else:
+        turns = range(max(map(len, choices)))
+        combinations = [tuple(each[turn % len(each)] for each in choices) for turn in turns]
+    return [dict(zip(named, combination, strict=True)) for combination in combinations]

@@ -16,11 +16,14 @@ from opentelemetry import _logs as api_logs
 from opentelemetry import baggage, context, metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
+_RESOURCE = Resource({})
+"""Looking for the real one takes longer than a scenario."""
 SETTLED_FAILURE = "handler failed; its message "
 """How hopspan begins the line about a failure that stays inside: a matter of course in many scenarios."""
 
@@ -79,9 +82,9 @@ class Telemetry:
             assert type(trace.get_tracer_provider()) is trace.ProxyTracerProvider, "an SDK is set up"
             return
         sampler = ALWAYS_ON if sampling == "sampled" else ALWAYS_OFF
-        tracers = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        tracers = TracerProvider(sampler, _RESOURCE, shutdown_on_exit=False)
         tracers.add_span_processor(SimpleSpanProcessor(self._exporter))
-        meters = MeterProvider([self._reader], shutdown_on_exit=False)
+        meters = MeterProvider([self._reader], _RESOURCE, shutdown_on_exit=False)
         self.providers = {
             "tracer_provider": tracers,
             "meter_provider": meters,

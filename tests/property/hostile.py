@@ -1,8 +1,8 @@
 """Headers as no honest producer writes them, and what hopspan has to make of them.
 
-Shared with the integration suite, which sends the same through a real broker. Every value has a type that
-some AMQP client can send; what a client in Python can hold besides (`float`, `bytearray`, `tuple`) is in
-`ANYTHING`.
+Shared with the integration suite, which sends the same through a real broker. Every value has a
+type that some AMQP client can send; what a client in Python can hold besides (`float`, `bytearray`,
+`tuple`) is in `ANYTHING`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ BROKERS_OWN = (
 INT64 = (-(2**63), 2**63 - 1)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-HUGE = st.builds(lambda text, times: text * times, st.sampled_from("aé%,=;\n☃ "), st.integers(0, 30_000))
+HUGE = st.builds(
+    lambda text, times: text * times, st.sampled_from("aé%,=;\n☃ "), st.integers(0, 30_000)
+)
 PERCENT = st.text(st.sampled_from("%=,; \t0aFgé"), max_size=30)
 """Baggage with every encoding broken that can be."""
 DECIMALS = st.builds(
-    lambda digits, shift: Decimal(digits).scaleb(-shift), st.integers(-(2**31), 2**31 - 1), st.integers(0, 9)
+    lambda digits, shift: Decimal(digits).scaleb(-shift),
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(0, 9),
 )
 TIMES = st.integers(0, 2**32).map(lambda seconds: datetime.fromtimestamp(seconds, timezone.utc))
 SCALARS = (
@@ -101,7 +105,10 @@ _BROKEN = {
     "with something before it": lambda valid, n: f"{'-' * (n % 9 + 1)}{valid}",
 }
 MALFORMED = st.builds(
-    lambda how, valid, n: _BROKEN[how](valid, n), st.sampled_from(sorted(_BROKEN)), VALID, st.integers(0, 99)
+    lambda how, valid, n: _BROKEN[how](valid, n),
+    st.sampled_from(sorted(_BROKEN)),
+    VALID,
+    st.integers(0, 99),
 )
 
 
@@ -120,7 +127,8 @@ def hostile(
 
     Args:
         values: What any header can hold.
-        malformed: What a traceparent can hold that is none; strings that happen to be one are left out.
+        malformed: What a traceparent can hold that is none; strings that happen to be one are left
+            out.
     """
     return _hostile(values, malformed)
 

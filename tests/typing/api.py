@@ -1,7 +1,8 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false
-"""The public API as type checkers see it. Checked by mypy and pyright (`tests/test_typing.py`), never executed.
+"""The public API as type checkers see it: checked by mypy and pyright, never executed.
 
-What must be refused is marked with a `type: ignore`, which both checkers report when it is not needed.
+What must be refused is marked with a `type: ignore`, which both checkers report when it is not
+needed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from hopspan import (
 )
 from hopspan.testing import CapturedSpan, CapturedSpans, Message, Queue, capture_spans
 
-
 # -- consumer keeps a handler's signature ----------------------------------------------------------
 
 
@@ -53,7 +53,7 @@ async def bare_async(message: Message, *, urgent: bool = False) -> int:
     return len(message.headers)
 
 
-@hopspan.consumer(policy=hopspan.reject_on_error, via=lambda: object())
+@hopspan.consumer(policy=hopspan.reject_on_error, via=object)
 async def async_with_settings(message: Message, *, urgent: bool = False) -> int:
     return len(message.headers)
 

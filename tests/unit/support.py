@@ -1,4 +1,4 @@
-"""What the unit tests share: telemetry of their own, values to compare, and adapters with a part replaced.
+"""What unit tests share: telemetry of their own, values to compare, adapters with a part replaced.
 
 Nothing here is global: a test gives `telemetry.settings` to the face that it tries.
 """

@@ -118,11 +118,23 @@ def test_a_function_is_made_into_a_policy() -> None:
             "child",
             "correlation='child' is not valid: it takes one of auto, parent, link, none",
         ),
-        ("correlation", None, "correlation=None is not valid: it takes one of auto, parent, link, none"),
-        ("settle_spans", True, "settle_spans=True is not valid: it takes one of notable, all, none"),
+        (
+            "correlation",
+            None,
+            "correlation=None is not valid: it takes one of auto, parent, link, none",
+        ),
+        (
+            "settle_spans",
+            True,
+            "settle_spans=True is not valid: it takes one of notable, all, none",
+        ),
         ("keep_context", "yes", "keep_context='yes' is not valid: it takes True or False"),
         ("reraise", 1, "reraise=1 is not valid: it takes True or False"),
-        ("on_start", "hook", "on_start='hook' is not valid: it takes a function of (operation, native)"),
+        (
+            "on_start",
+            "hook",
+            "on_start='hook' is not valid: it takes a function of (operation, native)",
+        ),
         ("on_end", 3, "on_end=3 is not valid: it takes a function of (operation, native)"),
         (
             "metrics",
@@ -145,12 +157,30 @@ def test_a_function_is_made_into_a_policy() -> None:
             "messaging.client.consumed.messages, messaging.client.operation.duration, "
             "messaging.client.sent.messages, messaging.process.duration",
         ),
+        (
+            "tracer_provider",
+            "otlp",
+            "tracer_provider='otlp' is not valid: it takes a provider, which has get_tracer, "
+            "or None",
+        ),
+        (
+            "meter_provider",
+            PROVIDER,
+            f"meter_provider={PROVIDER!r} is not valid: it takes a provider, which has get_meter, "
+            "or None",
+        ),
+        (
+            "logger_provider",
+            3,
+            "logger_provider=3 is not valid: it takes a provider, which has get_logger, or None",
+        ),
         ("reraises", True, "unknown setting reraises; did you mean reraise?"),
         (
             "color",
             "red",
             "unknown setting color; known settings: correlation, keep_context, logger_provider, "
-            "meter_provider, metrics, on_end, on_start, policy, reraise, settle_spans, tracer_provider",
+            "meter_provider, metrics, on_end, on_start, policy, reraise, settle_spans, "
+            "tracer_provider",
         ),
         ("exceptions", "logs", None),
     ],
@@ -289,9 +319,7 @@ POLICIES = "manual, ack_always, reject_on_error, requeue_once, requeue_times(N)"
         ),
     ],
 )
-def test_a_wrong_variable_is_an_error_that_names_it(
-    variable: str, text: str, message: str
-) -> None:
+def test_a_wrong_variable_is_an_error_that_names_it(variable: str, text: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Config.from_environment({variable: text})
     assert str(raised.value) == message

@@ -1,4 +1,4 @@
-"""Names: every literal is the published one, and what is computed from an endpoint is in the tables."""
+"""Names: every literal is the published one, and what is computed is in the tables."""
 
 from __future__ import annotations
 
@@ -268,9 +268,7 @@ def test_the_cache_of_plans_is_bounded() -> None:
         (MessageInfo(attributes={"x": 1}), {"x": 1}),
     ],
 )
-def test_what_a_span_says_of_its_message(
-    message: MessageInfo, attributes: dict[str, Any]
-) -> None:
+def test_what_a_span_says_of_its_message(message: MessageInfo, attributes: dict[str, Any]) -> None:
     assert names.message_attributes(message) == attributes
 
 

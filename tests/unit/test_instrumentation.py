@@ -263,6 +263,52 @@ def test_the_launcher_passes_over_a_client_that_is_not_installed(
     assert woven() == set()
 
 
+RIVAL = EntryPoint("pika", "opentelemetry.instrumentation.pika:PikaInstrumentor", "x")
+
+
+@pytest.fixture
+def rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another instrumentation of pika is installed."""
+    monkeypatch.setattr(instrumentation, "entry_points", lambda *, group, name: [RIVAL])
+
+
+WHY = (
+    "opentelemetry.instrumentation.pika:PikaInstrumentor is installed as well; add pika or "
+    "hopspan_pika to OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+)
+
+
+@pytest.mark.usefixtures("rival")
+def test_the_launcher_gives_way_to_another_instrumentation_and_says_so(
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    PikaInstrumentor().instrument()
+    assert woven() == set()
+    assert [record.message for record in logged.records] == [
+        f"hopspan leaves pika alone, or spans would be doubled: {WHY}"
+    ]
+
+
+@pytest.mark.usefixtures("rival")
+def test_a_policy_that_would_be_lost_to_another_instrumentation_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOPSPAN_POLICY", "requeue_once")
+    with pytest.raises(ConfigurationError) as raised:
+        PikaInstrumentor().instrument()
+    assert str(raised.value) == f"hopspan leaves pika alone, and HOPSPAN_POLICY is lost: {WHY}"
+
+
+@pytest.mark.usefixtures("rival")
+@pytest.mark.parametrize("disabled", ["pika", "redis, pika"])
+def test_another_instrumentation_that_is_disabled_does_not_matter(
+    disabled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", disabled)
+    PikaInstrumentor().instrument()
+    assert len(woven()) == 9
+
+
 def test_the_entry_point_names_the_instrumentor() -> None:
     """As pyproject.toml has it."""
     point = EntryPoint(

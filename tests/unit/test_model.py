@@ -46,7 +46,11 @@ def test_an_endpoint_is_a_key() -> None:
 
 @pytest.mark.parametrize(
     ("value", "field"),
-    [(Endpoint("rabbitmq"), "destination"), (Settlement(Verdict.ACK), "verdict"), (SUCCESS, "failed")],
+    [
+        (Endpoint("rabbitmq"), "destination"),
+        (Settlement(Verdict.ACK), "verdict"),
+        (SUCCESS, "failed"),
+    ],
 )
 def test_values_cannot_be_changed(value: Any, field: str) -> None:
     with pytest.raises(AttributeError):

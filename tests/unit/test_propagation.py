@@ -24,7 +24,8 @@ SPAN = 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE:032x}-{SPAN:016x}-01"
 OTHER = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
 SENDER = trace.set_span_in_context(
-    NonRecordingSpan(SpanContext(TRACE, SPAN, is_remote=False, trace_flags=TraceFlags(1))), Context()
+    NonRecordingSpan(SpanContext(TRACE, SPAN, is_remote=False, trace_flags=TraceFlags(1))),
+    Context(),
 )
 WITH_BAGGAGE = baggage.set_baggage("tenant.id", "acme", SENDER)
 
@@ -232,7 +233,8 @@ def test_injecting_twice_is_injecting_once(headers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "headers"), [(MAPPING, None), (MAPPING, {"a": "b"}), (PAIRS, None), (PAIRS, [("a", b"b")])]
+    ("codec", "headers"),
+    [(MAPPING, None), (MAPPING, {"a": "b"}), (PAIRS, None), (PAIRS, [("a", b"b")])],
 )
 def test_headers_that_need_no_change_are_given_back(codec: Codec, headers: Any) -> None:
     """Without a context nothing is copied: the send goes on with the caller's own objects."""
@@ -264,9 +266,10 @@ def test_extracting_nothing_gives_back_the_context_itself() -> None:
 
 def test_extracting_adds_to_the_context() -> None:
     base = baggage.set_baggage("already", "here", Context())
-    assert baggage.get_baggage(
-        "already", extract_from(MAPPING, {"traceparent": TRACEPARENT}, base)
-    ) == "here"
+    assert (
+        baggage.get_baggage("already", extract_from(MAPPING, {"traceparent": TRACEPARENT}, base))
+        == "here"
+    )
 
 
 class B3ish(TextMapPropagator):

@@ -138,7 +138,7 @@ def test_a_dead_letter_policy_says_where_to() -> None:
     assert hopspan.dead_letter("dlt", producer="p").target == ("dlt", "p")
 
 
-# -- requeue_times on a queue that does not count ---------------------------------------------------
+# -- requeue_times on a queue that does not count --------------------------------------------------
 
 
 def test_a_queue_that_cannot_count_is_remarked_once(logged: pytest.LogCaptureFixture) -> None:
@@ -178,7 +178,7 @@ def test_requeue_times_takes_a_positive_whole_number(times: Any) -> None:
 # -- by_exception ----------------------------------------------------------------------------------
 
 
-class Transient(TimeoutError):
+class TransientError(TimeoutError):
     pass
 
 
@@ -200,8 +200,14 @@ NEAREST = hopspan.by_exception(
         (FAILED_QUIETLY, Settlement(ACK)),
         (Outcome(error=ValueError("control flow")), Settlement(ACK)),
         (Outcome(True, ValueError(), "ValueError"), Settlement(REJECT, VALUE)),
-        (Outcome(True, TimeoutError(), "TimeoutError"), Settlement(REQUEUE, "failed: TimeoutError")),
-        (Outcome(True, Transient(), "t.Transient"), Settlement(REQUEUE, "failed: t.Transient")),
+        (
+            Outcome(True, TimeoutError(), "TimeoutError"),
+            Settlement(REQUEUE, "failed: TimeoutError"),
+        ),
+        (
+            Outcome(True, TransientError(), "t.Transient"),
+            Settlement(REQUEUE, "failed: t.Transient"),
+        ),
         (
             Outcome(True, ConnectionError(), "ConnectionError"),
             Settlement(REQUEUE, "failed: ConnectionError"),
@@ -327,6 +333,6 @@ def test_a_coroutine_function_is_no_policy() -> None:
 
 
 def test_a_factory_that_was_not_called_is_told_at_the_first_decision() -> None:
-    """`policy=requeue_times` for `requeue_times(3)`: it cannot decide, and says what it was asked."""
+    """`policy=requeue_times` for `requeue_times(3)`: it cannot decide, and says so."""
     with pytest.raises(TypeError):
         as_policy(hopspan.requeue_times).decide(FAILED, FIRST)

@@ -13,10 +13,11 @@ unchanged; what is woven into a class can be taken out again without a trace.
 from hopspan.interception.consuming import consumes, iterates, receives, runs_first
 from hopspan.interception.points import Fetch, Point, Subscription
 from hopspan.interception.sending import sends
-from hopspan.interception.weaving import owner_of, unweave, weave
+from hopspan.interception.weaving import INTERCEPTED, owner_of, unweave, weave
 from hopspan.interception.wrapping import bind, returns_wrapped, wrap
 
 __all__ = [
+    "INTERCEPTED",
     "Fetch",
     "Point",
     "Subscription",

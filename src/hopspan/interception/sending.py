@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 
 def sends(
-    action: Action, reader: Callable[..., Outgoing], completes: Callable[..., bool] | None = None
+    action: Action,
+    reader: Callable[..., Outgoing | None],
+    completes: Callable[..., bool] | None = None,
 ) -> Any:
     """Intercept a call that publishes one message.
 
     Args:
         action: What the system calls it.
-        reader: From the call's arguments to an `Outgoing`.
+        reader: From the call's arguments to an `Outgoing`, or to None for a call that is not an
+            application's.
         completes: Told `(client, operation, result)` after the call; True when it will end the
             operation later, because the outcome is not known yet.
     """
@@ -58,7 +61,7 @@ def sends(
 def _start_send(
     binding: Binding,
     action: Action,
-    reader: Callable[..., Outgoing],
+    reader: Callable[..., Outgoing | None],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[Operation | None, Any]:
@@ -66,6 +69,8 @@ def _start_send(
     try:
         undo_leftovers()
         outgoing = reader(*args, **kwargs)
+        if outgoing is None:
+            return None, None
         operation, headers = binding.instrumenter.start_send(
             action, outgoing, binding.adapter.CODEC
         )

@@ -52,24 +52,9 @@ class Processing:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_failure",
-        "_inner_error",
-        "_natives",
-        "_once",
-        "_operation",
-        "adapter",
-        "context",
-        "deliveries",
-        "instrumenter",
-        "outcome",
-        "ownership",
-        "policy",
-        "policy_rank",
-        "reraise",
-        "settled",
-        "settled_by_policy",
-        "wire",
+        "__weakref__", "_failure", "_inner_error", "_natives", "_once", "_operation", "adapter",
+        "context", "deliveries", "instrumenter", "outcome", "ownership", "policy", "policy_rank",
+        "reraise", "settled", "settled_by_policy", "wire",
     )  # fmt: skip
 
     def __init__(

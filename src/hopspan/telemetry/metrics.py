@@ -68,7 +68,7 @@ def _unlock_in_child() -> None:
         cells.unlock()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_unlock_in_child)
 
 

@@ -54,7 +54,7 @@ def test_where_a_publish_goes(exchange: str, routing_key: str, name: str) -> Non
 def test_where_a_delivery_came_from(
     exchange: str, routing_key: str, queue: str | None, name: str
 ) -> None:
-    """`{exchange}:{routing key}:{queue}`, without empty parts, a routing key equal to the queue once."""
+    """`{exchange}:{routing key}:{queue}`, without empty parts, and each name once."""
     assert consumed_from(exchange, routing_key, queue, NOWHERE) == endpoint(name)
 
 
@@ -130,7 +130,7 @@ def test_which_attempt_it_is(headers: Any, redelivered: bool, number: int | None
 
 
 def test_an_attempt_is_a_plain_number() -> None:
-    """pika decodes large numbers as a class of its own, which prints as `3L`."""
+    """Large ones are decoded as a class of pika's own, which prints as `3L`."""
     assert type(attempt({"x-delivery-count": long(2)}, True)) is int
 
 

@@ -124,6 +124,30 @@ def test_only_who_opened_it_closes_it(ledger: Ledger, handling: Open) -> None:
     assert ledger.known(1, multiple=False)[0][0] is first
 
 
+def test_a_delivery_may_be_handled_twice_at_a_time(ledger: Ledger, handling: Open) -> None:
+    """Alone and in a batch, say: a settlement is told to both, and one may end before the other."""
+    first, second = handling(1), handling(1)
+    assert [entry[0] for entry in ledger.known(1, multiple=False)] == [first, second]
+    first.finish()
+    assert [entry[0] for entry in ledger.known(1, multiple=False)] == [second]
+    second.finish()
+    assert tags(ledger.known(1, multiple=False)) == ["1"]
+
+
+@pytest.mark.parametrize("settle", [True, False])
+def test_what_was_handled_or_settled_is_known(settle: bool, ledger: Ledger, handling: Open) -> None:
+    before = ledger.is_known(1)
+    if settle:
+        ledger.settled(1, ACK, multiple=False)
+        known = [ledger.is_known(1)]
+    else:
+        processing = handling(1)
+        known = [ledger.is_known(1)]
+        processing.finish()
+        known.append(ledger.is_known(1))
+    assert (before, set(known), ledger.is_known(2)) == (False, {True}, False)
+
+
 def test_opening_again_forgets_what_was_left(ledger: Ledger, handling: Open) -> None:
     handling(1).finish()
     processing = handling(1)
@@ -337,9 +361,7 @@ def test_a_settlement_of_several_is_linked_to_all(
     assert span.attributes["messaging.batch.message_count"] == 2
 
 
-def test_a_settlement_of_an_unknown_delivery_says_nothing(
-    wire: Wire, telemetry: Telemetry
-) -> None:
+def test_a_settlement_of_an_unknown_delivery_says_nothing(wire: Wire, telemetry: Telemetry) -> None:
     wire.settle(99, verdict=REJECT)
     assert telemetry.spans == []
 

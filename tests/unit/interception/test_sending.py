@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -113,10 +114,8 @@ def test_afterwards_the_next_call_is_one_again(
     channel, _ = intercept("publish", PUBLISHES)
     for _ in range(2):
         channel.error = error
-        try:
+        with suppress(ValueError):
             channel.publish("orders", b"body")
-        except ValueError:
-            pass
     assert len(telemetry.spans) == 2
 
 
@@ -125,14 +124,14 @@ def test_the_context_is_the_callers_all_the_time(intercept: Intercept) -> None:
     before = get_current()
     channel, _ = intercept("publish", PUBLISHES)
     seen: list[Any] = []
-    channel.calls = type("Noting", (list,), {"append": lambda self, call: seen.append(get_current())})()
+    channel.calls = type(
+        "Noting", (list,), {"append": lambda self, call: seen.append(get_current())}
+    )()
     channel.publish("orders", b"body")
     assert seen == [before]
 
 
-def test_switched_off_it_calls_straight_through(
-    intercept: Intercept, telemetry: Telemetry
-) -> None:
+def test_switched_off_it_calls_straight_through(intercept: Intercept, telemetry: Telemetry) -> None:
     channel, binding = intercept("publish", PUBLISHES)
     binding.instrumenter.switch.on = False
     channel.publish("orders", b"body")
@@ -244,3 +243,21 @@ def test_a_fault_while_waiting_for_the_outcome_ends_the_span(
     channel, _ = intercept("publish", sends(PUBLISH, client.publish, cannot))
     assert channel.publish("orders", b"body") == "published"
     assert (telemetry.only, len(logged.records)) == (SENT, 1)
+
+
+def test_a_fault_while_ending_a_publish_does_not_reach_the_caller(
+    intercept: Intercept, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Operation, "end", cannot)
+    channel, _ = intercept("publish", PUBLISHES)
+    assert [channel.publish("orders", b"body") for _ in range(2)] == ["published"] * 2
+    assert len(logged.records) == 1
+
+
+def test_a_call_that_is_not_an_applications_is_left_alone(
+    intercept: Intercept, telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    channel, _ = intercept("publish", sends(PUBLISH, lambda *args, **kwargs: None))
+    channel.publish("orders", b"body")
+    assert (telemetry.spans, logged.records) == ([], [])
+    assert channel.calls == [("publish", "orders", b"body", None, False)]

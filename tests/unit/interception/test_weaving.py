@@ -1,4 +1,4 @@
-"""Class scope: methods replaced for the whole process, restored exactly, or declined with a reason."""
+"""Class scope: methods replaced for the whole process, restored exactly, or declined."""
 
 from __future__ import annotations
 
@@ -236,9 +236,7 @@ def wrapped_by_another() -> Iterator[None]:
     Channel.publish = original  # type: ignore[method-assign]
 
 
-RIVALRY = (
-    "another instrumentation wraps {} already; use one of the two, or spans are doubled"
-)
+RIVALRY = "another instrumentation wraps {} already; use one of the two, or spans are doubled"
 
 
 @pytest.mark.usefixtures("wrapped_by_another")

@@ -80,7 +80,7 @@ def test_the_error_for_unknown_objects_names_them_and_a_remedy(
     )
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("hostile")
 
@@ -90,7 +90,7 @@ def cannot(error: BaseException) -> str:
 
 
 BAD = ValueError("bad")
-HOSTILE = Unprintable()
+HOSTILE = UnprintableError()
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ HOSTILE = Unprintable()
         (BAD, lambda error: None, Outcome(True, BAD, "ValueError", "bad")),
         (BAD, lambda error: "not-found", Outcome(True, BAD, "not-found", "bad")),
         (BAD, cannot, Outcome(True, BAD, "ValueError", "bad")),
-        (HOSTILE, lambda error: None, Outcome(True, HOSTILE, f"{__name__}.Unprintable", None)),
+        (HOSTILE, lambda error: None, Outcome(True, HOSTILE, f"{__name__}.UnprintableError", None)),
         (HOSTILE, lambda error: "not-found", Outcome(True, HOSTILE, "not-found", None)),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -135,9 +136,7 @@ def test_a_wrong_setting_is_an_error_before_the_block(
 
 
 def test_a_policy_that_cannot_work_is_refused_on_entering(telemetry: Telemetry) -> None:
-    block = hopspan.process(
-        Message(auto_ack=True), policy=hopspan.ack_always, **telemetry.settings
-    )
+    block = hopspan.process(Message(auto_ack=True), policy=hopspan.ack_always, **telemetry.settings)
     with pytest.raises(PolicyError), block:
         raise AssertionError("unreachable")
     assert telemetry.spans == []
@@ -211,15 +210,13 @@ def test_async_with_settles_for_every_client(
 ) -> None:
     async def scenario() -> bool:
         before = get_current()
-        try:
+        with suppress(ValueError):
             async with hopspan.process(
                 message, adapter=adapter, policy=hopspan.reject_on_error, **telemetry.settings
             ) as op:
                 assert trace.get_current_span() is op.span
                 if error is not None:
                     raise error
-        except ValueError as raised:
-            assert raised is error
         return get_current() is before
 
     message = Message()
@@ -270,3 +267,15 @@ def test_a_fault_of_ours_at_the_beginning_runs_the_block_unsettled(
     with hopspan.process(message, policy=hopspan.ack_always, **telemetry.settings) as op:
         ran.append(op)
     assert (ran, message.verdict, len(logged.records)) == ([NOTHING], None, 1)
+
+
+def test_a_message_that_cannot_be_read_runs_the_block_unsettled(
+    telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    def cannot(message: Any, via: Any) -> Any:
+        raise RuntimeError("an adapter that cannot")
+
+    adapter: Any = Adapting(given=cannot)
+    with hopspan.process(Message(), adapter=adapter, **telemetry.settings) as op:
+        assert op is NOTHING
+    assert (telemetry.spans, len(logged.records)) == ([], 1)

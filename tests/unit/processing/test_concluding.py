@@ -19,11 +19,11 @@ from hopspan.settlement import Policy
 from tests.unit.support import Adapting, delivery
 
 
-class StopConsuming(Exception):
+class StopConsumingError(Exception):
     pass
 
 
-BAD, STOP = ValueError("bad"), StopConsuming("stop")
+BAD, STOP = ValueError("bad"), StopConsumingError("stop")
 CANCELLED, CLOSED = asyncio.CancelledError(), GeneratorExit()
 LEAVING, INTERRUPTED = SystemExit(1), KeyboardInterrupt()
 
@@ -41,7 +41,7 @@ LEAVING, INTERRUPTED = SystemExit(1), KeyboardInterrupt()
 )
 def test_what_an_exception_makes_of_the_outcome(error: BaseException, outcome: Outcome) -> None:
     """Only an `Exception` that is not the client's control flow is a failure."""
-    adapter: Any = Adapting(CONTROL_FLOW=(StopConsuming,))
+    adapter: Any = Adapting(CONTROL_FLOW=(StopConsumingError,))
     assert outcome_of(error, adapter) == outcome
 
 
@@ -77,7 +77,7 @@ def cannot(outcome: Outcome, of: object) -> Any:
 def test_what_is_decided(
     policy: Policy, outcome: Outcome, is_open: bool, decided: Settlement
 ) -> None:
-    """A cancelled handler's message is given back while that is possible; a leaving process sends nothing."""
+    """A cancelled handler's message is given back if it can be; a leaving process sends nothing."""
     adapter: Any = Adapting(is_open=lambda native: is_open)
     assert decide(policy, outcome, adapter, None, delivery()) == decided
 

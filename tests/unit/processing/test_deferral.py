@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -17,36 +18,6 @@ from hopspan.processing.deferral import Errand
 from hopspan.testing import Message, memory
 from tests.unit.processing.conftest import Open
 from tests.unit.support import Adapting, Telemetry, in_thread
-
-
-def test_deferring_leaves_returning_to_the_deferred_operation(opened: Open) -> None:
-    processing = opened()
-    assert processing.left_by(None) is False
-    operation = processing.defer()
-    assert processing.left_by(None) is True
-    with operation:
-        pass
-
-
-def test_a_handler_that_raises_before_the_work_began_concludes_after_all(opened: Open) -> None:
-    """Nobody will do the work then: the handler did not get as far as to hand it over."""
-    processing = opened()
-    operation = processing.defer()
-    assert processing.left_by(ValueError()) is False
-    processing.finish(ValueError())
-    del operation
-
-
-def test_a_handler_that_raises_after_the_work_began_does_not(opened: Open) -> None:
-    processing = opened()
-    with processing.defer():
-        assert processing.left_by(ValueError()) is True
-
-
-def test_without_deferring_a_handler_leaves_nothing(opened: Open) -> None:
-    processing = opened()
-    assert (processing.left_by(None), processing.left_by(ValueError())) == (False, False)
-    processing.finish()
 
 
 def test_deferring_twice_is_deferring_once(opened: Open) -> None:
@@ -72,10 +43,8 @@ def test_the_block_settles_at_its_end(
             if error is not None:
                 raise error
 
-    try:
+    with suppress(ValueError):
         in_thread(work)
-    except ValueError as raised:
-        assert raised is error
     assert message.verdict is verdict
     assert [span.name for span in telemetry.spans][-1] == "process test"
 
@@ -204,6 +173,46 @@ def test_an_awaited_client_that_is_not_settled_takes_a_plain_with(
     with opened(adapter=AWAITED).defer():
         pass
     assert len(telemetry.spans) == 1
+
+
+def test_awaited_work_can_be_handed_on(opened: Open) -> None:
+    message = Message()
+    processing = opened(message, adapter=AWAITED, policy=hopspan.ack_always)
+
+    async def scenario() -> None:
+        async with processing.defer() as entered:
+            further = entered.defer()
+        assert message.verdict is None
+        async with further:
+            pass
+
+    asyncio.run(scenario())
+    assert message.verdict is Verdict.ACK
+
+
+def test_an_operation_may_be_concluded_without_having_been_entered(opened: Open) -> None:
+    """`ExitStack.push` only leaves."""
+    message = Message()
+    operation = opened(message, policy=hopspan.ack_always).defer()
+    with ExitStack() as stack:
+        stack.push(operation)
+    assert message.verdict is Verdict.ACK
+
+
+def test_work_that_begins_too_late_is_remarked(
+    opened: Open, logged: pytest.LogCaptureFixture
+) -> None:
+    message = Message()
+    processing = opened(message, policy=hopspan.reject_on_error)
+    operation = processing.defer()
+    processing.finish(ValueError("bad"))
+    with operation:
+        pass
+    assert message.verdict is Verdict.REJECT
+    assert [record.message for record in logged.records] == [
+        "deferred work on a message of test begins after its handling was concluded, because the "
+        "handler raised or the operation was used before; nothing more is settled"
+    ]
 
 
 # -- errands ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 import hopspan
-from hopspan.model import Delivery, Endpoint, MessageInfo, Outcome, Settlement, Verdict
+from hopspan.model import Delivery, Outcome, Settlement, Verdict
 from hopspan.settlement import Policy
 from hopspan.testing import Message, Queue, memory
 from tests.unit.processing.conftest import Open
@@ -389,6 +389,17 @@ def test_an_interrupt_while_settling_still_ends_the_span(
     assert len(telemetry.spans) == 1
 
 
+def test_an_interrupt_in_a_policy_still_ends_the_span(opened: Open, telemetry: Telemetry) -> None:
+    def interrupted(outcome: Outcome, of: Delivery) -> Verdict:
+        raise KeyboardInterrupt
+
+    message = Message()
+    processing = opened(message, policy=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        processing.finish()
+    assert (message.verdict, len(telemetry.spans)) == (None, 1)
+
+
 # -- clients whose settlement is awaited -----------------------------------------------------------
 
 
@@ -419,6 +430,19 @@ def test_an_awaited_handling_is_finished_once(opened: Open, telemetry: Telemetry
         Verdict.REJECT,
         ("ERROR", "bad"),
     )
+
+
+def test_an_awaited_settlement_that_fails_settles_the_others(opened: Open) -> None:
+    async def fails_once(native: Message, settlement: Settlement) -> None:
+        if native.id == "1":
+            raise ConnectionError("closed")
+        memory.settle(native, settlement)
+
+    first, second = Message(id="1"), Message(id="2")
+    adapter = Adapting(ASYNCHRONOUS=True, settle=fails_once)
+    processing = opened(first, second, adapter=adapter, policy=hopspan.ack_always)
+    asyncio.run(processing.finish_async())
+    assert (first.verdict, second.verdict, processing.settled) == (None, Verdict.ACK, False)
 
 
 def test_a_client_that_needs_no_waiting_is_finished_without(opened: Open) -> None:
@@ -494,7 +518,11 @@ def test_a_turn_of_a_loop_has_failed_where_its_message_was_refused(
 
 @pytest.mark.parametrize(
     ("policy", "auto_ack", "acked"),
-    [(hopspan.manual, False, False), (hopspan.ack_always, False, True), (hopspan.manual, True, False)],
+    [
+        (hopspan.manual, False, False),
+        (hopspan.ack_always, False, True),
+        (hopspan.manual, True, False),
+    ],
 )
 def test_a_turn_of_a_loop_says_nothing_where_nothing_is_lost(
     policy: Policy, auto_ack: bool, acked: bool, opened: Open, logged: pytest.LogCaptureFixture
@@ -505,63 +533,6 @@ def test_a_turn_of_a_loop_says_nothing_where_nothing_is_lost(
         message.ack()
     processing.finish_loop()
     assert logged.records == []
-
-
-# -- what a decorated handler raises ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "swallowed"),
-    [
-        ({"policy": hopspan.reject_on_error}, BAD, True),
-        ({"policy": hopspan.reject_on_error, "reraise": True}, BAD, False),
-        ({"policy": hopspan.manual}, BAD, False),
-        ({"policy": hopspan.reject_on_error}, asyncio.CancelledError(), False),
-        ({"policy": hopspan.reject_on_error}, KeyboardInterrupt(), False),
-    ],
-)
-def test_a_failure_that_was_dealt_with_is_swallowed(
-    settings: dict[str, Any], error: BaseException, swallowed: bool, opened: Open
-) -> None:
-    processing = opened(**settings)
-    processing.finish(error)
-    assert processing.swallows(error) is swallowed
-
-
-def test_what_is_swallowed_is_logged(opened: Open, logged: pytest.LogCaptureFixture) -> None:
-    processing = opened(policy=hopspan.reject_on_error)
-    processing.finish(BAD)
-    processing.swallows(BAD)
-    (record,) = logged.records
-    assert (record.levelname, record.message, record.exc_info and record.exc_info[1]) == (
-        "ERROR",
-        "handler failed; its message was settled by <policy reject_on_error>",
-        BAD,
-    )
-
-
-def test_a_failure_that_could_not_be_settled_is_not_swallowed(opened: Open) -> None:
-    def cannot(native: Message, settlement: Settlement) -> None:
-        raise ConnectionError("closed")
-
-    processing = opened(adapter=Adapting(settle=cannot), policy=hopspan.reject_on_error)
-    processing.finish(BAD)
-    assert processing.swallows(BAD) is False
-
-
-def test_a_failure_that_the_user_settled_is_swallowed(opened: Open) -> None:
-    message = Message()
-    processing = opened(message, policy=hopspan.reject_on_error)
-    message.reject()
-    processing.finish(BAD)
-    assert processing.swallows(BAD) is True
-
-
-def test_another_exception_than_the_outcomes_is_not_swallowed(opened: Open) -> None:
-    processing = opened(policy=hopspan.reject_on_error)
-    assert processing.swallows(BAD) is False
-    processing.finish(BAD)
-    assert processing.swallows(ValueError("another")) is False
 
 
 # -- hostile ---------------------------------------------------------------------------------------
@@ -579,6 +550,21 @@ def test_a_fault_while_concluding_leaves_the_message_and_ends_the_span(
     processing = opened(message, adapter=Unreadable(), policy=hopspan.ack_always)
     processing.finish(BAD)
     assert (message.verdict, len(telemetry.spans), len(logged.records)) == (None, 1, 1)
+
+
+def test_a_fault_while_ending_is_logged_and_every_delivery_closed(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    def cannot(*args: Any) -> Any:
+        raise RuntimeError("ours")
+
+    closed: list[Message] = []
+    message = Message()
+    adapter = Adapting(closed=lambda native, processing: closed.append(native))
+    processing = opened(message, adapter=adapter, policy=hopspan.ack_always)
+    monkeypatch.setattr("hopspan.processing.settling.Settling.summary", cannot)
+    processing.finish()
+    assert (message.verdict, closed, len(logged.records)) == (Verdict.ACK, [message], 1)
 
 
 def test_a_fault_while_closing_is_logged(opened: Open, logged: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""The decorator on consumer handlers: sync and async, bare and with settings, on anything callable."""
+"""The decorator on consumer handlers: sync and async, bare and with settings, on any callable."""
 
 from __future__ import annotations
 
@@ -365,9 +365,7 @@ def test_what_is_no_function_is_an_error(thing: Any, message: str) -> None:
     ("settings", "error"),
     [({"nonsense": 1}, ConfigurationError), ({"policy": 3}, PolicyError)],
 )
-def test_a_wrong_setting_is_an_error_when_decorating(
-    settings: Any, error: type[Exception]
-) -> None:
+def test_a_wrong_setting_is_an_error_when_decorating(settings: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         hopspan.consumer(**settings)
 
@@ -503,3 +501,40 @@ def test_a_fault_of_ours_runs_the_handler_as_it_is(
 def test_an_exception_of_a_handler_that_is_not_traced_is_raised(handler: Any) -> None:
     with pytest.raises(ValueError, match="bad"):
         run(traced(handler, lambda args: NOTHING), Message(), fail=ValueError("bad"))
+
+
+def a_coroutine(message: Message) -> Any:
+    return async_handler(message)
+
+
+def a_generator(message: Message) -> Any:
+    return (each for each in (message,))
+
+
+@pytest.mark.parametrize("handler", [a_coroutine, a_generator])
+def test_a_handler_whose_body_was_never_run_has_failed(handler: Any, telemetry: Telemetry) -> None:
+    """A plain function that returns a coroutine is no coroutine function: nobody awaits it."""
+    message = Message()
+    decorate = hopspan.consumer(policy=hopspan.reject_on_error, **telemetry.settings)
+    decorate(handler)(message).close()
+    assert message.verdict is Verdict.REJECT
+    assert telemetry.spans[-1].attributes["error.type"] == "hopspan.never_run"  # type: ignore[index]
+
+
+def test_a_settlement_that_cost_the_channel_is_raised_as_the_handlers_own_would_be(
+    telemetry: Telemetry,
+) -> None:
+    """The client must not go on to hand out what can never be settled."""
+    closed = ConnectionError("closed")
+    open_ = [True]
+
+    def settle(native: Message, settlement: Settlement) -> None:
+        open_[0] = False
+        raise closed
+
+    adapter: Any = Adapting(settle=settle, is_open=lambda native: open_[0])
+    decorate = hopspan.consumer(policy=hopspan.ack_always, adapter=adapter, **telemetry.settings)
+    with pytest.raises(ConnectionError) as raised:
+        decorate(lambda message: None)(Message())
+    assert raised.value is closed
+    assert decorate(lambda message: "result")(Message()) == "result"

@@ -1,4 +1,4 @@
-"""Loop scope: the body of a loop over messages is inside each one's process span, and leaves nothing.
+"""Loop scope: the body of a loop over messages is inside each one's span, and leaves nothing.
 
 That the finaliser runs where the loop is left is CPython's; it is what these tests rest on.
 """
@@ -50,9 +50,7 @@ def ids(telemetry: Telemetry) -> list[Any]:
 
 
 def each(telemetry: Telemetry, source: Any = None, **settings: Any) -> Any:
-    return hopspan.each(
-        messages() if source is None else source, **telemetry.settings, **settings
-    )
+    return hopspan.each(messages() if source is None else source, **telemetry.settings, **settings)
 
 
 def current_id() -> str | None:
@@ -297,6 +295,19 @@ def test_contexts_that_are_never_undone_are_not_collected_without_end(
     assert copy_context().run(scenario) == set(range(1, 9))
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_fault_at_the_end_of_a_turn_does_not_stop_the_loop(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    def cannot(self: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("hopspan.processing.delivery.Processing.finish_loop", cannot)
+    assert len([current_id() for _ in each(telemetry)]) == 3
+    assert len(logged.records) == 1
+    logged.clear()
+
+
 # -- driven from elsewhere -------------------------------------------------------------------------
 
 
@@ -441,7 +452,7 @@ def test_an_async_source_that_cannot_be_closed_is_left_alone(telemetry: Telemetr
 
 
 def test_a_timeout_around_each_turn_leaks_nothing(telemetry: Telemetry) -> None:
-    """`wait_for` may run `__anext__` in a task of its own, whose context is gone when it returns."""
+    """`wait_for` may run `__anext__` in a task of its own, whose context goes when it returns."""
 
     async def scenario() -> tuple[list[str | None], bool]:
         before = get_current()
@@ -493,9 +504,7 @@ def test_a_users_async_generator_around_a_loop_leaks_nothing(telemetry: Telemetr
 
 def test_two_tasks_may_loop_at_the_same_time(telemetry: Telemetry) -> None:
     async def consume() -> list[bool]:
-        return [
-            message.id == current_id() async for message in each(telemetry, Source())
-        ]
+        return [message.id == current_id() async for message in each(telemetry, Source())]
 
     async def scenario() -> list[list[bool]]:
         return await asyncio.gather(consume(), consume())
@@ -561,9 +570,7 @@ def test_items_of_which_nothing_was_begun_are_handed_on() -> None:
 
 
 def test_a_tick_ends_the_turn_before_it(telemetry: Telemetry) -> None:
-    adapter: Any = Adapting(
-        given=lambda item, via: [item] if isinstance(item, Message) else []
-    )
+    adapter: Any = Adapting(given=lambda item, via: [item] if isinstance(item, Message) else [])
     source = [Message(id="0"), "tick", Message(id="1")]
     loop = hopspan.each(source, adapter=adapter, **telemetry.settings)
     found = [(current_id(), ids(telemetry)) for _ in loop]

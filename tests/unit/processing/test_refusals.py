@@ -61,8 +61,6 @@ def test_a_plain_block_cannot_settle_what_must_be_awaited() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("block", "adapter"), [("", AWAITED), ("hopspan.process(...)", WILLING)]
-)
+@pytest.mark.parametrize(("block", "adapter"), [("", AWAITED), ("hopspan.process(...)", WILLING)])
 def test_other_blocks_can(block: str, adapter: Any) -> None:
     refuse_plain(block, hopspan.ack_always, adapter)

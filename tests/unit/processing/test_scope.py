@@ -1,4 +1,4 @@
-"""Making a context current, and undoing it only where it was done; nothing is ever logged about it."""
+"""Making a context current, and undoing it only where it was done; nothing is ever logged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextvars import copy_context
 import pytest
 from opentelemetry.context import Context, attach, detach, get_current, set_value
 
-from hopspan.processing.scope import Attachment, whereabouts
+from hopspan.processing.scope import Attachment, innermost, undo_leftovers, whereabouts
 from tests.unit.support import in_thread
 
 ONE = set_value("turn", 1, Context())
@@ -81,6 +81,52 @@ def test_in_another_task_it_does_nothing() -> None:
 def test_made_in_another_context_it_does_nothing_here() -> None:
     attached = copy_context().run(Attachment, ONE)
     assert attached.detach() is False
+
+
+# -- leftovers -------------------------------------------------------------------------------------
+
+
+def test_what_is_over_is_undone_by_whoever_comes_by() -> None:
+    before, left = get_current(), Attachment(ONE)
+    left.is_over = True
+    undo_leftovers()
+    assert (get_current() == before, left.is_done) == (True, True)
+
+
+def test_what_is_not_over_is_left_alone() -> None:
+    attached = Attachment(ONE)
+    undo_leftovers()
+    assert (get_current(), attached.is_done) == (ONE, False)
+    attached.detach()
+
+
+def test_what_is_covered_by_the_users_own_context_is_left_alone() -> None:
+    left = Attachment(ONE)
+    left.is_over = True
+    token = attach(TWO)
+    undo_leftovers()
+    assert get_current() == TWO
+    detach(token)
+    undo_leftovers()
+    assert left.is_done is True
+
+
+def test_what_is_uncovered_and_over_is_undone_as_well() -> None:
+    before, left = get_current(), Attachment(ONE)
+    inner = Attachment(TWO)
+    left.is_over = True
+    inner.detach()
+    assert (get_current() == before, left.is_done) == (True, True)
+
+
+def test_the_innermost_is_the_last_that_is_not_undone() -> None:
+    assert innermost() is None
+    outer = Attachment(ONE)
+    inner = Attachment(TWO)
+    assert innermost() is inner
+    inner.detach()
+    assert innermost() is outer
+    outer.detach()
 
 
 # -- whereabouts -----------------------------------------------------------------------------------

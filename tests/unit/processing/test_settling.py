@@ -1,4 +1,4 @@
-"""What becomes of deliveries on the wire: noted whoever sent it, sent once, and never hiding an error."""
+"""What becomes of deliveries on the wire: noted whoever sent it, and never sent twice."""
 
 from __future__ import annotations
 
@@ -145,6 +145,37 @@ def test_a_settlement_that_fails_is_recorded_and_logged_never_raised(
     assert [(record.levelname, record.message) for record in logged.records] == [
         ("WARNING", "could not reject a message of test; the broker will hand it out again")
     ]
+
+
+def sends_with(settling: Make, before: Any, after: Any) -> Settling:
+    """A settlement that fails, on a channel that is open before and after as told."""
+    states = iter([before, after])
+
+    def is_open(native: Message) -> bool:
+        state = next(states)
+        if isinstance(state, Exception):
+            raise state
+        return bool(state)
+
+    wire = settling(Message(), adapter=Adapting(settle=fails, is_open=is_open))
+    wire.send(0, REJECT)
+    return wire
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        (True, False, True),
+        (True, True, False),
+        (False, False, False),
+        (True, RuntimeError("cannot tell"), True),
+    ],
+)
+def test_a_settlement_that_cost_the_channel_is_remembered(
+    before: Any, after: Any, lost: bool, settling: Make
+) -> None:
+    wire = sends_with(settling, before, after)
+    assert isinstance(wire.lost, ConnectionError) is lost
 
 
 @BOTH

@@ -17,7 +17,9 @@ from tests.unit.support import Telemetry
 ERROR = Outcome(True, ValueError("bad"), "ValueError", "bad")
 
 
-def end(telemetry: Telemetry, exceptions: Any, type_: OperationType = OperationType.PROCESS) -> Operation:
+def end(
+    telemetry: Telemetry, exceptions: Any, type_: OperationType = OperationType.PROCESS
+) -> Operation:
     operation = telemetry.instrumenter(exceptions=exceptions)._start(
         Action("act", type_), Endpoint("memory", "orders"), Context(), Context(), {}
     )

@@ -72,9 +72,7 @@ def processed(
     **settings: Any,
 ) -> tuple[Seen, Context]:
     """A process operation from start to end: its span, and the context that it had."""
-    operation = telemetry.instrumenter(**settings).start_process(
-        deliveries, MAPPING, pushed=pushed
-    )
+    operation = telemetry.instrumenter(**settings).start_process(deliveries, MAPPING, pushed=pushed)
     operation.end()
     return next(span for span in telemetry.seen if span.name != "ambient"), operation.context
 
@@ -126,7 +124,7 @@ def test_a_context_that_the_message_brings_is_replaced(telemetry: Telemetry) -> 
 
 
 def test_a_context_that_is_kept_is_linked_to(telemetry: Telemetry) -> None:
-    """The send span is then a client's, for another one made the message (*Context propagation*)."""
+    """The send span is then a client's, for another made the message (*Context propagation*)."""
     operation, headers = telemetry.instrumenter(keep_context=True).start_send(
         PUBLISH, outgoing(SENT), MAPPING
     )
@@ -263,7 +261,9 @@ CORRELATION: list[tuple[str, Any, bool, bool, str | int | None, tuple[int, ...]]
 ]
 
 
-@pytest.mark.parametrize(("correlation", "headers", "pushed", "around", "parent", "links"), CORRELATION)
+@pytest.mark.parametrize(
+    ("correlation", "headers", "pushed", "around", "parent", "links"), CORRELATION
+)
 def test_correlation(
     correlation: str,
     headers: Any,
@@ -402,7 +402,7 @@ def test_what_several_destinations_have_in_common_stays(telemetry: Telemetry) ->
     )
 
 
-# -- suppression, switching off, and what is not recorded -------------------------------------------
+# -- suppression, switching off, and what is not recorded ------------------------------------------
 
 
 def test_a_suppressed_process_remembers_its_status(telemetry: Telemetry) -> None:
@@ -626,9 +626,7 @@ def test_a_process_that_cannot_be_started_is_silent_and_logged_once(
         operation = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=True)
     trace.get_current_span(operation.context).set_status(StatusCode.ERROR, "bad")
     operation.end()
-    assert operation.failed_status() == Outcome(
-        failed=True, error_type="_OTHER", description="bad"
-    )
+    assert operation.failed_status() == Outcome(failed=True, error_type="_OTHER", description="bad")
     assert operation.span.get_span_context().span_id == SENDER
     assert [record.message for record in logged.records] == [
         "hopspan failed at starting a process span (RuntimeError); the message went on without it. "

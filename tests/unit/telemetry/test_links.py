@@ -20,7 +20,8 @@ def at_most_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [(None, 128), ("", 128), ("3", 3), ("0", 0), ("x", 128), ("²", 128), ("-1", 128)]
+    ("text", "number"),
+    [(None, 128), ("", 128), ("3", 3), ("0", 0), ("x", 128), ("²", 128), ("-1", 128)],
 )
 def test_how_many_the_sdk_keeps(
     text: str | None, number: int, monkeypatch: pytest.MonkeyPatch

@@ -174,6 +174,17 @@ def test_a_forked_child_can_make_instruments_though_the_lock_was_held(
     assert code == 0
 
 
+def test_locks_are_replaced_in_a_forked_child() -> None:
+    """As above, where the coverage of the child can be seen."""
+    cells, making = Cells(), metrics._making
+    with cells._lock, making:
+        metrics._unlock_in_child()
+        cells.add(ORDERS, 1)
+        assert metrics._making.acquire(blocking=False)
+        metrics._making.release()
+    assert counts(cells) == {"orders": 1}
+
+
 def test_cells_that_nobody_uses_are_forgotten() -> None:
     cells = weakref.ref(Cells())
     gc.collect()

@@ -68,9 +68,7 @@ def test_an_error_that_is_no_failure_is_not_recorded(telemetry: Telemetry) -> No
 
 def test_what_became_known_late_is_on_the_span(telemetry: Telemetry) -> None:
     begin(telemetry).end(attributes={"hopspan.settlement": "ack"})
-    assert telemetry.only == DONE._replace(
-        attributes={**ATTRIBUTES, "hopspan.settlement": "ack"}
-    )
+    assert telemetry.only == DONE._replace(attributes={**ATTRIBUTES, "hopspan.settlement": "ack"})
 
 
 def test_it_ends_once(telemetry: Telemetry) -> None:
@@ -272,7 +270,10 @@ def test_hooks_are_told_of_the_operation_and_the_native_object(telemetry: Teleme
     operation = begin(telemetry, on_start=on_start, on_end=on_end)
     operation.announce("the native")
     operation.end()
-    assert calls == [("start", operation, "the native", True), ("end", operation, "the native", True)]
+    assert calls == [
+        ("start", operation, "the native", True),
+        ("end", operation, "the native", True),
+    ]
 
 
 def test_the_end_hook_sees_how_it_went_and_can_add_to_it(telemetry: Telemetry) -> None:
@@ -292,7 +293,7 @@ def test_a_silent_operation_tells_no_hook() -> None:
 # -- hostile ---------------------------------------------------------------------------------------
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("hostile")
 
@@ -301,7 +302,7 @@ def test_an_exception_that_cannot_be_printed_still_fails_the_span(
     telemetry: Telemetry, logged: pytest.LogCaptureFixture
 ) -> None:
     """Only its event is missing; status, error type and metrics are there."""
-    begin(telemetry).end(Outcome(True, Unprintable(), "Unprintable"))
+    begin(telemetry).end(Outcome(True, UnprintableError(), "Unprintable"))
     assert telemetry.only == DONE._replace(
         attributes={**ATTRIBUTES, "error.type": "Unprintable"}, status=("ERROR", None)
     )
@@ -358,7 +359,11 @@ def act(telemetry: Telemetry, type_: OperationType, outcome: Outcome, **ending: 
 @pytest.mark.parametrize(
     ("type_", "durations", "counts"),
     [
-        (OperationType.SEND, "messaging.client.operation.duration", "messaging.client.sent.messages"),
+        (
+            OperationType.SEND,
+            "messaging.client.operation.duration",
+            "messaging.client.sent.messages",
+        ),
         (
             OperationType.RECEIVE,
             "messaging.client.operation.duration",
@@ -372,7 +377,9 @@ def act(telemetry: Telemetry, type_: OperationType, outcome: Outcome, **ending: 
         (OperationType.SETTLE, "messaging.client.operation.duration", None),
     ],
 )
-@pytest.mark.parametrize(("outcome", "error"), [(SUCCESS, {}), (FAILED, {"error.type": "invalid_order"})])
+@pytest.mark.parametrize(
+    ("outcome", "error"), [(SUCCESS, {}), (FAILED, {"error.type": "invalid_order"})]
+)
 def test_each_type_measures_its_own_duration_and_count(
     type_: OperationType,
     durations: str,
@@ -400,7 +407,9 @@ def test_each_type_measures_its_own_duration_and_count(
     assert measured == expected
 
 
-@pytest.mark.parametrize("type_", [OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS])
+@pytest.mark.parametrize(
+    "type_", [OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS]
+)
 @pytest.mark.parametrize(("messages", "counted"), [(0, []), (1, [1]), (7, [7])])
 def test_messages_are_counted_as_told(
     type_: OperationType, messages: int, counted: list[int], telemetry: Telemetry
@@ -415,3 +424,21 @@ def test_the_duration_can_be_told(telemetry: Telemetry) -> None:
     act(telemetry, OperationType.SETTLE, SUCCESS, seconds=2.5)
     (point,) = telemetry.metric("messaging.client.operation.duration").data.data_points
     assert point.sum == 2.5
+
+
+def test_metrics_that_cannot_be_recorded_do_not_cost_the_span(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise RuntimeError("no metrics")
+
+    operation = begin(telemetry)
+    monkeypatch.setattr("hopspan.telemetry.metrics.Meters.processing", refuse)
+    operation.end(FAILED)
+    assert telemetry.only.status == ("ERROR", "no customer")
+    assert len(logged.records) == 1
+
+
+def test_a_failure_without_a_type_is_an_error_all_the_same(telemetry: Telemetry) -> None:
+    begin(telemetry).end(Outcome(failed=True, description="no customer"))
+    assert telemetry.only == DONE._replace(status=("ERROR", "no customer"))

@@ -182,7 +182,7 @@ def test_a_handler_under_test(provider: TracerProvider) -> None:
 
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """As in a process in which no global tracer provider was set yet; what is set is in the list."""
+    """As in a process in which no global tracer provider was set yet; the list has what is set."""
     state: list[Any] = [trace.ProxyTracerProvider()]
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: state[-1])
     monkeypatch.setattr(trace, "set_tracer_provider", state.append)
@@ -225,5 +225,7 @@ def test_what_needs_the_sdk_is_imported_when_it_is_asked_for() -> None:
 
 def test_what_is_not_there_is_an_attribute_error() -> None:
     name = "nonsense"
-    with pytest.raises(AttributeError, match=r"module 'hopspan.testing' has no attribute 'nonsense'"):
+    with pytest.raises(
+        AttributeError, match=r"module 'hopspan.testing' has no attribute 'nonsense'"
+    ):
         getattr(testing, name)

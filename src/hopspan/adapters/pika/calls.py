@@ -6,6 +6,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic, BasicProperties
 
 from hopspan import faults
@@ -13,7 +14,7 @@ from hopspan.adapters import _amqp, _amqp_ledger
 from hopspan.adapters.pika.channels import Fetched, Received, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
 from hopspan.adapters.pika.deliveries import delivery
-from hopspan.interception import Fetch, Subscription
+from hopspan.interception import INTERCEPTED, Fetch, Subscription
 from hopspan.model import Delivery, MessageInfo, Outgoing
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     mandatory: bool = False,
     *rest: Any,
     **added: Any,
-) -> Outgoing:
+) -> Outgoing | None:
     """`basic_publish` of both channels."""
+    if _is_left_alone(getattr(channel, "_cookie", None)):
+        return None
     state = state_of(channel)
     if state.thread is None:  # pika is used on one thread, so this is the one
         state.thread = threading.get_ident()
@@ -59,6 +62,12 @@ def basic_publish(  # noqa: PLR0917 - as in pika
 def _text(name: str | bytes) -> str:
     """A name as text; pika takes bytes as well."""
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+
+
+def _is_left_alone(outer: Any) -> bool:
+    """Whether the channel around this one is left to another instrumentation."""
+    publish = getattr(type(outer), "basic_publish", None)
+    return isinstance(outer, BlockingChannel) and not hasattr(publish, INTERCEPTED)
 
 
 def _copied(properties: Any) -> Any:

@@ -12,6 +12,7 @@ from pika.callback import CallbackManager
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
+from hopspan.adapters import pika as adapter
 from hopspan.processing.delivery import Processing
 from hopspan.processing.opening import begin
 from hopspan.telemetry import Face
@@ -98,7 +99,6 @@ Handle = Callable[..., Processing]
 @pytest.fixture
 def handling(telemetry: Telemetry) -> Handle:
     """Begin to handle what pika handed out."""
-    from hopspan.adapters import pika as adapter
 
     def handle(native: Any, **settings: Any) -> Processing:
         given: Any = adapter

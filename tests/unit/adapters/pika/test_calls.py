@@ -1,4 +1,4 @@
-"""The calls of pika that are intercepted, on its own channels: what the client gets, what is told."""
+"""The calls of pika that are intercepted, on its own channels: what pika gets, what is told."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def test_a_publish_describes_its_message(blocking: Blocking, telemetry: Telemetr
     }
 
 
-def test_an_empty_routing_key_is_not_an_attribute(
-    blocking: Blocking, telemetry: Telemetry
-) -> None:
+def test_an_empty_routing_key_is_not_an_attribute(blocking: Blocking, telemetry: Telemetry) -> None:
     hopspan.wrap(blocking.channel, **telemetry.settings).basic_publish("orders", "", BODY)
     assert "messaging.rabbitmq.destination.routing_key" not in telemetry.only.attributes
 
@@ -154,6 +152,57 @@ def test_parameters_that_a_newer_pika_adds_are_passed_through(blocking: Blocking
     assert (args[5:], kwargs) == ((7,), {"immediate": True})
 
 
+@pytest.mark.parametrize("falsy", [{}, [], "", 0, False])
+def test_falsy_properties_are_none_for_pika_and_so_for_us(
+    falsy: Any, blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    hopspan.wrap(blocking.channel, **telemetry.settings).basic_publish("a", "b", BODY, falsy)
+    assert connection.sent[0][1][0].headers == carried(telemetry)
+
+
+def test_names_may_be_bytes(
+    blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    """Since pika takes them, what we say of them is text, whatever they are."""
+    exchange: Any = b"orders"
+    routing_key: Any = b"\xff"
+    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+    channel.basic_publish(exchange, routing_key, BODY)
+    assert telemetry.only.name == "publish orders:\ufffd"
+    assert connection.sent[0][0].exchange == b"orders"
+
+
+def test_the_thread_that_publishes_is_the_clients(blocking: Blocking) -> None:
+    """A channel is used on one thread."""
+    thread = in_thread(
+        lambda: calls.basic_publish(blocking.channel, "a", "b", BODY) and threading.get_ident()
+    )
+    assert state_of(blocking.channel).thread == thread
+    calls.basic_publish(blocking.channel, "a", "b", BODY)
+    assert state_of(blocking.channel).thread == thread
+
+
+def test_what_another_instrumentation_has_is_left_to_it(
+    blocking: Blocking, connection: Connection, telemetry: Telemetry
+) -> None:
+    """The outer channel's publish is theirs, so the inner one's is not ours either."""
+    blocking.inner._set_cookie(blocking.channel)
+    hopspan.wrap(blocking.inner, **telemetry.settings).basic_publish("a", "b", BODY)
+    assert telemetry.spans == []
+
+
+def test_the_inner_channel_of_an_instrumented_one_is_not_left_alone(
+    blocking: Blocking, telemetry: Telemetry
+) -> None:
+    blocking.inner._set_cookie(blocking.channel)
+    hopspan.instrument("pika", **telemetry.settings)
+    try:
+        blocking.inner.basic_publish("a", "b", BODY)
+    finally:
+        hopspan.uninstrument()
+    assert len(telemetry.spans) == 1
+
+
 # -- consuming by callback -------------------------------------------------------------------------
 
 
@@ -161,9 +210,7 @@ def test_a_delivery_knows_its_queue_and_its_thread(blocking: Blocking) -> None:
     subscription = calls.basic_consume(blocking.channel, "billing", print, True)
     assert subscription is not None
     method, header = deliver(), properties()
-    native = in_thread(
-        lambda: subscription.native(blocking.channel, method, header, BODY)
-    )
+    native = in_thread(lambda: subscription.native(blocking.channel, method, header, BODY))
     assert native == Received(blocking.channel, method, header, BODY, "billing", True)
     assert state_of(blocking.channel).thread not in {None, threading.get_ident()}
 
@@ -255,9 +302,7 @@ def test_what_is_remembered_of_gets_is_bounded(
     assert list(state_of(blocking.channel).fetched) == [2, 3]
 
 
-def test_a_get_and_its_handling_count_one_message(
-    blocking: Blocking, telemetry: Telemetry
-) -> None:
+def test_a_get_and_its_handling_count_one_message(blocking: Blocking, telemetry: Telemetry) -> None:
     channel = hopspan.wrap(blocking.channel, **telemetry.settings)
     method, header = got(), properties(headers=SENT)
     fetch = calls.basic_get(channel, "billing")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -85,6 +87,25 @@ def test_a_state_is_made_once_by_many_threads(channel: Channel) -> None:
     assert len({id(state) for state in found}) == 1
 
 
+def test_a_state_that_another_thread_has_just_made_is_taken(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Slow:
+        """A lock that was waited for: the other thread was first."""
+
+        def __enter__(self) -> None:
+            made.append(object())
+            channel.__dict__["_hopspan_state"] = made[0]
+
+        def __exit__(self, *exc: object) -> None: ...
+
+    monkeypatch.setattr("hopspan.adapters.pika.channels._making", Slow())
+    found: Any = state_of(channel)
+    assert found is made[0]
+
+
 @pytest.mark.parametrize(
     ("params", "server"),
     [
@@ -146,7 +167,7 @@ def test_every_settlement_is_noted_whichever_channel_it_was_called_on(
     handling: Handle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """pika's own defaults count: a nack requeues, and tag 0 is tag 0."""
+    """The defaults of pika count: a nack requeues, and tag 0 is tag 0."""
     monkeypatch.setattr(blocking.inner, "_rpc", lambda *args, **kwargs: None)
     one = handling(received(blocking.channel, 1))
     two = handling(received(blocking.channel, 2))
@@ -173,7 +194,9 @@ def test_parameters_that_a_newer_pika_adds_do_not_hide_a_settlement(
     connection: Connection, handling: Handle
 ) -> None:
     class Newer(Channel):
-        def basic_ack(self, delivery_tag: int = 0, multiple: bool = False, reason: str = "") -> None:
+        def basic_ack(
+            self, delivery_tag: int = 0, multiple: bool = False, reason: str = ""
+        ) -> None:
             super().basic_ack(delivery_tag, multiple)
 
     given: Any = connection
@@ -224,8 +247,70 @@ def test_the_brokers_own_word_for_an_error(error: BaseException, kind: str | Non
 # -- the client's thread ---------------------------------------------------------------------------
 
 
-def test_on_an_unknown_thread_we_stay(channel: Channel) -> None:
+def test_on_an_unknown_thread_we_stay_where_it_is_the_main_one(channel: Channel) -> None:
+    """A program that asks for messages by itself does so there."""
     assert hop(received(channel)) is None
+
+
+def test_on_an_unknown_thread_we_do_not_stay_where_it_is_another(
+    channel: Channel, connection: Connection
+) -> None:
+    assert in_thread(lambda: hop(received(channel))) == connection.ioloop.call_soon_threadsafe
+
+
+def test_inside_the_running_asyncio_loop_we_stay(channel: Channel, connection: Connection) -> None:
+    async def scenario() -> tuple[Any, Any]:
+        loop = connection.ioloop = asyncio.get_running_loop()
+        return hop(received(channel)), await asyncio.to_thread(hop, received(channel)) == (
+            loop.call_soon_threadsafe
+        )
+
+    assert asyncio.run(scenario()) == (None, True)
+
+
+def test_outside_of_the_running_asyncio_loop_we_do_not_stay(
+    channel: Channel, connection: Connection
+) -> None:
+    loop = connection.ioloop = asyncio.new_event_loop()
+    assert hop(received(channel)) == loop.call_soon_threadsafe
+    loop.close()
+
+
+@pytest.fixture
+def in_client() -> Iterator[Callable[[], int]]:
+    """Keep a thread in pika's code until the end of the test; its id."""
+    done, threads = threading.Event(), []
+
+    def start() -> int:
+        running = threading.Event()
+        globals_ = {"__name__": "pika.somewhere", "running": running, "done": done}
+        exec("def wait():\n    running.set()\n    done.wait(10)\n", globals_)  # noqa: S102
+        wait: Any = globals_["wait"]
+        threads.append(threading.Thread(target=wait))
+        threads[-1].start()
+        assert running.wait(10)
+        return threads[-1].ident or 0
+
+    yield start
+    done.set()
+    for thread in threads:
+        thread.join(10)
+
+
+def test_the_only_thread_that_runs_the_client_is_its_own(
+    channel: Channel, connection: Connection, in_client: Callable[[], int]
+) -> None:
+    thread = in_client()
+    assert hop(received(channel)) == connection.ioloop.call_soon_threadsafe
+    assert state_of(channel).thread == thread
+
+
+def test_of_several_threads_that_run_a_client_none_can_be_told(
+    channel: Channel, in_client: Callable[[], int]
+) -> None:
+    in_client()
+    in_client()
+    assert (hop(received(channel)), state_of(channel).thread) == (None, None)
 
 
 def test_on_the_clients_thread_we_stay(channel: Channel) -> None:

@@ -19,9 +19,7 @@ from tests.unit.support import Telemetry
 
 
 @pytest.fixture
-def confirming(
-    channel: Channel, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
-) -> Channel:
+def confirming(channel: Channel, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> Channel:
     """A wrapped channel in confirm mode."""
     monkeypatch.setattr(channel, "_rpc", lambda *args, **kwargs: None)
     hopspan.wrap(channel, **telemetry.settings)
@@ -45,9 +43,7 @@ def ended(telemetry: Telemetry) -> list[tuple[str, Any]]:
     ]
 
 
-def test_a_publish_is_open_until_it_is_confirmed(
-    confirming: Channel, telemetry: Telemetry
-) -> None:
+def test_a_publish_is_open_until_it_is_confirmed(confirming: Channel, telemetry: Telemetry) -> None:
     publish(confirming, "a")
     assert telemetry.spans == []
     answer(confirming, Basic.Ack(1))
@@ -189,9 +185,7 @@ def test_so_many_at_most_are_waited_for(
     ]
 
 
-def test_without_confirms_a_publish_ends_at_once(
-    channel: Channel, telemetry: Telemetry
-) -> None:
+def test_without_confirms_a_publish_ends_at_once(channel: Channel, telemetry: Telemetry) -> None:
     hopspan.wrap(channel, **telemetry.settings)
     publish(channel, "a")
     assert ended(telemetry) == [("a", None)]
@@ -225,3 +219,37 @@ def test_a_blocking_channel_waits_for_its_own_confirms(
     blocking.inner.confirm_delivery(internal)
     publish(blocking.inner, "a")
     assert (state_of(blocking.inner).confirms, ended(telemetry)) == (None, [("a", None)])
+
+
+def test_other_methods_than_publishes_are_not_counted(
+    confirming: Channel, telemetry: Telemetry
+) -> None:
+    confirming.basic_ack(1)
+    publish(confirming, "a")
+    answer(confirming, Basic.Ack(1))
+    assert ended(telemetry) == [("a", None)]
+
+
+def test_a_fault_of_ours_does_not_reach_the_clients_loop(
+    confirming: Channel, telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    returned(confirming, 3)
+    returned(confirming, 3)
+    assert len([record for record in logged.records if record.name == "hopspan"]) == 1
+
+
+def test_confirms_that_were_switched_on_before_us_are_remarked_once(
+    channel: Channel,
+    telemetry: Telemetry,
+    monkeypatch: pytest.MonkeyPatch,
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(channel, "_rpc", lambda *args, **kwargs: None)
+    channel.confirm_delivery(lambda frame: None)
+    hopspan.wrap(channel, **telemetry.settings)
+    publish(channel, "a", "b")
+    assert ended(telemetry) == [("a", None), ("b", None)]
+    assert [record.message for record in logged.records if record.name == "hopspan"] == [
+        "publisher confirms were switched on before hopspan came to the channel, so spans do not "
+        "tell what the broker confirmed: wrap or instrument before confirm_delivery"
+    ]

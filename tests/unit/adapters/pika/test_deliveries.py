@@ -24,6 +24,7 @@ from hopspan.adapters.pika.deliveries import (
     settle,
 )
 from hopspan.model import Delivery, Endpoint, MessageInfo, Settlement, Verdict
+from hopspan.processing import Adapter
 from tests.unit.adapters.pika.conftest import (
     Blocking,
     Connection,
@@ -145,9 +146,7 @@ def read(channel: Any, method: Any = None, header: Any = None, **fields: Any) ->
     return delivery(native._replace(**fields))
 
 
-ORDERS = Endpoint(
-    "rabbitmq", "orders:created", server_address="broker", server_port=5673
-)
+ORDERS = Endpoint("rabbitmq", "orders:created", server_address="broker", server_port=5673)
 ATTRIBUTES = {
     "messaging.rabbitmq.message.delivery_tag": 1,
     "messaging.rabbitmq.destination.routing_key": "created",
@@ -247,7 +246,7 @@ def test_what_a_receive_has_counted_is_counted(channel: Channel) -> None:
 
 
 def test_one_delivery_is_one_method_object(channel: Channel) -> None:
-    """pika's methods compare by value, and two channels have the same tags."""
+    """Methods compare by value, and two channels have the same tags."""
     method, header = deliver(), properties()
     mine = Received(channel, method, header, BODY)
     assert same(mine, Received(None, method, header, BODY, "orders")) is True
@@ -280,9 +279,7 @@ def test_a_verdict_on_the_wire(
 
 
 @pytest.mark.parametrize(("state", "open_"), [(Channel.OPEN, True), (Channel.CLOSED, False)])
-def test_whether_the_channel_can_still_settle(
-    state: int, open_: bool, blocking: Blocking
-) -> None:
+def test_whether_the_channel_can_still_settle(state: int, open_: bool, blocking: Blocking) -> None:
     blocking.inner._set_state(state)
     for channel in blocking:
         assert is_open(Received(channel, deliver(), properties(), BODY)) is open_
@@ -347,7 +344,5 @@ def test_other_policies_work(policy: hopspan.Policy) -> None:
 
 def test_the_module_is_an_adapter() -> None:
     """Every name of the protocol is there."""
-    from hopspan.processing import Adapter
-
     wanted = {*Adapter.__annotations__, *(n for n in vars(Adapter) if not n.startswith("_"))}
     assert {name for name in wanted if not hasattr(adapter, name)} == set()
