@@ -8,12 +8,6 @@ from tests.contract import suite
 from tests.contract.pika_client import FEATURES, PikaClient
 
 
-@suite.scenarios(
-    FEATURES,
-    "scenarios_propagation",
-    "scenarios_metrics",
-    "scenarios_instrumentation",
-    "scenarios_robustness",
-)
+@suite.scenarios(FEATURES, *suite.EVERYWHERE, "scenarios_amqp", "scenarios_pika")
 def test_pika_on_rabbitmq(play: suite.Play, rabbitmq_url: str) -> None:
     play(functools.partial(PikaClient, rabbitmq_url))
