@@ -69,7 +69,7 @@ fulfilment        |- process demo.orders:order.created:demo.fulfilment consumer 
                   |  |- ship internal x UnknownAddress: the order has no address
                   |  `- nack demo.orders:order.created:demo.fulfilment client tells the broker to reject
 dead-letters      `- process demo.dead-letters consumer + acked, death reason: rejected, tenant initech
-"""  # noqa: E501
+"""
 
 
 def steps_in(output: str) -> set[str]:

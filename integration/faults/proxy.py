@@ -186,7 +186,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Proxy:  # noqa: PYI034 - Self is of Python 3.11
+    def __enter__(self) -> Proxy:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -22,12 +22,14 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
         for name in (
+            "amqp_client",
             "client",
             "pika_client",
             "scenarios_amqp",
             "scenarios_instrumentation",
             "scenarios_metrics",
             "scenarios_pika",
+            "scenarios_privacy",
             "scenarios_propagation",
             "scenarios_refusals",
             "scenarios_robustness",

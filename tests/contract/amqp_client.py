@@ -36,7 +36,9 @@ class AmqpClient(Client):
         """Ack a message by its tag (None: tag 0)."""
 
     @abstractmethod
-    def nack(self, message: Message | None, *, multiple: bool = False, requeue: bool = True) -> None:
+    def nack(
+        self, message: Message | None, *, multiple: bool = False, requeue: bool = True
+    ) -> None:
         """Give back or reject a message by its tag (None: tag 0)."""
 
     @abstractmethod

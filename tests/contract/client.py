@@ -108,12 +108,13 @@ class Client(ABC):
         """A scenario sets it where the consumer's channel is meant to be closed in the end."""
         self.settling_threads: list[int] = []
         self._before = context.get_current()
-        self._environment: dict[str, str] = {}
+        self._variables = mock.patch.dict(os.environ, _variables_of_others(), clear=True)
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="scenario")
 
-    # -- from the first to the last word ---------------------------------------------------------
+    # -- from the first to the last word -----------------------------------------------------------
 
     def __enter__(self) -> Client:
+        self._variables.start()
         _fresh_hopspan()
         self.lines.__enter__()
         try:
@@ -139,7 +140,7 @@ class Client(ABC):
 
     def _leave(self, error: BaseException | None) -> None:
         hopspan.uninstrument()
-        os.environ.update(self._environment)
+        self._variables.stop()
         propagate.set_global_textmap(_PROPAGATOR)
         self.lines.__exit__()
         self.close()
@@ -149,7 +150,7 @@ class Client(ABC):
             assert [] == self.lines.take(), "logged while closing"
         _fresh_hopspan()
 
-    # -- how a broker does it --------------------------------------------------------------------
+    # -- how a broker does it ----------------------------------------------------------------------
 
     NAME: str
     """What users call the client: `hopspan.instrument(NAME)`."""
@@ -282,7 +283,9 @@ class Client(ABC):
         """The next message, asked for by the application itself."""
 
     @abstractmethod
-    def block(self, message: Message | list[Message], **settings: Any) -> AbstractContextManager[Any]:
+    def block(
+        self, message: Message | list[Message], **settings: Any
+    ) -> AbstractContextManager[Any]:
         """`hopspan.process` of this message, or of several as one."""
 
     @abstractmethod
@@ -304,7 +307,7 @@ class Client(ABC):
     ) -> Ran:
         """Subscribe a handler decorated with `inner` settings under a face with `outer` ones."""
 
-    # -- what metrics and instrumentation ask for ---------------------------------------------------
+    # -- what metrics and instrumentation ask for --------------------------------------------------
 
     @property
     @abstractmethod
@@ -371,14 +374,6 @@ class Client(ABC):
         """The settings of a face, with this scenario's telemetry."""
         return {**self.telemetry.providers, **settings}
 
-    def set_environment(self, **variables: str) -> None:
-        """Let hopspan find these variables, as if the process had been started with them."""
-        self._environment.update({key: os.environ.get(key, "") for key in variables})
-        os.environ.update(variables)
-        telemetry.forget_defaults()
-        if self.face in {"instrumented", "together"}:
-            self.instrument()
-
     def instrument(self, **settings: Any) -> None:
         """Instrument the process anew, with these settings."""
         hopspan.uninstrument(self.NAME)
@@ -404,6 +399,8 @@ class Client(ABC):
         """These variables are set, as if the process had begun with them."""
         with mock.patch.dict(os.environ, variables):
             telemetry.forget_defaults()
+            if self.face == "together":
+                self.instrument()
             yield
         telemetry.forget_defaults()
 
@@ -445,6 +442,13 @@ class Client(ABC):
 
 
 _PROPAGATOR = propagate.get_global_textmap()
+
+
+def _variables_of_others() -> dict[str, str]:
+    """The environment, without what is meant for hopspan and OpenTelemetry."""
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(("HOPSPAN_", "OTEL_"))
+    }
 
 
 def _fresh_hopspan() -> None:

@@ -69,7 +69,11 @@ _FRAMES: dict[type, tuple[str, ...]] = {
     Basic.Reject: ("reject", "delivery_tag", "requeue"),
     Basic.Recover: ("recover", "requeue"),
 }
-_CONNECTIONS = {"select": SelectConnection, "select basic_get": SelectConnection, "asyncio": AsyncioConnection}
+_CONNECTIONS = {
+    "select": SelectConnection,
+    "select basic_get": SelectConnection,
+    "asyncio": AsyncioConnection,
+}
 
 
 class PikaClient(AmqpClient):
@@ -95,7 +99,7 @@ class PikaClient(AmqpClient):
         self._connections: list[BlockingConnection] = []
         self._evented: list[Evented] = []
 
-    # -- from the first to the last word ---------------------------------------------------------
+    # -- from the first to the last word -----------------------------------------------------------
 
     def open(self) -> None:
         with silence():
@@ -157,7 +161,9 @@ class PikaClient(AmqpClient):
         assert self.ends_closed is not self._is_open()
         if self.broker is not None:
             broker = self.broker
-            assert broker.until(lambda: sorted(self.frames) == sorted(self.seen_by_broker())), broker.log
+            assert broker.until(lambda: sorted(self.frames) == sorted(self.seen_by_broker())), (
+                broker.log
+            )
 
     def _is_open(self) -> bool:
         """The broker is asked, because it closes a channel without our asking."""
@@ -223,13 +229,17 @@ class PikaClient(AmqpClient):
         self.producer.queue_declare(self.queue, passive=True)  # it has arrived
 
     def send_to(self, exchange: str, routing_key: str, **properties: Any) -> None:
-        self.producer.basic_publish(exchange, routing_key, b"order", pika.BasicProperties(**properties))
+        self.producer.basic_publish(
+            exchange, routing_key, b"order", pika.BasicProperties(**properties)
+        )
         self.producer.queue_declare(self.queue, passive=True)
 
     def ack(self, message: Message | None, *, multiple: bool = False) -> None:
         self.consumer.basic_ack(_tag(message), multiple)
 
-    def nack(self, message: Message | None, *, multiple: bool = False, requeue: bool = True) -> None:
+    def nack(
+        self, message: Message | None, *, multiple: bool = False, requeue: bool = True
+    ) -> None:
         self.consumer.basic_nack(_tag(message), multiple, requeue)
 
     def recover(self) -> None:
@@ -279,7 +289,9 @@ class PikaClient(AmqpClient):
     ) -> Ran:
         ran = Ran()
         decorated = self.face in {"decorated", "together"}
-        receive = self.receiver(ran.watched(handler), decorated=decorated, **settings if decorated else {})
+        receive = self.receiver(
+            ran.watched(handler), decorated=decorated, **settings if decorated else {}
+        )
         self.enter_face(**settings)
         if prefetch != 1:
             self.consumer.basic_qos(prefetch_count=prefetch)
@@ -359,16 +371,22 @@ class PikaClient(AmqpClient):
         self.consumer.basic_consume(self.queue, receive, auto_ack=auto_ack)
         return ran
 
-    # -- the application asks for messages itself ----------------------------------------------------
+    # -- the application asks for messages itself --------------------------------------------------
 
     def fetch(self) -> Message:
         return _message(self.consumer, *_taken(self.consumer, self.queue))
 
-    def block(self, message: Message | list[Message], **settings: Any) -> AbstractContextManager[Any]:
-        native: Any = [each.native for each in message] if isinstance(message, list) else message.native
+    def block(
+        self, message: Message | list[Message], **settings: Any
+    ) -> AbstractContextManager[Any]:
+        native: Any = (
+            [each.native for each in message] if isinstance(message, list) else message.native
+        )
         return hopspan.process(native, via=self.consumer, **self.settings(**settings))
 
-    def take_with(self, channel: BlockingChannel, *, auto_ack: bool = False) -> tuple[Any, Any, bytes]:
+    def take_with(
+        self, channel: BlockingChannel, *, auto_ack: bool = False
+    ) -> tuple[Any, Any, bytes]:
         """The next message, asked for through some channel."""
         return _taken(channel, self.queue, auto_ack=auto_ack)
 
@@ -427,7 +445,9 @@ class PikaClient(AmqpClient):
         """Subscribe a handler on the channel of an asynchronous connection, or get one message."""
         ran = Ran()
         decorated = self.face in {"decorated", "together"}
-        receive = self.receiver(ran.watched(body), decorated=decorated, **settings if decorated else {})
+        receive = self.receiver(
+            ran.watched(body), decorated=decorated, **settings if decorated else {}
+        )
         self.enter_face(evented.channel, **settings)
         if get:
             evented.channel.basic_get(self.queue, receive)
@@ -444,8 +464,7 @@ class PikaClient(AmqpClient):
         with self.block(message, **settings):
             body(message)
 
-
-    # -- what metrics and instrumentation ask for ---------------------------------------------------
+    # -- what metrics and instrumentation ask for --------------------------------------------------
 
     @property
     def metric_attributes(self) -> dict[str, Any]:
@@ -479,7 +498,14 @@ class PikaClient(AmqpClient):
 
     @property
     def classes(self) -> tuple[type, ...]:
-        return (BlockingChannel, BlockingConnection, Channel, Connection, SelectConnection, AsyncioConnection)
+        return (
+            BlockingChannel,
+            BlockingConnection,
+            Channel,
+            Connection,
+            SelectConnection,
+            AsyncioConnection,
+        )
 
     def use_wrapped_connection(self, **settings: Any) -> None:
         connection = hopspan.wrap(self.connect(), **self.settings(**settings))
@@ -543,7 +569,9 @@ class PikaClient(AmqpClient):
         told = evented.confirm() if outcomes[0] != "unconfirmed" else [None]
         for outcome, (exchange, key) in zip(outcomes, addresses, strict=True):
             with silence() if outcome == "untraced" else nullcontext():
-                evented.channel.basic_publish(exchange, key, b"order", mandatory=outcome == "unroutable")
+                evented.channel.basic_publish(
+                    exchange, key, b"order", mandatory=outcome == "unroutable"
+                )
         sent = [
             Sent(_publish_name(*address), ERRORS.get(outcome), _description(outcome, *address))
             for outcome, address in zip(outcomes, addresses, strict=True)
@@ -585,7 +613,9 @@ def _message(channel: Any, method: Any, properties: Any, body: bytes) -> Message
     )
 
 
-def _taken(channel: BlockingChannel, queue: str, *, auto_ack: bool = False) -> tuple[Any, Any, bytes]:
+def _taken(
+    channel: BlockingChannel, queue: str, *, auto_ack: bool = False
+) -> tuple[Any, Any, bytes]:
     """Get a message that may still be on its way."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
@@ -615,9 +645,13 @@ class Evented:
         custom = {"custom_ioloop": self._own_loop} if self._own_loop else {}
         self.failures: list[BaseException] = []
         if self._own_loop:
-            self._own_loop.set_exception_handler(lambda _, about: self.failures.append(about["exception"]))
+            self._own_loop.set_exception_handler(
+                lambda _, about: self.failures.append(about["exception"])
+            )
         self.connection = kind(
-            pika.URLParameters(url), on_open_error_callback=lambda _, error: self.failures.append(error), **custom
+            pika.URLParameters(url),
+            on_open_error_callback=lambda _, error: self.failures.append(error),
+            **custom,
         )
         self.run(lambda: self.connection.is_open)
         self.channel = self.connection.channel()

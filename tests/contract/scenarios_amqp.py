@@ -14,7 +14,7 @@ NO = ValueError("no stock")
 FAILED = {"settlement": "requeue", "reason": "failed: ValueError"}
 
 
-# -- names and attributes ------------------------------------------------------------------------------
+# -- names and attributes --------------------------------------------------------------------------
 
 
 @over(face=("wrapped", "instrumented"))
@@ -93,7 +93,7 @@ def a_name_that_was_generated_stays_out_of_span_names(client: AmqpClient) -> Non
         )
 
 
-# -- what comes again ----------------------------------------------------------------------------------
+# -- what comes again ------------------------------------------------------------------------------
 
 
 def _history(client: AmqpClient) -> list[tuple[Any, ...]]:
@@ -182,7 +182,7 @@ def one_requeue_is_one_requeue_on_every_queue(client: AmqpClient, queue: str) ->
     client.expect_queues(dead=1)
 
 
-# -- what died -----------------------------------------------------------------------------------------
+# -- what died -------------------------------------------------------------------------------------
 
 DEATH = ("hopspan.death.reason", "hopspan.death.queue", "hopspan.death.count")
 
@@ -230,7 +230,7 @@ def a_message_that_dies_again_and_again_says_how_often(client: AmqpClient) -> No
     assert ["reject", "reject", "ack"] == client.settlements()
 
 
-# -- many at once --------------------------------------------------------------------------------------
+# -- many at once ----------------------------------------------------------------------------------
 
 
 class _Held:
@@ -359,7 +359,7 @@ def messages_that_were_settled_together_share_one_settle_span(client: AmqpClient
     assert 2 == client.telemetry.attributes(client.settles)["messaging.batch.message_count"]
 
 
-# -- the channel goes --------------------------------------------------------------------------------
+# -- the channel goes ------------------------------------------------------------------------------
 
 
 @over(sampling=SAMPLINGS)
@@ -389,4 +389,3 @@ def a_message_that_outlives_its_channel_is_not_settled_on_the_next(client: AmqpC
     (line,) = client.lines.take()
     assert f"could not ack a message of {client.queue}; the broker will hand it out again" == line
     client.expect_queues(waiting=1)
-

@@ -64,7 +64,7 @@ def _in_block(client: Client, message: Message, **settings: Any) -> Any:
     return operation
 
 
-# -- several faces make one span ---------------------------------------------------------------------
+# -- several faces make one span -------------------------------------------------------------------
 
 
 @over(
@@ -143,7 +143,7 @@ def however_many_faces_a_get_has_it_has_one_span(client: Client, faces: str) -> 
     )
 
 
-# -- whose settings hold -------------------------------------------------------------------------------
+# -- whose settings hold ---------------------------------------------------------------------------
 
 LAYERS = ("environment", "instrumented", "wrapped", "decorated", "block")
 """From the outermost to the innermost."""
@@ -234,7 +234,7 @@ def what_is_wrapped_before_the_process_is_instrumented_has_its_policy_too(client
     assert ["ack"] == client.settlements()
 
 
-# -- instrumenting -------------------------------------------------------------------------------------
+# -- instrumenting ---------------------------------------------------------------------------------
 
 
 def _attributes(client: Client) -> dict[type, dict[str, Any]]:
@@ -317,7 +317,7 @@ def the_zero_code_launcher_passes_over_what_is_not_installed(client: Client) -> 
     _assert_same(before, _attributes(client))
 
 
-# -- uninstrumenting -----------------------------------------------------------------------------------
+# -- uninstrumenting -------------------------------------------------------------------------------
 
 
 def after_uninstrument_the_classes_are_what_they_were(client: Client) -> None:
@@ -485,7 +485,7 @@ def a_live_sender_is_traced_again_when_the_process_is_instrumented_again(client:
     client.expect_spans(client.a_publish())
 
 
-# -- wrapping ------------------------------------------------------------------------------------------
+# -- wrapping --------------------------------------------------------------------------------------
 
 
 @needs("pushes", "settles")
@@ -535,7 +535,7 @@ def the_channels_of_every_kind_of_wrapped_connection_send_traced(
     client.expect_spans(client.a_publish(), client.a_process())
 
 
-# -- next to other instrumentations ------------------------------------------------------------------------
+# -- next to other instrumentations ----------------------------------------------------------------
 
 
 def _like_functools(method: Any) -> Any:
@@ -653,7 +653,7 @@ def a_method_that_was_replaced_on_an_instance_is_left_alone_when_it_is_wrapped(
     ] == client.lines.take()
 
 
-# -- mistakes ------------------------------------------------------------------------------------------
+# -- mistakes --------------------------------------------------------------------------------------
 
 
 def an_unknown_client_is_an_error(client: Client) -> None:
@@ -749,7 +749,7 @@ def what_nobody_knows_cannot_be_wrapped(_client: Client) -> None:
     )
 
 
-# -- what became of a message that was sent --------------------------------------------------------------
+# -- what became of a message that was sent --------------------------------------------------------
 
 
 @over(outcome="outcomes", style="senders", face=("wrapped", "instrumented"))

@@ -57,7 +57,7 @@ def _settled(client: Client, count: int = 1) -> set[Measured]:
     return {Measured(OPERATIONS, _settle(client), None, count)}
 
 
-# -- what they are -----------------------------------------------------------------------------------
+# -- what they are ---------------------------------------------------------------------------------
 
 
 def the_instruments_are_those_of_the_conventions(client: Client) -> None:
@@ -133,7 +133,7 @@ def a_duration_is_that_of_the_span(client: Client) -> None:
     assert took[0] <= measured <= ((span.end_time or 0) - (span.start_time or 0)) / 1e9 + 0.001
 
 
-# -- each message once ---------------------------------------------------------------------------------
+# -- each message once -----------------------------------------------------------------------------
 
 
 @over(style="styles", face=("wrapped", "instrumented"))
@@ -238,7 +238,7 @@ def a_message_that_comes_again_is_counted_again(client: Client) -> None:
     } == client.telemetry.measured()
 
 
-# -- the same as on the span ---------------------------------------------------------------------------
+# -- the same as on the span -----------------------------------------------------------------------
 
 
 def _raise(_message: Message) -> None:
@@ -308,7 +308,7 @@ def what_is_not_sampled_is_measured_all_the_same(client: Client) -> None:
     } == client.telemetry.measured()
 
 
-# -- names that a broker or a client invents -------------------------------------------------------------
+# -- names that a broker or a client invents -------------------------------------------------------
 
 GENERATED = {
     "by the broker": "",
@@ -332,7 +332,7 @@ def a_generated_name_is_on_no_metric_and_in_no_span_name(client: Client, name: s
         assert not [value for value in attributes.values() if queue in str(value)]
 
 
-# -- what can be switched off ----------------------------------------------------------------------------
+# -- what can be switched off ----------------------------------------------------------------------
 
 
 @over(metric=METRICS, face=FACES)

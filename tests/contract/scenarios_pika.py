@@ -21,7 +21,7 @@ from tests.contract.telemetry import Span
 NO = ValueError("no stock")
 
 
-# -- settled by the user, in pika's ways ----------------------------------------------------------------
+# -- settled by the user, in pika's ways -----------------------------------------------------------
 
 
 def _by_raw_channel(client: PikaClient, message: Message) -> None:
@@ -70,7 +70,9 @@ def whichever_way_a_message_is_acked_it_is_acked_once(client: PikaClient, way: A
 @over(face=FACES)
 def a_handler_may_reject_by_default_arguments(client: PikaClient) -> None:
     client.send()
-    handler = in_turn(lambda message: message.via.basic_reject(message.native[0].delivery_tag), succeeds)
+    handler = in_turn(
+        lambda message: message.via.basic_reject(message.native[0].delivery_tag), succeeds
+    )
     client.handle(handler, runs=2, policy=hopspan.reject_on_error)
     assert [("reject", 1, True), ("ack", 2, False)] == client.frames
     settled = client.telemetry.named(client.processes)[0].attributes or {}
@@ -99,7 +101,9 @@ def work_that_a_thread_acks_by_itself_is_not_settled_again(client: PikaClient) -
 
 
 @over(face=FACES)
-def a_thread_that_acks_after_the_handler_has_returned_is_too_late_for_a_policy(client: PikaClient) -> None:
+def a_thread_that_acks_after_the_handler_has_returned_is_too_late_for_a_policy(
+    client: PikaClient,
+) -> None:
     client.send()
     ran = client.handle(succeeds)
     (message,) = ran.messages
@@ -130,13 +134,18 @@ def what_pika_gives_back_when_a_consumer_is_cancelled_is_its_own_affair(client: 
 def a_message_is_settled_through_whichever_channel_the_user_has(client: PikaClient) -> None:
     client.send()
     message = client.fetch()
-    with hopspan.process(message.native, via=client.consumer._impl, policy=hopspan.reject_on_error, **client.settings()):
+    with hopspan.process(
+        message.native,
+        via=client.consumer._impl,
+        policy=hopspan.reject_on_error,
+        **client.settings(),
+    ):
         pass
     client.sync()
     assert [("ack", 1, False)] == client.frames
 
 
-# -- all kinds of handlers and calls ----------------------------------------------------------------------
+# -- all kinds of handlers and calls ---------------------------------------------------------------
 
 
 class _Method:
@@ -189,7 +198,11 @@ def arguments_by_position_and_by_name_pass_unchanged(client: PikaClient) -> None
     channel, seen = client.consumer, []
     properties = BasicProperties(content_type="text/plain", headers={"color": "red"}, priority=1)
     client.producer.basic_publish(
-        mandatory=False, body="ünïcode", exchange="", routing_key=client.queue, properties=properties
+        mandatory=False,
+        body="ünïcode",
+        exchange="",
+        routing_key=client.queue,
+        properties=properties,
     )
     client.producer.basic_publish("", client.queue, b"bytes", None, True)
     tag = channel.basic_consume(
@@ -223,7 +236,7 @@ def a_sender_that_somebody_else_wraps_is_not_traced_underneath(client: PikaClien
     client.expect_spans()
 
 
-# -- the ways to run a consumer ----------------------------------------------------------------------------
+# -- the ways to run a consumer --------------------------------------------------------------------
 
 
 @over(face=FACES)
@@ -298,7 +311,9 @@ def two_channels_with_the_same_tags_are_told_apart(client: PikaClient) -> None:
     message = client.fetch()
     assert method.delivery_tag == message.native[0].delivery_tag == 1
     with client.block(message, policy=hopspan.reject_on_error):
-        with hopspan.process((method, properties, body), via=other, policy=hopspan.ack_always, **client.settings()):
+        with hopspan.process(
+            (method, properties, body), via=other, policy=hopspan.ack_always, **client.settings()
+        ):
             pass
         assert ["ack"] == client.settlements()
         hopspan.current().fail("no stock")
@@ -306,7 +321,7 @@ def two_channels_with_the_same_tags_are_told_apart(client: PikaClient) -> None:
     assert ["ack", "reject"] == client.settlements()
 
 
-# -- the loop of `consume` ---------------------------------------------------------------------------------
+# -- the loop of `consume` -------------------------------------------------------------------------
 
 
 @over(face=("wrapped", "instrumented"), sampling=SAMPLINGS)
@@ -379,7 +394,9 @@ def a_loops_iterator_can_do_what_pikas_can(client: PikaClient) -> None:
 
 
 @over(auto_ack=(True, False), face=("wrapped", "instrumented"))
-def messages_that_a_loop_acks_by_itself_are_traced_alike(client: PikaClient, auto_ack: bool) -> None:
+def messages_that_a_loop_acks_by_itself_are_traced_alike(
+    client: PikaClient, auto_ack: bool
+) -> None:
     client.send()
     client.enter_loop_face()
     for _ in client.consumer.consume(client.queue, auto_ack):
@@ -388,7 +405,7 @@ def messages_that_a_loop_acks_by_itself_are_traced_alike(client: PikaClient, aut
     assert [] == client.settlements()
 
 
-# -- a single get -----------------------------------------------------------------------------------------
+# -- a single get ----------------------------------------------------------------------------------
 
 
 @over(face=("wrapped", "instrumented"))
@@ -419,16 +436,20 @@ def the_block_of_a_message_that_was_got_acked_cannot_settle(client: PikaClient) 
     got = client.take_with(client.consumer, auto_ack=True)
     said = None
     try:
-        with hopspan.process(got, via=client.consumer, policy=hopspan.reject_on_error, **client.settings()):
+        with hopspan.process(
+            got, via=client.consumer, policy=hopspan.reject_on_error, **client.settings()
+        ):
             raise AssertionError("unreachable")
     except hopspan.PolicyError as error:
         said = str(error)
     assert said is not None
-    assert said.startswith(f"policy reject_on_error cannot settle for the consumer of {client.queue}: ")
+    assert said.startswith(
+        f"policy reject_on_error cannot settle for the consumer of {client.queue}: "
+    )
     assert client.is_current_nothing()
 
 
-# -- connections with a loop of their own -------------------------------------------------------------------
+# -- connections with a loop of their own ----------------------------------------------------------
 
 STYLES = ("select", "select basic_get", "asyncio")
 
@@ -457,12 +478,13 @@ def deferred_work_of_an_event_loop_is_settled_on_its_thread(client: PikaClient, 
     client.watch_threads(evented.channel)
 
     def work(deferred: Any) -> None:
-        with deferred:
-            with client.span("work"):
-                pass
+        with deferred, client.span("work"):
+            pass
 
     ran = client.subscribe_on(
-        evented, lambda _: client.in_thread(work, hopspan.current().defer()), policy=hopspan.reject_on_error
+        evented,
+        lambda _: client.in_thread(work, hopspan.current().defer()),
+        policy=hopspan.reject_on_error,
     )
     evented.run(client.settlements)
     ran.results[0].result()
@@ -488,7 +510,9 @@ def an_event_loop_may_run_inside_of_a_span(client: PikaClient, style: str) -> No
     client.expect_spans(client.a_publish(), Span("running", trace=1), client.a_process())
 
 
-def a_wrong_thread_is_hopspans_to_avoid_also_where_it_saw_the_channel_late(client: PikaClient) -> None:
+def a_wrong_thread_is_hopspans_to_avoid_also_where_it_saw_the_channel_late(
+    client: PikaClient,
+) -> None:
     client.send()
     client.watch_threads()
 
@@ -501,4 +525,3 @@ def a_wrong_thread_is_hopspans_to_avoid_also_where_it_saw_the_channel_late(clien
     client.in_thread(work, deferred).result()
     client.drive(client.settlements)
     assert [threading.get_ident()] == client.settling_threads
-

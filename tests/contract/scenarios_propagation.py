@@ -48,7 +48,7 @@ def _id_of(client: Client, name: str) -> int:
     return span.context.span_id
 
 
-# -- joining the producer's trace ----------------------------------------------------------------
+# -- joining the producer's trace ------------------------------------------------------------------
 
 
 @over(face=FACES)
@@ -167,7 +167,9 @@ def a_forwarded_message_carries_the_forwarders_context_once(client: Client) -> N
     ran = client.handle(forward)
     assert {**STALE, "color": "red"} == ran.messages[0].headers
     arrived = client.take_untraced()
-    context_keys = sorted(key for key in arrived if key.lower() in {"traceparent", "tracestate", "baggage"})
+    context_keys = sorted(
+        key for key in arrived if key.lower() in {"traceparent", "tracestate", "baggage"}
+    )
     assert ["baggage", "traceparent", "tracestate"] == context_keys
     assert "red" == arrived["color"]
     assert "old=yes,hop=second" == arrived["baggage"]
@@ -178,7 +180,9 @@ def a_forwarded_message_carries_the_forwarders_context_once(client: Client) -> N
 
 @over(face=("wrapped", "instrumented"))
 def a_forwarded_message_loses_what_its_new_context_does_not_have(client: Client) -> None:
-    client.send(b"order", client.carrier(STALE))  # from outside of any delivery: no baggage, no state
+    client.send(
+        b"order", client.carrier(STALE)
+    )  # from outside of any delivery: no baggage, no state
     assert ["traceparent"] == list(client.take_untraced())
 
 
@@ -199,13 +203,17 @@ def two_threads_may_send_one_shared_object(client: Client) -> None:
     assert before == client.contents(shared)
     ran = client.handle(_baggage, runs=40, prefetch=40)
     assert [{"sender": body.decode()} for body in ran.bodies] == ran.results
-    parents = [span.parent.span_id for span in client.telemetry.named(client.processes) if span.parent]
-    sent = [span.context.span_id for span in client.telemetry.named(client.publishes) if span.context]
+    parents = [
+        span.parent.span_id for span in client.telemetry.named(client.processes) if span.parent
+    ]
+    sent = [
+        span.context.span_id for span in client.telemetry.named(client.publishes) if span.context
+    ]
     assert sorted(sent) == sorted(parents)
     assert 40 == len(set(parents))
 
 
-# -- a context that the user set on purpose ----------------------------------------------------------
+# -- a context that the user set on purpose --------------------------------------------------------
 
 
 def a_context_set_on_purpose_is_kept_where_that_is_asked_for(client: Client) -> None:
@@ -244,13 +252,15 @@ def an_outbox_can_inject_and_extract_by_itself(client: Client) -> None:
     assert _id_of(client, "order") == trace.get_current_span(context).get_span_context().span_id
 
 
-# -- the propagator that is configured ---------------------------------------------------------------
+# -- the propagator that is configured -------------------------------------------------------------
 
 
 class _Telegraph(TextMapPropagator):
     """A format of somebody's own: only the trace id and the span id, in one header."""
 
-    def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] | None = None) -> None:
+    def inject(
+        self, carrier: Any, context: Context | None = None, setter: Setter[Any] | None = None
+    ) -> None:
         span = trace.get_current_span(context).get_span_context()
         carrier["x-telegraph"] = f"{span.trace_id}.{span.span_id}"
 
@@ -280,7 +290,7 @@ def the_configured_propagator_is_the_one_that_is_used(client: Client) -> None:
     client.expect_spans(first, second, client.a_process(trace=1))
 
 
-# -- correlation: parent, link or neither ------------------------------------------------------------
+# -- correlation: parent, link or neither ----------------------------------------------------------
 
 PUSHED = {
     "auto": {},
@@ -292,7 +302,9 @@ PUSHED = {
 
 @over(correlation=PUSHED, face=FACES)
 @needs("pushes")
-def a_pushed_delivery_relates_to_its_message_as_it_is_told(client: Client, correlation: str) -> None:
+def a_pushed_delivery_relates_to_its_message_as_it_is_told(
+    client: Client, correlation: str
+) -> None:
     with client.baggage(tenant="acme"):
         client.send()
     ran = client.subscribe(_baggage, correlation=correlation)
@@ -339,7 +351,7 @@ def a_block_with_nothing_around_it_is_the_messages_child(client: Client) -> None
     client.expect_spans(client.a_publish(), client.a_process())
 
 
-# -- batches -----------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 @needs("batches")

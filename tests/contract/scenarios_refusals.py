@@ -32,7 +32,7 @@ def _refused_delivery(client: Client, **subscribe: Any) -> str:
     return str(error)
 
 
-# -- policies that cannot settle ------------------------------------------------------------------
+# -- policies that cannot settle -------------------------------------------------------------------
 
 
 @over(face=("wrapped", "instrumented", "together"))
@@ -116,7 +116,7 @@ def a_block_in_a_handler_of_acked_messages_cannot_settle(client: Client) -> None
     client.expect_spans(client.a_publish(), client.a_process())
 
 
-# -- a policy for another kind of broker ---------------------------------------------------------
+# -- a policy for another kind of broker -----------------------------------------------------------
 
 
 DEAD_LETTER = hopspan.dead_letter("orders.dlt", producer=object())
@@ -165,7 +165,7 @@ def a_refused_instrument_call_instruments_nothing(client: Client) -> None:
     client.expect_spans()
 
 
-# -- loops cannot settle -------------------------------------------------------------------------
+# -- loops cannot settle ---------------------------------------------------------------------------
 
 
 def a_loop_over_messages_refuses_a_settling_policy(client: Client) -> None:
@@ -198,7 +198,7 @@ def a_channels_policy_has_no_effect_in_a_loop_which_is_said_once(client: Client)
     ] == client.lines.take()
 
 
-# -- things that are no policy --------------------------------------------------------------------
+# -- things that are no policy ---------------------------------------------------------------------
 
 
 async def _decides_later(outcome: Any, delivery: Any) -> Verdict:
@@ -233,7 +233,9 @@ def what_is_no_policy_is_refused_wherever_it_is_given(client: Client, given: str
 def a_number_of_requeues_must_be_one(client: Client) -> None:
     for times in (0, -1, 1.5, True):
         said = refusal(PolicyError, lambda times=times: hopspan.requeue_times(times))  # type: ignore[misc]
-        expected = f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
+        expected = (
+            f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
+        )
         assert expected == said
 
 
@@ -243,7 +245,7 @@ def choosing_by_exception_takes_exceptions(client: Client) -> None:
     assert "by_exception: 'ValueError' is no exception class" == said
 
 
-# -- settings -------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 SETTINGS: dict[str, tuple[Any, str]] = {
     "polcy": (hopspan.manual, "unknown setting polcy; did you mean policy?"),
@@ -257,7 +259,10 @@ SETTINGS: dict[str, tuple[Any, str]] = {
     ),
     "keep_context": ("yes", "keep_context='yes' is not valid: it takes True or False"),
     "reraise": (1, "reraise=1 is not valid: it takes True or False"),
-    "on_start": ("hook", "on_start='hook' is not valid: it takes a function of (operation, native)"),
+    "on_start": (
+        "hook",
+        "on_start='hook' is not valid: it takes a function of (operation, native)",
+    ),
     "metrics": (
         {"messaging.sent"},
         "metrics='messaging.sent' is not valid: it takes names out of "
@@ -286,8 +291,14 @@ def a_wrong_setting_of_a_block_is_refused(client: Client, setting: str) -> None:
 
 VARIABLES = {
     "HOPSPAN_POLICY": ("once", "HOPSPAN_POLICY='once' is not valid: it takes one of manual, "),
-    "HOPSPAN_POLICIES": ("manual", "unknown setting HOPSPAN_POLICIES; did you mean HOPSPAN_POLICY?"),
-    "HOPSPAN_KEEP_CONTEXT": ("maybe", "HOPSPAN_KEEP_CONTEXT='maybe' is not valid: it takes true or"),
+    "HOPSPAN_POLICIES": (
+        "manual",
+        "unknown setting HOPSPAN_POLICIES; did you mean HOPSPAN_POLICY?",
+    ),
+    "HOPSPAN_KEEP_CONTEXT": (
+        "maybe",
+        "HOPSPAN_KEEP_CONTEXT='maybe' is not valid: it takes true or",
+    ),
     "HOPSPAN_METRICS": ("some", "HOPSPAN_METRICS='some' is not valid: it takes names out of"),
 }
 
@@ -295,8 +306,8 @@ VARIABLES = {
 @over(variable=VARIABLES)
 def a_wrong_variable_is_refused_by_its_name(client: Client, variable: str) -> None:
     value, expected = VARIABLES[variable]
-    client.set_environment(**{variable: value})
-    said = refusal(ConfigurationError, lambda: client.subscribe(succeeds))
+    with client.environment(**{variable: value}):
+        said = refusal(ConfigurationError, lambda: client.subscribe(succeeds))
     assert said.startswith(expected)
 
 
@@ -314,7 +325,9 @@ def a_block_of_no_message_is_refused(client: Client) -> None:
 def a_loop_over_no_messages_is_refused_at_the_first_one(client: Client) -> None:
     loop = hopspan.each([1, 2], via=client.via)
     said = refusal(UnknownMessageError, lambda: next(loop))
-    assert said.startswith("each: no message of a client that hopspan knows in what it was given (int, ")
+    assert said.startswith(
+        "each: no message of a client that hopspan knows in what it was given (int, "
+    )
 
 
 def a_decorated_handler_refuses_to_be_called_without_a_message(client: Client) -> None:

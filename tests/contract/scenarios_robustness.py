@@ -22,7 +22,7 @@ from tests.contract.client import Client, Message, Ran, raises, succeeds
 from tests.contract.suite import FACES, SAMPLINGS, needs, over
 from tests.contract.telemetry import Span, silence
 
-# -- headers that no honest sender writes ----------------------------------------------------------------
+# -- headers that no honest sender writes ----------------------------------------------------------
 
 VALID = f"00-{'a' * 32}-{'b' * 16}-01"
 TEXTS: tuple[Any, ...] = (
@@ -161,7 +161,7 @@ def a_sender_may_give_headers_of_any_kind(client: Client) -> None:
     assert {"color": "red", "nested": {"traceparent": VALID}} == arrived
 
 
-# -- suppression -------------------------------------------------------------------------------------------
+# -- suppression -----------------------------------------------------------------------------------
 
 PLAIN = "suppress_instrumentation"
 KEYS = {"plain": PLAIN, "unique": getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", PLAIN)}
@@ -248,7 +248,7 @@ def what_is_suppressed_inside_of_a_handler_does_not_suppress_the_handler(
     assert VALID == client.take_untraced()["traceparent"]
 
 
-# -- our own faults ----------------------------------------------------------------------------------------
+# -- our own faults --------------------------------------------------------------------------------
 
 
 class BoomError(Exception):
@@ -545,7 +545,7 @@ def a_fault_around_a_block_does_not_hide_its_exception(client: Client, place: st
     client.lines.take()
 
 
-# -- faults of what the user has plugged in ----------------------------------------------------------------
+# -- faults of what the user has plugged in --------------------------------------------------------
 
 
 class _Fields(set[str]):
@@ -691,7 +691,7 @@ def hooks_see_each_operation_begin_and_end(client: Client) -> None:
     ] == seen
 
 
-# -- exceptions ------------------------------------------------------------------------------------------
+# -- exceptions ------------------------------------------------------------------------------------
 
 SIGNALS: Mapping[str, tuple[tuple[str, ...], int]] = {
     "": (("ValueError",), 0),
@@ -772,7 +772,7 @@ def an_exception_that_cannot_be_told_is_a_failure_all_the_same(client: Client) -
         assert "reject" == attributes["hopspan.settlement"]
 
 
-# -- what is the user's stays the user's -----------------------------------------------------------------
+# -- what is the user's stays the user's -----------------------------------------------------------
 
 
 def _generator() -> Iterator[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from opentelemetry import baggage, trace
@@ -21,7 +22,7 @@ def _process_and_below(client: Client) -> list[Span]:
     return [span for span in client.telemetry.spans() if span.name != client.receives]
 
 
-# -- every style -------------------------------------------------------------------------------------
+# -- every style -----------------------------------------------------------------------------------
 
 
 @over(style="styles", face=("wrapped", "instrumented"))
@@ -91,7 +92,7 @@ def outside_of_a_delivery_the_current_operation_is_falsy_and_does_nothing(client
     client.expect_spans()
 
 
-# -- loops ------------------------------------------------------------------------------------------
+# -- loops -----------------------------------------------------------------------------------------
 
 
 def _send(client: Client, *bodies: bytes) -> None:
@@ -107,7 +108,7 @@ def _break(client: Client, loop: Any) -> None:
 
 def _return(client: Client, loop: Any) -> None:
     def look_for_one() -> Any:
-        for item in loop:
+        for item in loop:  # noqa: F821 - deleted below, on purpose
             return item
         return None
 
@@ -249,7 +250,9 @@ def a_loop_knows_a_failure_that_is_declared(client: Client, style: str) -> None:
 
 
 @over(style="loops")
-def spans_that_the_body_leaves_open_do_not_keep_the_loop_from_ending(client: Client, style: str) -> None:
+def spans_that_the_body_leaves_open_do_not_keep_the_loop_from_ending(
+    client: Client, style: str
+) -> None:
     _send(client, b"1", b"2")
     for item in client.loop(style, prefetch=2):
         opened = client.span("across turns")
@@ -266,7 +269,9 @@ def spans_that_the_body_leaves_open_do_not_keep_the_loop_from_ending(client: Cli
 @over(style="loops")
 def two_loops_at_once_leave_nothing_behind(client: Client, style: str) -> None:
     _send(client, b"1", b"2", b"3", b"4")
-    others = hopspan.each([client.fetch().native for _ in range(2)], via=client.via, **client.settings())
+    others = hopspan.each(
+        [client.fetch().native for _ in range(2)], via=client.via, **client.settings()
+    )
     loop = client.loop(style, prefetch=4)
     bodies = [client.message(item).body for _, item in zip(others, loop, strict=False)]
     assert [b"3", b"4"] == bodies
@@ -275,7 +280,7 @@ def two_loops_at_once_leave_nothing_behind(client: Client, style: str) -> None:
     assert client.is_current_nothing()
 
 
-# -- driven from elsewhere ------------------------------------------------------------------------------
+# -- driven from elsewhere -------------------------------------------------------------------------
 
 
 def _ours(source: Any) -> Iterator[Any]:
@@ -284,7 +289,9 @@ def _ours(source: Any) -> Iterator[Any]:
 
 
 @over(style="loops")
-def a_loop_inside_of_the_users_own_generator_leaves_nothing_behind(client: Client, style: str) -> None:
+def a_loop_inside_of_the_users_own_generator_leaves_nothing_behind(
+    client: Client, style: str
+) -> None:
     _send(client, b"1", b"2")
     before = get_current()
     loop = _ours(client.loop(style, prefetch=2))
@@ -296,7 +303,9 @@ def a_loop_inside_of_the_users_own_generator_leaves_nothing_behind(client: Clien
 
 
 @over(style="loops")
-def a_loop_driven_from_other_threads_is_not_in_scope_and_says_nothing(client: Client, style: str) -> None:
+def a_loop_driven_from_other_threads_is_not_in_scope_and_says_nothing(
+    client: Client, style: str
+) -> None:
     _send(client, b"1", b"2")
 
     async def consume() -> None:
@@ -314,7 +323,9 @@ def a_loop_driven_from_other_threads_is_not_in_scope_and_says_nothing(client: Cl
 
 
 @over(style="loops")
-def a_loop_driven_from_another_task_is_not_in_scope_and_says_nothing(client: Client, style: str) -> None:
+def a_loop_driven_from_another_task_is_not_in_scope_and_says_nothing(
+    client: Client, style: str
+) -> None:
     _send(client, b"1", b"2")
 
     async def consume() -> None:
@@ -334,7 +345,9 @@ def a_loop_driven_from_another_task_is_not_in_scope_and_says_nothing(client: Cli
 
 
 @over(style="loops")
-def a_loop_that_is_dropped_in_another_thread_leaves_nothing_behind(client: Client, style: str) -> None:
+def a_loop_that_is_dropped_in_another_thread_leaves_nothing_behind(
+    client: Client, style: str
+) -> None:
     _send(client, b"1")
     held = [iter(client.loop(style))]
     next(held[0])
@@ -344,7 +357,7 @@ def a_loop_that_is_dropped_in_another_thread_leaves_nothing_behind(client: Clien
     client.forget_context()
 
 
-# -- several faces, one handling --------------------------------------------------------------------------
+# -- several faces, one handling -------------------------------------------------------------------
 
 
 @over(style="loops")
@@ -392,3 +405,121 @@ def a_handler_is_still_the_plain_function_underneath(client: Client) -> None:
     decorated = hopspan.consumer(**client.settings())(plain)
     assert plain is decorated.__wrapped__
     assert plain.__name__ == decorated.__name__
+
+
+# -- asynchronous loops ----------------------------------------------------------------------------
+
+
+async def _fetched(client: Client, *bodies: bytes) -> AsyncIterator[Any]:
+    """What a client with an event loop of its own would hand out."""
+    for _ in bodies:
+        await asyncio.sleep(0)
+        yield client.fetch().native
+
+
+def _async_loop(client: Client, *bodies: bytes) -> Any:
+    _send(client, *bodies)
+    return hopspan.each(_fetched(client, *bodies), via=client.via, **client.settings())
+
+
+def each_turn_of_an_asynchronous_loop_is_in_its_own_messages_trace(client: Client) -> None:
+    loop = _async_loop(client, b"1", b"2")
+
+    async def consume() -> list[Any]:
+        seen = []
+        async for item in loop:
+            await asyncio.sleep(0)
+            with client.span("work"):
+                seen.append((client.message(item).body, baggage.get_all()["body"]))
+        return seen
+
+    assert [(b"1", "1"), (b"2", "2")] == asyncio.run(consume())
+    work = Span("work", parent=client.processes)
+    assert [
+        client.a_process(),
+        work,
+        client.a_process(trace=1),
+        work._replace(trace=1),
+    ] == _process_and_below(client)[2:]
+
+
+async def _break_out(loop: Any) -> None:
+    async for _ in loop:
+        break
+
+
+async def _raise_out(loop: Any) -> None:
+    with contextlib.suppress(ValueError):
+        async for _ in loop:
+            raise ValueError
+
+
+async def _cancel_out(loop: Any) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        async for _ in loop:
+            raise asyncio.CancelledError
+
+
+async def _run_out(loop: Any) -> None:
+    async for _ in loop:
+        pass
+
+
+async def _close_out(loop: Any) -> None:
+    async for _ in loop:
+        await loop.aclose()
+
+
+@over(way_out=(_break_out, _raise_out, _cancel_out, _run_out, _close_out))
+def however_an_asynchronous_loop_is_left_the_context_is_what_it_was(
+    client: Client, way_out: Callable[[Any], Awaitable[None]]
+) -> None:
+    loops = [_async_loop(client, b"1")]
+
+    async def consume() -> None:
+        with client.span("around"):
+            before = get_current()
+            await way_out(loops.pop())
+            assert before is get_current()
+
+    asyncio.run(consume())
+    assert client.a_process(parent="around", trace=1) == _process_and_below(client)[-1]
+
+
+def an_asynchronous_loop_driven_from_other_tasks_is_not_in_scope_and_says_nothing(
+    client: Client,
+) -> None:
+    loop = _async_loop(client, b"1", b"2")
+
+    async def consume() -> None:
+        turns = loop.__aiter__()  # noqa: F821 - deleted below, on purpose
+        for body in (b"1", b"2"):
+            before = get_current()
+            # A task of its own, also where `wait_for` would not make one.
+            item = await asyncio.wait_for(asyncio.ensure_future(turns.__anext__()), 5)
+            assert body == client.message(item).body
+            assert before is get_current()
+
+    asyncio.run(consume())
+    del loop
+    gc.collect()
+
+
+def an_asynchronous_loop_inside_of_the_users_own_generator_leaves_nothing_behind(
+    client: Client,
+) -> None:
+    loop = _async_loop(client, b"1", b"2")
+
+    async def ours() -> AsyncIterator[Any]:
+        async for item in loop:
+            yield item
+
+    async def consume() -> list[bytes]:
+        before = get_current()
+        bodies = []
+        async for item in ours():
+            bodies.append(client.message(item).body)  # noqa: PERF401 - the turns are what matters
+        assert before is get_current()
+        return bodies
+
+    assert [b"1", b"2"] == asyncio.run(consume())

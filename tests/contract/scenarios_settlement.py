@@ -24,7 +24,7 @@ NO = ValueError("no stock")
 REJECTED = {"settlement": "reject", "reason": "failed: ValueError"}
 
 
-# -- the verdicts of the shipped policies -----------------------------------------------------------
+# -- the verdicts of the shipped policies ----------------------------------------------------------
 
 
 @each_with_each
@@ -113,7 +113,7 @@ def the_nearest_class_of_the_exception_decides(client: Client) -> None:
     client.expect_queues(dead=2)
 
 
-# -- ways to fail -----------------------------------------------------------------------------------
+# -- ways to fail ----------------------------------------------------------------------------------
 
 
 def _declares(_message: Message) -> None:
@@ -225,7 +225,7 @@ def what_was_raised_counts_more_than_what_was_declared(client: Client) -> None:
     )
 
 
-# -- where the handler's exception goes ---------------------------------------------------------------
+# -- where the handler's exception goes ------------------------------------------------------------
 
 
 @each_with_each
@@ -267,13 +267,13 @@ def a_block_always_raises(client: Client) -> None:
         with client.block(client.fetch(), policy=hopspan.reject_on_error):
             raise NO
     except ValueError as error:
-        assert NO is error  # noqa: PT017 - that it is this very one is the point
+        assert NO is error
     client.sync()
     assert ["reject"] == client.settlements()
     client.expect_queues(dead=1)
 
 
-# -- cancelled, interrupted -----------------------------------------------------------------------------
+# -- cancelled, interrupted ------------------------------------------------------------------------
 
 
 @over(face=FACES)
@@ -350,7 +350,7 @@ def a_cancelled_block_has_its_message_given_back(client: Client) -> None:
     client.expect_queues(waiting=1)
 
 
-# -- settled by the user, and never again ----------------------------------------------------------------
+# -- settled by the user, and never again ----------------------------------------------------------
 
 
 @over(face=FACES, sampling=SAMPLINGS)
@@ -387,7 +387,9 @@ def a_message_that_the_handler_gave_back_is_not_settled_again(client: Client) ->
 
 
 @over(face=FACES, sampling=SAMPLINGS)
-def a_message_that_was_acked_is_not_settled_again_because_the_handler_raises(client: Client) -> None:
+def a_message_that_was_acked_is_not_settled_again_because_the_handler_raises(
+    client: Client,
+) -> None:
     client.send()
 
     def handler(message: Message) -> None:
@@ -433,7 +435,7 @@ def too_late(client: Client) -> str:
     )
 
 
-# -- somewhere else ---------------------------------------------------------------------------------------
+# -- somewhere else --------------------------------------------------------------------------------
 
 
 @over(face=FACES, sampling=SAMPLINGS)
@@ -618,7 +620,7 @@ def deferred_work_is_settled_on_the_clients_own_thread(client: Client) -> None:
     assert [threading.get_ident()] == client.settling_threads
 
 
-# -- whose policy it is ----------------------------------------------------------------------------------
+# -- whose policy it is ----------------------------------------------------------------------------
 
 ACK, REJECT = hopspan.ack_always, hopspan.Policy("reject", lambda outcome, delivery: Verdict.REJECT)
 
@@ -677,20 +679,20 @@ def a_decorated_handler_goes_by_the_processs_policy_without_one_of_its_own(clien
 @over(face=FACES)
 def the_environments_policy_holds_where_there_is_no_other(client: Client) -> None:
     client.send()
-    client.set_environment(HOPSPAN_POLICY="reject_on_error")
-    client.handle(raises(NO))
+    with client.environment(HOPSPAN_POLICY="reject_on_error"):
+        client.handle(raises(NO))
     assert ["reject"] == client.settlements()
 
 
 @over(face=FACES)
 def a_faces_policy_comes_before_the_environments(client: Client) -> None:
     client.send()
-    client.set_environment(HOPSPAN_POLICY="reject_on_error")
-    client.handle(raises(NO), policy=ACK)
+    with client.environment(HOPSPAN_POLICY="reject_on_error"):
+        client.handle(raises(NO), policy=ACK)
     assert ["ack"] == client.settlements()
 
 
-# -- policies that misbehave, settlements that fail -----------------------------------------------------
+# -- policies that misbehave, settlements that fail ------------------------------------------------
 
 
 def _cannot_decide(outcome: Outcome, delivery: Delivery) -> Verdict:
@@ -733,7 +735,11 @@ def a_settlement_that_fails_never_hides_the_handlers_exception(client: Client) -
     if client.telemetry.records:
         publish, process, settle = client.telemetry.spans()
         assert [client.a_publish(), client.a_process().failed(NO)] == [publish, process]
-        assert (client.settles, "error", "reject") == (settle.name, settle.status, settle.settlement)
+        assert (client.settles, "error", "reject") == (
+            settle.name,
+            settle.status,
+            settle.settlement,
+        )
     client.expect_queues(waiting=1)
 
 
@@ -759,7 +765,7 @@ def a_policy_is_asked_once_and_sees_how_it_went(client: Client) -> None:
     assert [(Outcome(True, NO, "ValueError", "no stock"), {"color": "red"}, False)] == asked
 
 
-# -- settle spans ---------------------------------------------------------------------------------------
+# -- settle spans ----------------------------------------------------------------------------------
 
 SETTLE_SPANS = {"notable": ["reject"], "all": ["ack", "reject"], "none": []}
 
@@ -803,4 +809,128 @@ def a_settlement_after_the_handler_has_returned_is_linked(client: Client) -> Non
         client.a_settle(
             "reject", name=client.rejects, parent=None, links=(client.processes,), trace=1
         ),
+    )
+
+
+# -- several as one --------------------------------------------------------------------------------
+
+
+def _three(client: Client) -> list[Message]:
+    for body in (b"1", b"2", b"3"):
+        client.send(body)
+    return [client.fetch() for _ in range(3)]
+
+
+@needs("batches")
+def each_message_of_a_batch_is_settled(client: Client) -> None:
+    messages = _three(client)
+    with client.block(messages, policy=hopspan.reject_on_error):
+        pass
+    client.sync()
+    assert ["ack"] * 3 == client.settlements()
+    if client.telemetry.records:
+        assert "ack" == client.telemetry.spans()[3].settlement
+    client.expect_queues()
+
+
+@needs("batches", "dead_letters")
+def each_message_of_a_batch_that_failed_is_rejected(client: Client) -> None:
+    messages = _three(client)
+    with client.block(messages, policy=hopspan.reject_on_error) as operation:
+        operation.fail("no stock")
+    client.sync()
+    assert ["reject"] * 3 == client.settlements()
+    client.expect_queues(dead=3)
+
+
+@needs("batches")
+def what_the_user_settled_of_a_batch_is_not_settled_again(client: Client) -> None:
+    messages = _three(client)
+    with client.block(messages, policy=hopspan.ack_always):
+        messages[1].reject()
+    client.sync()
+    assert ["reject", "ack", "ack"] == client.settlements()
+    if client.telemetry.records:
+        assert client.telemetry.spans()[3].settlement is None  # they have none in common
+    client.expect_queues(dead=1)
+
+
+@needs("batches", "dead_letters")
+def a_policy_decides_for_each_message_of_a_batch(client: Client) -> None:
+    def odd_ones(outcome: Outcome, delivery: Delivery) -> Verdict:
+        return Verdict.REJECT if delivery.headers["number"] % 2 else Verdict.ACK
+
+    for number in (1, 2, 3):
+        client.send_untraced(headers={"number": number})
+    with client.block([client.fetch() for _ in range(3)], policy=odd_ones):
+        pass
+    client.sync()
+    assert ["reject", "ack", "reject"] == client.settlements()
+    client.expect_queues(dead=2)
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def a_block_may_be_an_asynchronous_one(client: Client) -> None:
+    client.send()
+    message = client.fetch()
+
+    async def work() -> None:
+        async with client.block(message, policy=hopspan.reject_on_error) as operation:
+            await asyncio.sleep(0)
+            assert operation is hopspan.current()
+
+    asyncio.run(work())
+    client.sync()
+    assert ["ack"] == client.settlements()
+    client.expect_spans(client.a_publish(), client.a_process(settlement="ack"))
+
+
+@over(sampling=SAMPLINGS, late=(True, False))
+@needs("redelivers")
+def a_block_in_a_task_that_is_cancelled_gives_its_message_back(client: Client, late: bool) -> None:
+    client.send()
+    message = client.fetch()
+
+    async def work() -> None:
+        async with client.block(message, policy=hopspan.reject_on_error):
+            await asyncio.Event().wait()
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(work())
+        await asyncio.sleep(0)
+        try:
+            await asyncio.wait_for(task, 0.01) if late else task.cancel()
+            await task
+        except (asyncio.CancelledError, asyncio.TimeoutError):
+            pass
+
+    asyncio.run(cancelled())
+    client.sync()
+    assert ["requeue"] == client.settlements()
+    verdict = {"settlement": "requeue", "reason": "cancelled"}
+    client.expect_spans(
+        client.a_publish(), client.a_process(cancelled=True, **verdict), client.a_settle(**verdict)
+    )
+    client.expect_queues(waiting=1)
+
+
+def deferred_work_may_be_a_task(client: Client) -> None:
+    client.send()
+
+    async def work(deferred: Any) -> None:
+        async with deferred:
+            with client.span("work"):
+                await asyncio.sleep(0)
+
+    with client.block(client.fetch(), policy=hopspan.reject_on_error) as operation:
+        deferred = operation.defer()
+    asyncio.run(work(deferred))
+    client.sync()
+    assert ["ack"] == client.settlements()
+    client.expect_spans(
+        client.a_publish(),
+        client.a_process(settlement="ack"),
+        Span("work", parent=client.processes),
     )

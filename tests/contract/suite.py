@@ -36,6 +36,7 @@ EVERYWHERE = (
     "scenarios_robustness",
     "scenarios_instrumentation",
     "scenarios_metrics",
+    "scenarios_privacy",
 )
 """The scenarios of every client, by module."""
 
@@ -125,7 +126,8 @@ def _scenarios_in(module: ModuleType) -> list[Callable[..., None]]:
     return [
         each
         for each in functions
-        if not each.__name__.startswith("_") and next(iter(inspect.signature(each).parameters), "") == "client"
+        if not each.__name__.startswith("_")
+        and next(iter(inspect.signature(each).parameters), "") == "client"
     ]
 
 

@@ -79,7 +79,9 @@ class Telemetry:
         self.log_records = LogRecords()
         self.providers: dict[str, Any] = {}
         if sampling == "no SDK":
-            assert type(trace.get_tracer_provider()) is trace.ProxyTracerProvider, "an SDK is set up"
+            assert type(trace.get_tracer_provider()) is trace.ProxyTracerProvider, (
+                "an SDK is set up"
+            )
             return
         sampler = ALWAYS_ON if sampling == "sampled" else ALWAYS_OFF
         tracers = TracerProvider(sampler, _RESOURCE, shutdown_on_exit=False)
@@ -99,7 +101,9 @@ class Telemetry:
     @property
     def tracer(self) -> trace.Tracer:
         """The application's own tracer."""
-        return trace.get_tracer("application", tracer_provider=self.providers.get("tracer_provider"))
+        return trace.get_tracer(
+            "application", tracer_provider=self.providers.get("tracer_provider")
+        )
 
     @property
     def meter(self) -> metrics.Meter:
@@ -159,18 +163,24 @@ class Telemetry:
                 yield metric.name, point.attributes or {}, point
 
     def instruments(self) -> dict[str, Instrument]:
-        """hopspan's instruments that have recorded something."""
+        """Hopspan's instruments that have recorded something."""
         return {
             metric.name: Instrument(
                 type(metric.data).__name__,
                 metric.unit,
-                next((tuple(getattr(point, "explicit_bounds", ())) for point in metric.data.data_points), ()),
+                next(
+                    (
+                        tuple(getattr(point, "explicit_bounds", ()))
+                        for point in metric.data.data_points
+                    ),
+                    (),
+                ),
             )
             for metric in self.exported()
         }
 
     def exported(self) -> Iterator[Any]:
-        """hopspan's metrics as the SDK has them, where something was recorded."""
+        """Hopspan's metrics as the SDK has them, where something was recorded."""
         data = self._reader.get_metrics_data() if self.providers else None
         for resource in data.resource_metrics if data else ():
             for scope in resource.scope_metrics:

@@ -371,7 +371,7 @@ def test_settings_of_a_wrapped_channel_hold_for_process(
     blocking: Blocking, connection: Connection, telemetry: Telemetry
 ) -> None:
     channel = hopspan.wrap(blocking.channel, policy=hopspan.reject_on_error, **telemetry.settings)
-    with pytest.raises(ValueError, match="bad"):  # noqa: SIM117 - the block is what raises
+    with pytest.raises(ValueError, match="bad"):
         with hopspan.process((got(), properties(), BODY), via=channel):
             raise ValueError("bad")
     assert connection.sent == [(Basic.Nack(1, False, False), None)]
