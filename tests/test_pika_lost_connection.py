@@ -6,12 +6,14 @@ nothing can be settled any more, so that each of those messages would be handled
 
 from __future__ import annotations
 
+import contextlib
 import select
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
 import pytest
+from pika import frame
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPConnectionError
 
@@ -45,10 +47,13 @@ def open_channel(broker: FakeRabbit) -> BlockingChannel:
 
 
 def lose_connection(broker: FakeRabbit, channel: Any) -> None:
-    """Cut it, and wait until the news is here; pika will hear of it when it next looks."""
+    """Cut it, and wait until the socket knows; pika finds out when it next uses it."""
     broker.cut_connections()
+    sock = channel.connection._impl._transport._sock
+    with contextlib.suppress(OSError):  # what is sent now is answered by a reset
+        sock.send(frame.Heartbeat().marshal())
     news = select.poll()
-    news.register(channel.connection._impl._transport._sock, 0)  # hang-ups are always told
+    news.register(sock, 0)  # errors are told in any case
     assert news.poll(DEADLINE * 1000)
 
 

@@ -36,7 +36,7 @@ FAULTS = (
     "kill", "cut", "kill at ended", "cut losing 5", "kill at exporting",
     "cut losing 1", "kill at started", "cut", "kill", "cut losing 10",
 )  # fmt: skip
-STEP_SECONDS = 20.0
+STEP_SECONDS = 60.0
 """How long anything that a fault is to bring about may take."""
 
 

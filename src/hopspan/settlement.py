@@ -141,7 +141,8 @@ def requeue_times(times: int) -> Policy:
 
     Needs a broker that counts deliveries, such as a RabbitMQ quorum queue (`x-delivery-count`). A
     classic queue only says *redelivered*, so there the policy behaves as `requeue_once` and says so
-    once in the log.
+    once in the log. Where an application republishes messages from a quorum queue to a classic one,
+    it has to leave out the count: there it never changes, and cannot be told from a real one.
 
     Args:
         times: How often a message is given back before it is rejected; 1 or more.

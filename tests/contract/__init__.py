@@ -4,16 +4,16 @@
     def test_pika_on_the_fake(play):
         play(on_fake)
 
-- `scenarios_*.py` hold the scenarios: functions whose names are sentences, each of which takes a `client`.
-- A `client` (`client.py`) is a broker, a queue of our own on it, a producer and a consumer, spoken to in
-  words that hold for any broker. A new broker is one module that says how it does these things
-  (`pika_client.py`), and a `Features` value (`features.py`) that says which of them it can do.
+- `scenarios_*.py` hold the scenarios: functions whose names are sentences, which take a `client`.
+- A `client` (`client.py`) is a broker, a queue of our own on it, a producer and a consumer, spoken
+  to in words that hold for any broker. A new broker is one module that says how it does these
+  things (`pika_client.py`), and a `Features` value (`features.py`) that says what it can do.
 - `telemetry.py` shows what was recorded as values: whole spans, metrics, log lines.
-- `suite.py` turns scenarios into tests: for each face of hopspan, sampled, unsampled and without an SDK,
-  as each scenario asks.
+- `suite.py` turns scenarios into tests: for each face of hopspan, sampled, unsampled and without
+  an SDK, as each scenario asks.
 
-After every scenario the client checks that nothing was logged unasked, that the channel is still open, and
-that the OpenTelemetry context is what it was.
+After every scenario the client checks that nothing was logged unasked, that the channel is still
+open, and that the OpenTelemetry context is what it was.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What scenarios about AMQP ask of a client: queues and exchanges of all kinds, and settlements by tag."""
+"""What scenarios about AMQP ask of a client: all kinds of queues, and settlements by tag."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class AmqpClient(Client):
     dead: str
     """The queue in which dead letters end."""
     frames: list[Frame]
-    """Settlements that went out on the wire: `("ack", tag, multiple)`, `("nack", tag, multiple, requeue)`,
-    `("reject", tag, requeue)`, `("recover", requeue)`."""
+    """Settlements that went out on the wire: `("ack", tag, multiple)`, `("nack", tag, multiple,
+    requeue)`, `("reject", tag, requeue)`, `("recover", requeue)`."""
 
     @abstractmethod
     def use_queue(self, name: str, **arguments: Any) -> None:
@@ -47,7 +47,7 @@ class AmqpClient(Client):
 
     @abstractmethod
     def when_prefetched(self, count: int) -> None:
-        """Return when the consumer's client holds so many messages that it did not hand over yet."""
+        """Return when the client holds so many messages that it did not hand over yet."""
 
     @abstractmethod
     def when_closed(self) -> None:
@@ -63,7 +63,7 @@ class AmqpClient(Client):
         self.use_queue(f"quorum-{self.queue}", x_queue_type="quorum", **arguments)
 
     def use_retry_queue(self) -> str:
-        """Go on with a queue whose dead letters come back to it by way of another, which is returned."""
+        """Go on with a queue whose dead letters come back by way of another, which is returned."""
         again, later = f"again-{self.queue}", f"later-{self.queue}"
         self.use_queue(later, x_message_ttl=1, x_dead_letter_routing_key=again)
         self.use_queue(again, x_dead_letter_routing_key=later)

@@ -1,7 +1,8 @@
-"""The words in which scenarios speak to a client: a queue of our own, a producer, a consumer, and what came of it.
+"""The words in which scenarios speak to a client: a queue, a producer, a consumer, what came of it.
 
-What is the same for every broker is here; a subclass fills in how its client does it. Messages are the
-client's own objects, dressed as `Message`; settlements are told in the words `ack`, `requeue` and `reject`.
+What is the same for every broker is here; a subclass fills in how its client does it. Messages are
+the client's own objects, dressed as `Message`; settlements are told in the words `ack`, `requeue`
+and `reject`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from opentelemetry import context, propagate, trace
+from typing_extensions import Self
 
 import hopspan
 from hopspan import faults, telemetry
@@ -113,7 +115,7 @@ class Client(ABC):
 
     # -- from the first to the last word -----------------------------------------------------------
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         self._variables.start()
         _fresh_hopspan()
         self.lines.__enter__()
@@ -126,7 +128,7 @@ class Client(ABC):
             raise
         return self
 
-    def __exit__(self, kind: Any, error: BaseException | None, frames: Any) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
         try:
             if error is None:
                 self._check()
@@ -223,7 +225,7 @@ class Client(ABC):
 
     @abstractmethod
     def sender(self) -> Callable[..., None]:
-        """Another producer: a function `(body, carrier)` that sends, traced, from any one thread."""
+        """Another producer: a function `(body, carrier)` that sends, traced, from any thread."""
 
     @abstractmethod
     def send_untraced(self, body: bytes = b"order", headers: dict[str, Any] | None = None) -> None:
@@ -241,14 +243,14 @@ class Client(ABC):
     def subscribe(
         self, handler: Handler, *, auto_ack: bool = False, prefetch: int = 1, **settings: Any
     ) -> Ran:
-        """Have `handler` called with the queue's messages, under the scenario's face with these settings.
+        """Have `handler` called with the queue's messages, under the scenario's face.
 
         At most `prefetch` messages are handed out unsettled.
         """
 
     @abstractmethod
     def drive(self, until: Callable[[], Any], ran: Ran | None = None) -> None:
-        """Let the consumer's client work until something is so; what escapes from it goes to `ran`."""
+        """Let the consumer work until something is so; what escapes from it goes to `ran`."""
 
     @abstractmethod
     def sync(self) -> None:
@@ -260,7 +262,7 @@ class Client(ABC):
 
     @abstractmethod
     def expect_queues(self, *, waiting: int = 0, dead: int = 0) -> None:
-        """When the consumer has gone, so many messages are in the queue and so many were dead-lettered."""
+        """When the consumer has gone, so many messages are in the queue, so many were dead-lettered."""
 
     @abstractmethod
     def consume_by(self, style: str, body: Handler, **settings: Any) -> None:
@@ -340,15 +342,16 @@ class Client(ABC):
 
     @abstractmethod
     def send_so_that(self, outcome: str, style: str) -> Sent:
-        """Send a message, traced, of which this becomes (`Features.outcomes`), in a style of sending."""
+        """Send a message, traced, of which this becomes (`Features.outcomes`), in some style."""
 
     @abstractmethod
     def send_at_once(
         self, outcomes: Sequence[str], style: str, *, unseen: bool = False
     ) -> list[Sent]:
-        """Send several in a row, which then become this; one that is `untraced` is taken, and left out.
+        """Send several in a row, which become this; an `untraced` one is taken, and left out.
 
-        Returns when their spans have ended; where they never will (`unseen`), when the broker has said so.
+        Returns when their spans have ended; where they never will (`unseen`), when the broker has
+        said so.
         """
 
     @abstractmethod
@@ -419,7 +422,7 @@ class Client(ABC):
     # -- what is expected --------------------------------------------------------------------------
 
     def expect_spans(self, *expected: Span) -> None:
-        """These spans were recorded and no others, in the order in which they began; or none at all."""
+        """These spans were recorded and no others, in the order in which they began; or none."""
         assert list(expected if self.telemetry.records else ()) == self.telemetry.spans()
 
     def a_publish(self, **more: Any) -> Span:

@@ -1,4 +1,4 @@
-"""What a client and its broker can do. A scenario asks for what it needs, and runs where that is so."""
+"""What a client and its broker can do. A scenario runs where it finds what it needs."""
 
 from __future__ import annotations
 

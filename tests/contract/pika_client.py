@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime, timezone
 from typing import Any
 
 import pika
@@ -404,7 +405,7 @@ class PikaClient(AmqpClient):
         return self._consume()
 
     def enter_loop_face(self, **settings: Any) -> None:
-        """A loop has no handler to decorate: the channel is wrapped, or the process instrumented."""
+        """A loop has no handler to decorate: wrap the channel, or instrument the process."""
         if self.face == "instrumented":
             self.instrument(**settings)
         else:
@@ -604,13 +605,23 @@ def _message(channel: Any, method: Any, properties: Any, body: bytes) -> Message
     tag = method.delivery_tag
     return Message(
         body,
-        properties.headers or {},
+        _in_utc(properties.headers or {}),
         (method, properties, body),
         channel,
         functools.partial(channel.basic_ack, tag),
         functools.partial(channel.basic_nack, tag, requeue=True),
         functools.partial(channel.basic_reject, tag, requeue=False),
     )
+
+
+def _in_utc(value: Any) -> Any:
+    """Headers with the zone of their times, which pika 1.3 leaves out."""
+    if isinstance(value, dict):
+        return {key: _in_utc(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_in_utc(each) for each in value]
+    naive = isinstance(value, datetime) and value.tzinfo is None
+    return value.replace(tzinfo=timezone.utc) if naive else value
 
 
 def _taken(
@@ -638,7 +649,7 @@ def _word(frame: Frame) -> str:
 
 
 class Evented:
-    """A channel of one of pika's asynchronous connections, whose loop runs until something is so."""
+    """A channel of an asynchronous connection, whose loop runs until something is so."""
 
     def __init__(self, kind: Any, url: str) -> None:
         self._own_loop = asyncio.new_event_loop() if kind is AsyncioConnection else None

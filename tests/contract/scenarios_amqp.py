@@ -1,4 +1,4 @@
-"""What RabbitMQ adds: names, histories of redelivery and death, and settlements of many messages at once."""
+"""What RabbitMQ adds: names, histories of redelivery and death, settlements of many messages."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def where_they_are_not_counted_it_is_one_requeue_and_one_warning(client: AmqpCli
     assert [b"1", b"1", b"2", b"2"] == ran.bodies
     assert ["requeue", "reject"] * 2 == client.settlements()
     assert [
-        f"requeue_times(3) on {client.queue}: this queue does not count its deliveries, so a message "
-        "is requeued once and then rejected. Use a quorum queue to have it counted"
+        f"requeue_times(3) on {client.queue}: this queue does not count its deliveries, so a "
+        "message is requeued once and then rejected. Use a quorum queue to have it counted"
     ] == client.lines.take()
     client.expect_queues(dead=2)
 

@@ -1,4 +1,4 @@
-"""Three faces, one behaviour: how they come together, whose settings hold, and how they go again."""
+"""Three faces, one behaviour: how they come together, whose settings hold, how they go."""
 
 from __future__ import annotations
 
@@ -209,8 +209,8 @@ def without_any_policy_nothing_is_settled(client: Client, faces: str) -> None:
 
 
 LATE = (
-    "{} of a face further in had no effect: the handling had begun with the settings of the face further "
-    "out. Set them there"
+    "{} of a face further in had no effect: the handling had begun with the settings of the face "
+    "further out. Set them there"
 )
 
 
@@ -335,7 +335,7 @@ def after_uninstrument_the_classes_are_what_they_were(client: Client) -> None:
 
 
 class Heir:
-    """Stands for a class that inherits the methods which are replaced; made anew by its scenario."""
+    """Stands for a class that inherits what is replaced; made anew by its scenario."""
 
 
 def a_method_that_was_inherited_is_inherited_again(client: Client) -> None:
@@ -649,7 +649,8 @@ def a_method_that_was_replaced_on_an_instance_is_left_alone_when_it_is_wrapped(
     client.wrap_consumer()
     assert theirs is vars(native)[point.method]
     assert [
-        f"hopspan leaves {_method(point)} alone: another instrumentation replaced it on this instance"
+        f"hopspan leaves {_method(point)} alone: another instrumentation replaced it on this "
+        "instance"
     ] == client.lines.take()
 
 
@@ -713,8 +714,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no policy": (
         {"policy": "ack"},
         hopspan.PolicyError,
-        "policy='ack' is no policy: give one of hopspan's (hopspan.requeue_once, ...) or a function of "
-        "(outcome, delivery) that returns a hopspan.Verdict",
+        "policy='ack' is no policy: give one of hopspan's (hopspan.requeue_once, ...) or a function "
+        "of (outcome, delivery) that returns a hopspan.Verdict",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The four metrics: what they are, that each message is counted once, and that they agree with the spans."""
+"""The four metrics: what they are, each message counted once, and agreeing with the spans."""
 
 from __future__ import annotations
 

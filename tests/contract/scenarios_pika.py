@@ -1,4 +1,4 @@
-"""What is pika's own: a channel inside of the channel, one thread that may settle, loops with ticks, event loops."""
+"""What is pika's own: a channel in the channel, one thread that may settle, ticks, event loops."""
 
 from __future__ import annotations
 

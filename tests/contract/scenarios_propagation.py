@@ -109,7 +109,10 @@ def nothing_is_joined_where_the_message_carries_nothing(client: Client) -> None:
     client.expect_spans(client.a_process(parent=None, links=()))
 
 
-@over(headers=({"TraceParent": f"00-{'a' * 32}-{'b' * 16}-01"}, {"traceparent": b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"}))  # fmt: skip
+TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@over(headers=({"TraceParent": TRACEPARENT}, {"traceparent": TRACEPARENT.encode()}))
 def a_context_is_read_in_any_letter_case_and_as_bytes(
     client: Client, headers: dict[str, Any]
 ) -> None:
@@ -256,13 +259,16 @@ def an_outbox_can_inject_and_extract_by_itself(client: Client) -> None:
 
 
 class _Telegraph(TextMapPropagator):
-    """A format of somebody's own: only the trace id and the span id, in one header."""
+    """A format of somebody's own: the ids in one header, and one more for each entry of baggage."""
 
     def inject(
         self, carrier: Any, context: Context | None = None, setter: Setter[Any] | None = None
     ) -> None:
         span = trace.get_current_span(context).get_span_context()
         carrier["x-telegraph"] = f"{span.trace_id}.{span.span_id}"
+        carrier.update(
+            {f"x-item-{key}": str(value) for key, value in baggage.get_all(context).items()}
+        )
 
     def extract(
         self, carrier: Any, context: Context | None = None, getter: Getter[Any] | None = None
@@ -272,6 +278,10 @@ class _Telegraph(TextMapPropagator):
         (text,) = getter.get(carrier, "X-Telegraph") or ["1.1"]
         trace_id, span_id = map(int, text.split("."))
         span = trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(1))
+        for key in getter.keys(carrier):
+            if key.startswith("x-item-"):
+                (value,) = getter.get(carrier, key) or [""]
+                context = baggage.set_baggage(key.removeprefix("x-item-"), value, context)
         return trace.set_span_in_context(trace.NonRecordingSpan(span), context)
 
     @property
@@ -283,9 +293,11 @@ class _Telegraph(TextMapPropagator):
 def the_configured_propagator_is_the_one_that_is_used(client: Client) -> None:
     propagate.set_global_textmap(_Telegraph())
     client.send(b"1", client.carrier({"x-TELEGRAPH": "2.2", "color": "red"}))
-    client.send(b"2")
+    with client.baggage(tenant="acme"):
+        client.send(b"2")
     assert ["color", "x-telegraph"] == sorted(client.take_untraced())
-    client.handle(succeeds)
+    ran = client.handle(_baggage)
+    assert [{"tenant": "acme"}] == ran.results
     first, second = client.a_publish(), client.a_publish(trace=1)
     client.expect_spans(first, second, client.a_process(trace=1))
 

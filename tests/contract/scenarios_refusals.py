@@ -345,8 +345,8 @@ def a_decorated_handler_refuses_to_be_called_without_a_message(client: Client) -
 def only_channels_and_connections_are_wrapped(client: Client) -> None:
     said = refusal(UnknownMessageError, lambda: hopspan.wrap(object()))
     assert (
-        "wrap: <class 'object'> is no channel and no connection of a client that hopspan knows; give it "
-        "the object that connection.channel() returns, or the connection"
+        "wrap: <class 'object'> is no channel and no connection of a client that hopspan knows; give "
+        "it the object that connection.channel() returns, or the connection"
     ) == said
 
 

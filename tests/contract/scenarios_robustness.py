@@ -1,4 +1,4 @@
-"""Never in the way: hostile headers, suppression, our own faults, and what is the user's stays the user's."""
+"""Never in the way: hostile headers, suppression, our own faults; what is the user's stays so."""
 
 from __future__ import annotations
 

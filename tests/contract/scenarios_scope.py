@@ -1,4 +1,4 @@
-"""What a handler does is inside its process span, in every style, and nothing of it is left behind."""
+"""What a handler does is inside its process span, in every style, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -107,13 +107,12 @@ def _break(client: Client, loop: Any) -> None:
 
 
 def _return(client: Client, loop: Any) -> None:
-    def look_for_one() -> Any:
-        for item in loop:  # noqa: F821 - deleted below, on purpose
+    def look_for_one(loop: Any) -> Any:
+        for item in loop:
             return item
         return None
 
-    del loop
-    look_for_one()
+    look_for_one(loop)
 
 
 def _raise(client: Client, loop: Any) -> None:
@@ -146,7 +145,7 @@ def _drop(client: Client, loop: Any) -> None:
     next(loop)
 
 
-WAYS_OUT = (_break, _raise, _cancel, _exhaust, _close, _drop)
+WAYS_OUT = (_break, _return, _raise, _cancel, _exhaust, _close, _drop)
 
 
 @over(style="loops", way_out=WAYS_OUT, face=("wrapped", "instrumented"))
@@ -489,10 +488,10 @@ def however_an_asynchronous_loop_is_left_the_context_is_what_it_was(
 def an_asynchronous_loop_driven_from_other_tasks_is_not_in_scope_and_says_nothing(
     client: Client,
 ) -> None:
-    loop = _async_loop(client, b"1", b"2")
+    loops = [_async_loop(client, b"1", b"2")]
 
     async def consume() -> None:
-        turns = loop.__aiter__()  # noqa: F821 - deleted below, on purpose
+        turns = loops.pop().__aiter__()
         for body in (b"1", b"2"):
             before = get_current()
             # A task of its own, also where `wait_for` would not make one.
@@ -501,7 +500,6 @@ def an_asynchronous_loop_driven_from_other_tasks_is_not_in_scope_and_says_nothin
             assert before is get_current()
 
     asyncio.run(consume())
-    del loop
     gc.collect()
 
 

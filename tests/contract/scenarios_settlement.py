@@ -1,4 +1,4 @@
-"""What becomes of a message follows from how its handling went: the same sampled, unsampled and without an SDK."""
+"""What becomes of a message follows from how its handling went, sampled, unsampled or no SDK."""
 
 from __future__ import annotations
 
@@ -174,7 +174,10 @@ def a_status_set_on_a_nested_span_does_not_count(client: Client) -> None:
     def handler(_message: Message) -> None:
         with client.span("work") as work:
             work.set_status(StatusCode.ERROR, "only this part")
-            trace.get_current_span().set_status(StatusCode.ERROR, "only this part")
+            if (
+                work is trace.get_current_span()
+            ):  # older releases of the API do without, with no SDK
+                trace.get_current_span().set_status(StatusCode.ERROR, "only this part")
 
     client.handle(handler, policy=hopspan.reject_on_error)
     assert ["ack"] == client.settlements()
@@ -430,8 +433,8 @@ def too_late(client: Client) -> str:
     """What is said where a policy finds a message settled by somebody else."""
     return (
         f"<policy reject_on_error> came too late for a message of {client.queue}: it was settled "
-        "before this handler began. A handler that hands its message to a thread or task should take "
-        "hopspan.current().defer() along"
+        "before this handler began. A handler that hands its message to a thread or task should "
+        "take hopspan.current().defer() along"
     )
 
 

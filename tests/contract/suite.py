@@ -4,8 +4,8 @@
     @over(face=FACES, sampling=SAMPLINGS)
     def a_scenario(client): ...
 
-`face` and `sampling` shape the client; what else `over` names is an argument of the scenario. A module's
-`NEEDS` and `OVER` hold for all of its scenarios.
+`face` and `sampling` shape the client; what else `over` names is an argument of the scenario. A
+module's `NEEDS` and `OVER` hold for all of its scenarios.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.contract.features import Features
 
 FACES = ("decorated", "wrapped", "instrumented", "together")
-"""How hopspan comes in: a decorated handler, a wrapped channel, an instrumented process, all three."""
+"""How hopspan comes in: decorated handler, wrapped channel, instrumented process, all three."""
 SAMPLINGS = ("sampled", "unsampled", "no SDK")
 EVERYWHERE = (
     "scenarios_propagation",
@@ -57,8 +57,8 @@ def needs(*features: str) -> Callable[[Scenario], Scenario]:
 def over(**choices: Iterable[Any] | str) -> Callable[[Scenario], Scenario]:
     """Run a scenario once for every combination; a text names the feature that lists the choices.
 
-    But face and sampling go hand in hand: each face and each sampling has its turn, and not each with
-    each of the other, unless the scenario asks for that with `each_with_each`.
+    But face and sampling go hand in hand: each face and each sampling has its turn, and not each
+    with each of the other, unless the scenario asks for that with `each_with_each`.
     """
 
     def mark(scenario: Scenario) -> Scenario:

@@ -1,7 +1,7 @@
 """What was recorded, as values that can be compared whole.
 
-Nothing here is global: hopspan is given the providers as settings. Without an SDK it is given none, and the
-global ones of the API, which do nothing, are what it finds.
+Nothing here is global: hopspan is given the providers as settings. Without an SDK it is given none,
+and the global ones of the API, which do nothing, are what it finds.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from typing_extensions import Self
 
 _RESOURCE = Resource({})
 """Looking for the real one takes longer than a scenario."""
 SETTLED_FAILURE = "handler failed; its message "
-"""How hopspan begins the line about a failure that stays inside: a matter of course in many scenarios."""
+"""How hopspan begins the line about a failure that stays inside: a matter of course."""
 
 
 class Span(NamedTuple):
@@ -53,7 +54,7 @@ class Span(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A point of a metric: of which operation, how it failed, and how often it was counted or timed."""
+    """A point of a metric: of which operation, how it failed, how often it was counted."""
 
     metric: str
     operation: str
@@ -62,7 +63,7 @@ class Measured(NamedTuple):
 
 
 class Instrument(NamedTuple):
-    """An instrument as it was exported: its kind of data, its unit, the boundaries of its buckets."""
+    """An instrument as it was exported: its data's kind, its unit, the bounds of its buckets."""
 
     data: str
     unit: str
@@ -212,7 +213,7 @@ def _value(span: ReadableSpan, names: Mapping[int, str], traces: Mapping[int, in
 
 
 class LogRecords(api_logs.LoggerProvider):
-    """A logger provider that keeps what is emitted. (The SDK's in-memory one has two names.)"""
+    """A logger provider that keeps what is emitted; the SDK's in-memory one has two names."""
 
     def __init__(self) -> None:
         self.emitted: list[api_logs.LogRecord] = []
@@ -247,7 +248,7 @@ class Lines(logging.Handler):
         kept.exc_info = None  # a traceback would keep alive what the scenario has let go
         self.records.append(kept)
 
-    def __enter__(self) -> Lines:
+    def __enter__(self) -> Self:
         for name in self.LOGGERS:
             logging.getLogger(name).addHandler(self)
         return self

@@ -127,7 +127,7 @@ def consumer(
     Without a policy hopspan settles nothing. With one, a returning handler is acked, and a failing
     one gets the policy's verdict; its failure is logged and the handler returns None, so that a
     poison message does not stop the consumer (`reraise=True` for the other way). A failure that was
-    not settled propagates.
+    not settled propagates, and so does the client's error when it loses the channel by settling.
 
     Args:
         handler: The handler, for the bare form.

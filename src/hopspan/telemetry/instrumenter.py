@@ -247,7 +247,10 @@ class Instrumenter:
             faults.report(f"starting a {action.type.value} span")
             return silent(carried)
         if not span.is_recording():
-            span = RememberingSpan(span.get_span_context())
+            told = span.get_span_context()
+            if not told.is_valid:  # without an SDK, older releases of the API pass nothing on
+                told = trace.get_current_span(parent).get_span_context()
+            span = RememberingSpan(told)
         elif not hasattr(span, "status"):  # not the SDK's: whatever makes it may hide its status
             span = WatchedSpan(span)
         return Operation(self, planned, span, trace.set_span_in_context(span, carried))
