@@ -9,6 +9,7 @@ the last duplicate and tolerates every value that a broker can deliver; it never
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
@@ -28,16 +29,16 @@ __all__ = ["MAPPING", "PAIRS", "Codec", "carries_context", "extract", "inject"]
 Pairs = list[tuple[str, Any]]
 
 
-class Codec:
+class Codec(ABC):
     """Reads and writes one shape of header container. Stateless, so shared by all threads."""
 
+    @abstractmethod
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
-        """The headers as pairs, in order; empty for None and for anything unreadable."""
-        raise NotImplementedError
+        """The headers as pairs, in order; empty for None."""
 
+    @abstractmethod
     def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
         """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
-        raise NotImplementedError
 
 
 class _MappingCodec(Codec):

@@ -77,6 +77,15 @@ def test_a_remark_is_a_warning_unless_told_otherwise(logged: pytest.LogCaptureFi
     assert [record.levelno for record in logged.records] == [logging.WARNING, logging.INFO]
 
 
+def test_a_remark_has_a_traceback_only_when_asked_for(logged: pytest.LogCaptureFixture) -> None:
+    faults.once("without")
+    try:
+        fail_here()
+    except ValueError:
+        faults.once("with", exc_info=True)
+    assert [bool(record.exc_info) for record in logged.records] == [False, True]
+
+
 def test_what_is_remembered_is_bounded(
     logged: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

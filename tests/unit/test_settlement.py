@@ -58,6 +58,12 @@ TABLE: list[tuple[Policy, Outcome, Delivery, Settlement]] = [
         Settlement(REJECT, "failed after 1 requeue: ValueError"),
     ),
     (hopspan.requeue_once, FAILED_SOMEHOW, FIRST, Settlement(REQUEUE, "failed")),
+    (
+        hopspan.requeue_times(2),
+        FAILED,
+        THIRD,
+        Settlement(REJECT, "failed after 2 requeues: ValueError"),
+    ),
     (hopspan.requeue_times(3), SUCCESS, FOURTH, Settlement(ACK)),
     (hopspan.requeue_times(3), FAILED, FIRST, Settlement(REQUEUE, VALUE)),
     (hopspan.requeue_times(3), FAILED, THIRD, Settlement(REQUEUE, VALUE)),
@@ -148,6 +154,13 @@ def test_a_queue_that_cannot_count_is_remarked_once(logged: pytest.LogCaptureFix
         "requeue_times(3) on orders: this queue does not count its deliveries, so a message is "
         "requeued once and then rejected. Use a quorum queue to have it counted"
     ]
+
+
+def test_two_requeues_are_more_than_such_a_queue_can_count(
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    hopspan.requeue_times(2).decide(FAILED, UNCOUNTED)
+    assert len(logged.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -49,14 +49,14 @@ class Adapter(Protocol):
 
     def delivery(self, native: Any) -> Delivery:
         """The native delivery as a value."""
-        raise NotImplementedError
+        ...
 
     def owner(self, native: Any) -> Any:
         """The client's object that handed the delivery out, which may be a wrapped one."""
 
     def same(self, native: Any, other: Any) -> bool:
         """Whether two natives are one and the same delivery."""
-        raise NotImplementedError
+        ...
 
     def opened(self, native: Any, processing: Processing) -> Verdict | None:
         """Remember who handles a delivery; return how it was settled already, if it was."""
@@ -66,7 +66,7 @@ class Adapter(Protocol):
 
     def is_open(self, native: Any) -> bool:
         """Whether the delivery can still be settled."""
-        raise NotImplementedError
+        ...
 
     def settle(self, native: Any, settlement: Settlement) -> Awaitable[None] | None:
         """Perform a verdict on the client's own thread. Raises what the client raises."""

@@ -108,6 +108,13 @@ def test_it_is_finished_once(first: Exception | None, opened: Open, telemetry: T
     assert len([span for span in telemetry.spans if span.name == "process test"]) == 1
 
 
+def test_nothing_is_settled_at_first(opened: Open) -> None:
+    processing = opened(policy=hopspan.ack_always)
+    assert (processing.settled, processing.settled_by_policy) == (False, False)
+    processing.finish()
+    assert (processing.settled, processing.settled_by_policy) == (True, True)
+
+
 def test_it_is_over_when_it_was_finished(opened: Open) -> None:
     processing = opened()
     assert (processing.is_over, processing.outcome) == (False, None)
@@ -225,12 +232,30 @@ def test_what_the_user_settled_is_not_settled_again(
     assert telemetry.only.attributes["hopspan.settlement"] == verdict.value
 
 
-def test_a_message_that_the_broker_forgot_is_not_settled(opened: Open) -> None:
+@pytest.mark.parametrize("finish", ["finish", "finish_loop"])
+def test_a_message_that_the_broker_forgot_is_not_settled(
+    finish: str, opened: Open, logged: pytest.LogCaptureFixture
+) -> None:
+    """Nor is it tried, nor is its policy's lack of effect remarked."""
     message = Message(auto_ack=True)
     processing = opened(message)
     processing.policy = hopspan.ack_always
+    getattr(processing, finish)()
+    assert (message.verdict, processing.settled, logged.records) == (None, False, [])
+
+
+def test_a_policy_is_not_asked_about_what_the_user_settled(opened: Open) -> None:
+    asked: list[Delivery] = []
+
+    def decide(outcome: Outcome, of: Delivery) -> Verdict:
+        asked.append(of)
+        return Verdict.ACK
+
+    message = Message()
+    processing = opened(message, policy=decide)
+    message.ack()
     processing.finish()
-    assert (message.verdict, processing.settled) == (None, False)
+    assert asked == []
 
 
 def test_a_closed_channel_is_not_asked_to_requeue(opened: Open) -> None:
