@@ -91,6 +91,8 @@ def modules() -> list[Module]:
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
+        if parts[0] == "examples":  # the wheel brings the demo's services along; they are users
+            continue
         is_package = parts[-1] == "__init__"
         found.append(
             Module(".".join(parts[:-1] if is_package else parts), path.read_text(), is_package)

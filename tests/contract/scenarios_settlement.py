@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from opentelemetry.trace import Status, StatusCode
 
 import hopspan
 from hopspan import Delivery, Outcome, Settlement, Verdict
-from tests.contract.client import Client, Message, in_turn, raises, succeeds, wait
+from tests.contract.client import Client, Message, Ran, in_turn, raises, succeeds, wait
 from tests.contract.suite import FACES, SAMPLINGS, each_with_each, needs, over
 from tests.contract.telemetry import Span, types_of
 
@@ -211,6 +212,17 @@ def an_ok_status_takes_an_error_back(client: Client) -> None:
 
     client.handle(handler, policy=hopspan.reject_on_error)
     assert ["ack"] == client.settlements()
+
+
+def an_unset_status_takes_nothing_back(client: Client) -> None:
+    client.send()
+
+    def handler(_message: Message) -> None:
+        trace.get_current_span().set_status(StatusCode.ERROR, "no stock")
+        trace.get_current_span().set_status(StatusCode.UNSET)
+
+    client.handle(handler, policy=hopspan.reject_on_error)
+    assert ["reject"] == client.settlements()
 
 
 def what_was_raised_counts_more_than_what_was_declared(client: Client) -> None:
@@ -526,6 +538,25 @@ def a_handler_that_defers_and_raises_before_the_work_began_has_failed(client: Cl
     )
 
 
+def deferred_work_settles_nothing_once_the_process_was_told_to_exit(client: Client) -> None:
+    client.send()
+    kept = []
+
+    def handler(_message: Message) -> None:
+        kept.append(hopspan.current().defer())
+        raise KeyboardInterrupt
+
+    ran = client.handle(handler, policy=hopspan.reject_on_error)
+    with kept.pop():
+        pass  # too late
+    client.sync()
+    assert ["KeyboardInterrupt"] == types_of(ran.escaped)
+    assert [] == client.settlements()
+    (line,) = client.lines.take()
+    assert line.endswith("; nothing more is settled")
+    client.expect_queues(waiting=1)
+
+
 def a_handler_that_raises_while_its_deferred_work_goes_on_leaves_it_to_the_work(
     client: Client,
 ) -> None:
@@ -695,6 +726,103 @@ def a_faces_policy_comes_before_the_environments(client: Client) -> None:
     assert ["ack"] == client.settlements()
 
 
+# -- who concludes -------------------------------------------------------------------------------
+
+
+@over(face=FACES, sampling=SAMPLINGS)
+@needs("dead_letters")
+def what_comes_after_a_block_in_a_handler_counts_as_well(client: Client) -> None:
+    client.send()
+
+    def handler(message: Message) -> None:
+        with client.block(message, policy=hopspan.reject_on_error):
+            pass
+        assert [] == client.settlements()
+        with client.span("after"):
+            pass
+        raise NO
+
+    client.handle(handler)
+    assert ["reject"] == client.settlements()
+    after = Span("after", parent=client.processes)
+    client.expect_spans(
+        client.a_publish(),
+        client.a_process(**REJECTED).failed(NO),
+        after,
+        client.a_settle(**REJECTED),
+    )
+    client.expect_queues(dead=1)
+
+
+@over(face=FACES, sampling=SAMPLINGS)
+@needs("dead_letters")
+def a_block_that_failed_inside_of_a_handler_counts_though_the_handler_goes_on(
+    client: Client,
+) -> None:
+    client.send()
+
+    def handler(message: Message) -> str:
+        with contextlib.suppress(ValueError), client.block(message, policy=hopspan.reject_on_error):
+            raise NO
+        return "went on"
+
+    ran = client.handle(handler)
+    assert ["went on"] == ran.results
+    assert ["reject"] == client.settlements()
+
+
+@over(sampling=SAMPLINGS, style="loops")
+def each_block_over_a_message_in_a_loop_is_a_handling_of_its_own(
+    client: Client, style: str
+) -> None:
+    client.send()
+    for item in client.loop(style):
+        for name in ("first", "second"):
+            with client.block(client.message(item)), client.span(name):
+                pass
+        break
+    del item
+    handled = [span.name for span in client.telemetry.spans() if span.kind != "client"]
+    expected = [client.publishes, client.processes, "first", client.processes, "second"]
+    assert (expected if client.telemetry.records else []) == handled
+
+
+@over(face=("wrapped", "instrumented"), sampling=SAMPLINGS)
+@needs("pushes")
+def a_decorator_that_the_channel_cannot_see_still_has_its_say(client: Client) -> None:
+    client.send()
+    decorated = client.receiver(raises(NO), decorated=True, policy=REJECT, reraise=True)
+    client.enter_face(policy=ACK)
+    client.register(lambda *args: decorated(*args))
+    ran = Ran()
+    client.drive(client.settlements, ran)
+    client.drive(lambda: ran.escaped, ran)
+    assert [NO] == ran.escaped
+    assert ["reject"] == client.settlements()
+
+
+@needs("settles_on_its_own_thread")
+def a_message_that_is_settled_while_its_settlement_is_on_the_way_is_not_settled_again(
+    client: Client,
+) -> None:
+    client.send()
+
+    def work(deferred: Any) -> None:
+        with deferred:
+            pass
+
+    kept: list[Any] = []
+    ran = client.handle(
+        lambda _: kept.append(hopspan.current().defer()), policy=hopspan.reject_on_error
+    )
+    client.in_thread(work, kept.pop()).result()
+    ran.messages[0].reject()
+    client.drive(lambda: not client.telemetry.records or len(client.telemetry.finished()) == 3)
+    client.sync()
+    assert ["reject"] == client.settlements()
+    client.expect_queues(dead=1)
+
+
 # -- policies that misbehave, settlements that fail ------------------------------------------------
 
 
@@ -743,6 +871,20 @@ def a_settlement_that_fails_never_hides_the_handlers_exception(client: Client) -
             settle.status,
             settle.settlement,
         )
+    client.expect_queues(waiting=1)
+
+
+def an_ack_that_fails_is_a_span_and_is_said(client: Client) -> None:
+    client.send()
+    ran = client.subscribe(lambda _: client.close_channel(), policy=hopspan.reject_on_error)
+    client.drive(lambda: ran.times, ran)
+    assert [] == client.settlements()
+    (line,) = client.lines.take()
+    assert f"could not ack a message of {client.queue}; the broker will hand it out again" == line
+    if client.telemetry.records:
+        publish, process, settle = client.telemetry.spans()
+        assert [client.a_publish(), client.a_process()] == [publish, process]
+        assert ("client", "error", "ack") == (settle.kind, settle.status, settle.settlement)
     client.expect_queues(waiting=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -359,6 +360,25 @@ def test_a_settlement_of_several_is_linked_to_all(
     (span,) = settle_spans(telemetry)
     assert set(span.links) == set(spans)
     assert span.attributes["messaging.batch.message_count"] == 2
+
+
+@pytest.mark.parametrize("error", [None, ConnectionError("closed")])
+def test_a_settlement_by_the_handler_is_timed(
+    error: Exception | None,
+    wire: Wire,
+    handling: Open,
+    telemetry: Telemetry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handling(1)
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr("hopspan.adapters._amqp_ledger.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hopspan.adapters._amqp_ledger.time_ns", lambda: 1_000)
+    wire.error = error
+    with suppress(ConnectionError):
+        wire.settle(1, verdict=REJECT)
+    (point,) = telemetry.metric("messaging.client.operation.duration").data.data_points
+    assert (telemetry.spans[0].start_time, point.sum) == (1_000, 3.0)
 
 
 def test_a_settlement_of_an_unknown_delivery_says_nothing(wire: Wire, telemetry: Telemetry) -> None:

@@ -443,6 +443,13 @@ def test_an_awaited_settlement_is_awaited(opened: Open, telemetry: Telemetry) ->
     assert (message.verdict, processing.settled, len(telemetry.spans)) == (Verdict.ACK, True, 1)
 
 
+def test_an_awaited_settlement_tells_its_reason(opened: Open, telemetry: Telemetry) -> None:
+    processing = opened(adapter=AWAITED, policy=hopspan.reject_on_error)
+    asyncio.run(processing.finish_async(BAD))
+    attributes = process_span(telemetry).attributes
+    assert attributes["hopspan.settlement.reason"] == "failed: ValueError"
+
+
 def test_an_awaited_handling_is_finished_once(opened: Open, telemetry: Telemetry) -> None:
     async def twice() -> None:
         await processing.finish_async(BAD)

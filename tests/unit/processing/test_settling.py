@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import SpanKind
 
 from hopspan.model import Delivery, Settlement, Verdict
@@ -121,6 +121,41 @@ def test_what_was_sent_is_recorded(
     assert telemetry.only == Seen("reject test", SpanKind.CLIENT, SETTLED)
 
 
+@BOTH
+def test_what_was_sent_is_recorded_inside_the_processing(
+    send: Callable[..., bool], telemetry: Telemetry
+) -> None:
+    with telemetry.tracer.start_as_current_span("process") as span:
+        context = get_current()
+    message = Message()
+    deliveries = [memory.delivery(message)]
+    adapter: Any = memory
+    wire = Settling(adapter, [message], deliveries, telemetry.instrumenter(), context)
+    send(wire, REJECT)
+    assert telemetry.seen[-1].parent == span.get_span_context().span_id
+
+
+@BOTH
+@pytest.mark.parametrize("error", [None, ConnectionError("closed")])
+def test_what_was_sent_is_timed(
+    send: Callable[..., bool],
+    error: Exception | None,
+    settling: Make,
+    telemetry: Telemetry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def settle(native: Message, settlement: Settlement) -> None:
+        if error is not None:
+            raise error
+
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr("hopspan.processing.settling.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hopspan.processing.settling.time_ns", lambda: 1_000)
+    send(settling(Message(), adapter=Adapting(settle=settle)), REJECT)
+    (point,) = telemetry.metric("messaging.client.operation.duration").data.data_points
+    assert (telemetry.spans[0].start_time, point.sum) == (1_000, 3.0)
+
+
 def fails(native: Message, settlement: Settlement) -> None:
     raise ConnectionError("closed")
 
@@ -172,10 +207,12 @@ def sends_with(settling: Make, before: Any, after: Any) -> Settling:
     ],
 )
 def test_a_settlement_that_cost_the_channel_is_remembered(
-    before: Any, after: Any, lost: bool, settling: Make
+    before: Any, after: Any, lost: bool, settling: Make, logged: pytest.LogCaptureFixture
 ) -> None:
     wire = sends_with(settling, before, after)
     assert isinstance(wire.lost, ConnectionError) is lost
+    ours = [record for record in logged.records if record.message.startswith("hopspan failed")]
+    assert len(ours) == isinstance(after, Exception)
 
 
 @BOTH

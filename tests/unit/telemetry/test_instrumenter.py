@@ -155,6 +155,12 @@ def test_a_suppressed_send_leaves_the_headers_alone(telemetry: Telemetry) -> Non
     assert (carried is headers, operation.plan, telemetry.spans) == (True, None, [])
 
 
+def test_a_suppressed_send_does_not_carry_what_is_current(telemetry: Telemetry) -> None:
+    with ambient(telemetry), current(set_value("suppress_instrumentation", True)):
+        _, carried = telemetry.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
+    assert carried is None
+
+
 def test_an_unsampled_send_carries_its_context_all_the_same(unsampled: Telemetry) -> None:
     """The receiver must know that the trace is not sampled."""
     operation, headers = unsampled.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
