@@ -16,7 +16,7 @@ from pika.exceptions import ChannelClosedByBroker
 from hopspan.demo.broker import PREFIXES
 from tests.demo_story import STEPS, SUMMARY, TREES, steps_in, trees_in
 
-SECONDS = 15
+SECONDS = 60
 QUEUES = ("fulfilment", "dead-letters", "lock")
 
 

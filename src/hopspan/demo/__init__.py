@@ -29,7 +29,7 @@ __all__ = ["DemoError", "run"]
 
 CONSUMERS = ("fulfilment", "dead-letters")
 PRODUCER = "order-service"
-SECONDS = 10.0
+SECONDS = 30.0
 """From the first process that starts to the last that ends. Usually it takes two."""
 
 
