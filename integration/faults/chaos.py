@@ -232,7 +232,8 @@ class Chaos:
 
     def _expect_alive(self) -> None:
         assert self._worker is not None
-        assert self._worker.poll() is None, f"the worker left: {self._complaint()}"
+        code = self._worker.poll()
+        assert code is None, f"the worker left with {code}: {self._complaint()}"
 
     def _connections(self) -> list[str]:
         self._follow()

@@ -484,8 +484,3 @@ def in_turn(*handlers: Handler) -> Handler:
 def wait(event: threading.Event) -> None:
     """Wait in a worker thread for what the scenario says when."""
     assert event.wait(DEADLINE), "the scenario never said so"
-
-
-def each_in(messages: Sequence[Message], attribute: str) -> Iterator[Any]:
-    """One thing of each message."""
-    return (getattr(message, attribute) for message in messages)

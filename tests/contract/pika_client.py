@@ -59,8 +59,6 @@ FEATURES = Features(
     connections=True,
 )
 
-CLASSIC: dict[str, Any] = {}
-QUORUM = {"x-queue-type": "quorum"}
 NAP = 0.02
 """Seconds for which the client does I/O before a condition is looked at again."""
 
@@ -326,9 +324,8 @@ class PikaClient(AmqpClient):
         return [_word(frame) for frame in self.frames]
 
     def expect_queues(self, *, waiting: int = 0, dead: int = 0) -> None:
-        for channel in [self.consumer, *(each.channel for each in self._evented)]:
-            if channel.is_open and channel is self.consumer:
-                self.close_channel()
+        if self.consumer.is_open:
+            self.close_channel()
         expected, counted = (waiting, dead), (-1, -1)
         deadline = time.monotonic() + DEADLINE
         while counted != expected and time.monotonic() < deadline:

@@ -217,15 +217,11 @@ def a_loop_knows_a_failure_from_a_rejection(client: Client, style: str) -> None:
         break
     assert ["reject"] == client.settlements()
     failed = {"status": "error", "error": "reject", "description": "reject by handler"}
-    settle = [client.a_settle("reject", name=_settle_name(client))]
+    settle = [client.a_settle("reject", name=client.rejects)]
     if client.telemetry.records:
         assert [client.a_publish(), client.a_process(settlement="reject", **failed), *settle] == (
             _process_and_below(client)
         )
-
-
-def _settle_name(client: Client) -> str:
-    return client.rejects
 
 
 @over(style="loops", sampling=("sampled",))

@@ -117,10 +117,6 @@ class Telemetry:
             if name in self.providers:
                 self.providers[name].shutdown()
 
-    def forget(self) -> None:
-        """What was recorded so far is not of interest."""
-        self._exporter.clear()
-
     # What was recorded
 
     def finished(self) -> list[ReadableSpan]:

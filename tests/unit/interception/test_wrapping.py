@@ -81,7 +81,8 @@ def test_wrapping_alone_settles_nothing(telemetry: Telemetry) -> None:
 
 def test_wrapping_twice_is_once_and_the_second_settings_hold(telemetry: Telemetry) -> None:
     channel = hopspan.wrap(Channel(), policy=hopspan.ack_always, **telemetry.settings)
-    hopspan.wrap(channel, policy=hopspan.reject_on_error, **telemetry.settings)
+    again = hopspan.wrap(channel, policy=hopspan.reject_on_error, **telemetry.settings)
+    assert again is channel
     channel.publish("orders", b"body")
     assert len(telemetry.spans) == 1
 

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 import hopspan
+from hopspan.config import Config
+from hopspan.conventions import METRICS
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing.concluding import (
     decide,
     outcome_of,
     outcome_of_turn,
+    warn_of_late_settings,
+    warn_of_settled_already,
     warn_of_unsettled_turn,
 )
 from hopspan.settlement import Policy
@@ -24,6 +28,29 @@ class StopConsumingError(Exception):
 
 
 BAD, STOP = ValueError("bad"), StopConsumingError("stop")
+
+
+class Cancelled(BaseException):
+    pass
+
+
+class GreenletExit(BaseException):
+    pass
+
+
+class Abort(BaseException):
+    pass
+
+
+class Group(BaseException):
+    def __init__(self, *exceptions: BaseException) -> None:
+        super().__init__("group")
+        self.exceptions = exceptions
+
+
+TRIO, GEVENT, ABORT = Cancelled(), GreenletExit(), Abort("stop")
+LEAVING_GROUP = Group(ValueError(), Group(KeyboardInterrupt()))
+FAILED_GROUP = Group(ValueError(), Group(OSError()))
 CANCELLED, CLOSED = asyncio.CancelledError(), GeneratorExit()
 LEAVING, INTERRUPTED = SystemExit(1), KeyboardInterrupt()
 
@@ -35,12 +62,17 @@ LEAVING, INTERRUPTED = SystemExit(1), KeyboardInterrupt()
         (STOP, Outcome(error=STOP)),
         (CANCELLED, Outcome(error=CANCELLED, cancelled=True)),
         (CLOSED, Outcome(error=CLOSED, cancelled=True)),
+        (TRIO, Outcome(error=TRIO, cancelled=True)),
+        (GEVENT, Outcome(error=GEVENT, cancelled=True)),
+        (ABORT, Outcome(True, ABORT, f"{__name__}.Abort", "stop")),
+        (LEAVING_GROUP, Outcome(error=LEAVING_GROUP, interrupted=True)),
+        (FAILED_GROUP, Outcome(True, FAILED_GROUP, f"{__name__}.Group", "group")),
         (LEAVING, Outcome(error=LEAVING, interrupted=True)),
         (INTERRUPTED, Outcome(error=INTERRUPTED, interrupted=True)),
     ],
 )
 def test_what_an_exception_makes_of_the_outcome(error: BaseException, outcome: Outcome) -> None:
-    """Only an `Exception` that is not the client's control flow is a failure."""
+    """What is neither a cancellation, nor an interrupt, nor the client's control flow is a failure."""
     adapter: Any = Adapting(CONTROL_FLOW=(StopConsumingError,))
     assert outcome_of(error, adapter) == outcome
 
@@ -134,4 +166,47 @@ def test_a_policy_without_effect_is_remarked_once(logged: pytest.LogCaptureFixtu
     assert [record.message for record in logged.records] == [
         "a loop never settles: <policy requeue_once> on orders did nothing. Put the loop's body "
         "into `with hopspan.process(message, via=..., policy=...)`"
+    ]
+
+
+# -- remarks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "remarked"),
+    [
+        ({}, None),
+        ({"policy": hopspan.ack_always, "reraise": True}, None),
+        ({"correlation": "auto", "metrics": True}, None),
+        ({"metrics": sorted(METRICS)}, None),
+        ({"correlation": "link"}, "correlation"),
+        (
+            {"metrics": False, "correlation": "link", "policy": hopspan.manual},
+            "correlation, metrics",
+        ),
+    ],
+)
+def test_settings_that_come_too_late_are_remarked_once(
+    settings: dict[str, Any], remarked: str | None, logged: pytest.LogCaptureFixture
+) -> None:
+    """Those that are as they were, in whatever spelling, and those that hold all the same are not."""
+    for _ in range(2):
+        warn_of_late_settings(settings, Config())
+    assert [record.message for record in logged.records] == (
+        []
+        if remarked is None
+        else [
+            f"{remarked} of a face further in had no effect: the handling had begun with the "
+            "settings of the face further out. Set them there"
+        ]
+    )
+
+
+def test_a_policy_that_comes_too_late_is_remarked_once(logged: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        warn_of_settled_already(hopspan.requeue_once, delivery())
+    assert [record.message for record in logged.records] == [
+        "<policy requeue_once> came too late for a message of orders: it was settled before this "
+        "handler began. A handler that hands its message to a thread or task should take "
+        "hopspan.current().defer() along"
     ]

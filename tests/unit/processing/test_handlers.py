@@ -23,7 +23,7 @@ from hopspan.model import (
 from hopspan.processing.handlers import face_of, traced
 from hopspan.processing.opening import NOTHING
 from hopspan.telemetry import Face
-from hopspan.testing import Message, memory
+from hopspan.testing import Message, Queue, memory
 from tests.unit.support import Adapting, Telemetry
 
 
@@ -334,7 +334,7 @@ async def with_extra(extra: int, message: Message) -> str:
 )
 def test_anything_callable_can_be_decorated(handler: Any, telemetry: Telemetry) -> None:
     message = Message()
-    handle = hopspan.consumer(policy=hopspan.ack_always, **telemetry.settings)(handler)
+    handle = hopspan.consumer(policy=hopspan.reject_on_error, **telemetry.settings)(handler)
     assert run(handle, message) == "result"
     assert message.verdict is Verdict.ACK
 
@@ -387,6 +387,11 @@ def test_a_call_without_a_message_is_an_error_that_tells_how_to_test(args: Any) 
         f"was given ({kinds}); call the plain handler in unit tests: it is the __wrapped__ of "
         "this one"
     )
+
+
+def test_another_object_of_a_known_client_is_no_message() -> None:
+    with pytest.raises(UnknownMessageError, match=r"in what it was given \(Queue\)"):
+        hopspan.consumer(lambda *args: None)(Queue())
 
 
 def test_a_handler_without_a_name_is_told_as_it_prints() -> None:

@@ -165,6 +165,21 @@ def test_a_failure_that_was_dealt_with_is_swallowed(
     assert held(opened(**settings), error) is swallowed
 
 
+def test_a_failure_that_only_the_handler_settled_is_raised(opened: Open) -> None:
+    """Without a policy nothing is different from a program without hopspan."""
+    message = Message()
+    processing = opened(message)
+    message.reject()
+    assert held(processing, BAD) is False
+
+
+def test_control_flow_is_never_swallowed(opened: Open) -> None:
+    adapter = Adapting(CONTROL_FLOW=(ValueError,))
+    message = Message()
+    processing = opened(message, adapter=adapter, policy=hopspan.ack_always)
+    assert (held(processing, BAD), message.verdict) == (False, Verdict.ACK)
+
+
 def test_only_an_exception_is_swallowed(opened: Open) -> None:
     """A failure that is no `Exception` is the interpreter's, or some framework's, to see."""
 

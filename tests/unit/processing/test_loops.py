@@ -253,6 +253,24 @@ def test_leaving_twice_is_leaving_once(telemetry: Telemetry) -> None:
     assert ids(telemetry) == ["0"]
 
 
+def test_a_loop_that_is_only_asked_for_its_next_is_in_scope_as_well(
+    telemetry: Telemetry,
+) -> None:
+    loop = each(telemetry)
+    assert (next(loop).id, current_id()) == ("0", "0")
+    loop.leave()
+
+
+def test_two_loops_that_run_in_turn_leave_nothing(telemetry: Telemetry) -> None:
+    """Neither can undo what the other has on top, and neither piles up contexts for ever."""
+    before = get_current()
+    first, second = each(telemetry, messages(30)), each(telemetry, messages(30))
+    attached = {len(first._scope._attached) for _ in zip(first, second, strict=True)}
+    del first, second
+    assert (get_current() is before, max(attached) <= 2) == (True, True)
+    assert len(telemetry.spans) == 60
+
+
 def test_a_generator_around_a_loop_does_not_leak(telemetry: Telemetry) -> None:
     def around() -> Iterator[str | None]:
         for _ in each(telemetry):

@@ -264,6 +264,51 @@ def test_who_joins_with_a_policy_that_cannot_work_is_refused(opened: Open) -> No
     processing.finish()
 
 
+def test_a_handler_that_is_called_in_a_block_does_not_override_the_blocks_policy(
+    telemetry: Telemetry,
+) -> None:
+    """Precedence: `process`, then `consumer`, whichever is further in."""
+    message = Message()
+    inner = hopspan.consumer(policy=hopspan.reject_on_error)(lambda message: None)
+    with hopspan.process(message, policy=hopspan.requeue_once, **telemetry.settings) as op:
+        inner(message)
+        op.fail("bad")
+    assert message.verdict is Verdict.REQUEUE
+
+
+def test_a_block_in_a_handler_overrides_the_handlers_policy(telemetry: Telemetry) -> None:
+    @hopspan.consumer(policy=hopspan.requeue_once, **telemetry.settings)
+    def handler(message: Message) -> None:
+        with hopspan.process(message, policy=hopspan.reject_on_error) as op:
+            op.fail("bad")
+
+    message = Message()
+    handler(message)
+    assert message.verdict is Verdict.REJECT
+
+
+def test_settings_that_come_too_late_are_remarked(
+    opened: Open, logged: pytest.LogCaptureFixture
+) -> None:
+    message = Message()
+    processing = opened(message)
+    join(processing, message, correlation="link")
+    processing.finish()
+    assert [record.message.partition(" of a face")[0] for record in logged.records] == [
+        "correlation"
+    ]
+
+
+@pytest.mark.parametrize(("policy", "remarks"), [(hopspan.manual, 0), (hopspan.ack_always, 1)])
+def test_a_policy_for_what_was_settled_already_is_remarked(
+    policy: hopspan.Policy, remarks: int, opened: Open, logged: pytest.LogCaptureFixture
+) -> None:
+    message = Message()
+    message.ack()
+    opened(message, policy=policy).finish()
+    assert len(logged.records) == remarks
+
+
 # -- what lies beneath -----------------------------------------------------------------------------
 
 

@@ -101,6 +101,19 @@ def test_everything_is_passed_on(call: tuple[Any, ...]) -> None:
     assert theirs.calls == [call]
 
 
+def test_what_is_left_out_is_left_out() -> None:
+    theirs = Theirs()
+    watched = WatchedSpan(theirs)
+    watched.record_exception(ERROR)
+    watched.add_event("e")
+    watched.end()
+    assert theirs.calls == [
+        ("record_exception", ERROR, None, None, False),
+        ("add_event", "e", None, None),
+        ("end", None),
+    ]
+
+
 def test_it_is_the_span_that_it_watches() -> None:
     watched = WatchedSpan(Theirs())
     assert (watched.get_span_context(), watched.is_recording()) == (CONTEXT, True)
