@@ -24,6 +24,7 @@ from hopspan.model import (
 from hopspan.processing import Deferred, Processing, consumer, current, each, process
 from hopspan.propagation import extract, inject
 from hopspan.settlement import (
+    Commits,
     Policy,
     ack_always,
     by_exception,
@@ -37,7 +38,7 @@ from hopspan.telemetry import Operation
 from hopspan.version import VERSION as __version__  # noqa: N811 - what Python calls it
 
 __all__ = [
-    "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError",
+    "Commits", "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError",
     "MessageInfo", "Operation", "Outcome", "Policy", "PolicyError", "Processing", "Settlement",
     "UnknownMessageError", "Verdict", "__version__", "ack_always", "by_exception", "consumer",
     "current", "dead_letter", "each", "extract", "inject", "instrument", "manual", "process",

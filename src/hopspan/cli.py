@@ -8,27 +8,31 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from hopspan.model import HopspanError
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_BROKER = "amqp://guest:guest@localhost:5672/%2F"
-
 _DEMO = """\
 Run the three services of examples/orders, each in a process of its own, send
-orders through RabbitMQ, and show the trace of each as a tree: some succeed, one
-is requeued first, one is dead-lettered. Nothing is left on the broker.
+orders through a broker, and show the trace of each as a tree: some succeed, one
+is tried again, one is dead-lettered. Nothing is left behind.
 """
-_ENVIRONMENT = """\
+_BROKERS = """\
+brokers:
+  embedded                     speaks Kafka, comes with hopspan[demo], and lives in
+                               memory for as long as the demo
+  kafka, kafka://HOST:PORT     yours; without a URL that in TEST_KAFKA_BOOTSTRAP, or
+                               else the one on localhost
+  rabbitmq, amqp://HOST:PORT   yours; without a URL that in TEST_RABBITMQ_URL, or
+                               else the one on localhost. In a checkout of hopspan,
+                               scripts/demo --broker rabbitmq starts one
+
 environment:
-  TEST_RABBITMQ_URL            the broker, where --broker is not given
   NO_COLOR, FORCE_COLOR        never, or always, use colours
   OTEL_EXPORTER_OTLP_ENDPOINT  export the spans there as well, for example to
                                http://localhost:4318, where Jaeger listens
-
-In a checkout of hopspan, scripts/demo starts a RabbitMQ for the demo and stops
-it afterwards.
 """
 
 
@@ -53,31 +57,34 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
-        help="send orders through RabbitMQ and show their traces",
+        help="send orders through a broker and show their traces",
         description=_DEMO,
-        epilog=_ENVIRONMENT,
+        epilog=_BROKERS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = DEFAULT_BROKER.replace("%", "%%")  # argparse formats help texts
-    demo.add_argument("--broker", metavar="URL", help=f"RabbitMQ, {default} by default")
+    demo.add_argument(
+        "--broker",
+        default="embedded",
+        help="embedded, kafka or rabbitmq, or the URL of one; embedded by default",
+    )
     demo.add_argument("--plain", action="store_true", help="no colours, ASCII only")
     return parser
 
 
-def _demo(broker: str | None, *, plain: bool) -> int:
+def _demo(broker: str, *, plain: bool) -> int:
+    # Asked to end, we end as after Ctrl-C: nothing stays on the broker, and no broker.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from hopspan import demo  # noqa: PLC0415 - needs what the bare package does not
         from hopspan.demo.terminal import terminal_of  # noqa: PLC0415
+
+        demo.run(broker, _say, terminal_of(sys.stdout, os.environ, plain=plain))
     except ImportError as error:
         return _fail(
-            f"the demo needs pika and the OpenTelemetry SDK ({error}): pip install 'hopspan[demo]'"
+            "the demo needs the OpenTelemetry SDK and the broker's client "
+            f"({error}): pip install 'hopspan[demo]'"
         )
-    url = broker or os.environ.get("TEST_RABBITMQ_URL") or DEFAULT_BROKER
-    # Asked to end, we end as after Ctrl-C: nothing stays on the broker.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        demo.run(url, _say, terminal_of(sys.stdout, os.environ, plain=plain))
-    except demo.DemoError as error:
+    except HopspanError as error:  # a DemoError, which can only be named with the SDK at hand
         return _fail(str(error))
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from hopspan.settlement import Policy, PolicyLike
+    from hopspan.settlement import Commits, Policy, PolicyLike
 
 Correlation = Literal["auto", "parent", "link", "none"]
 SettleSpans = Literal["notable", "all", "none"]
@@ -33,15 +33,19 @@ Hook = Callable[[Any, Any], None]
 _PREFIX = "HOPSPAN_"
 _EXCEPTIONS_VARIABLE = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 
+_PLAIN_COMMITS = settlement.Commits()
+
 
 class Settings(TypedDict, total=False):
     """The keywords that `wrap`, `instrument`, `consumer` and `process` take; see `Config`."""
 
     policy: PolicyLike
+    commits: Commits
     correlation: Correlation
     keep_context: bool
     settle_spans: SettleSpans
     metrics: bool | frozenset[str] | set[str] | list[str] | tuple[str, ...]
+    message_key: bool
     reraise: bool
     on_start: Hook | None
     on_end: Hook | None
@@ -57,6 +61,9 @@ class Config:
     policy: Policy = settlement.manual
     """What becomes of a handled message. `HOPSPAN_POLICY`: the name of a shipped policy, such as
     `requeue_once` or `requeue_times(3)`. Manual: hopspan settles nothing."""
+    commits: Commits = _PLAIN_COMMITS
+    """When what is done is committed, on Kafka. `HOPSPAN_COMMITS`: `every=100`, `seconds=5`,
+    `wait`, or several of them separated by commas."""
     correlation: Correlation = "auto"
     """How a process span relates to its message. `HOPSPAN_CORRELATION`.
 
@@ -75,6 +82,9 @@ class Config:
     metrics: frozenset[str] = METRICS
     """Which of the four instruments record; True for all, False for none. `HOPSPAN_METRICS`: `all`,
     `none`, or names separated by commas."""
+    message_key: bool = False
+    """Whether spans tell the messages' keys, which are the application's data.
+    `HOPSPAN_MESSAGE_KEY`."""
     reraise: bool = False
     """Whether a decorated handler raises a failure that its policy settled. `HOPSPAN_RERAISE`."""
     exceptions: ExceptionSignal = "event"
@@ -162,6 +172,12 @@ def _boolean(name: str, value: object) -> bool:
     return value
 
 
+def _commits(name: str, value: object) -> Commits:
+    if not isinstance(value, settlement.Commits):
+        raise _invalid(name, value, "hopspan.Commits(every=..., seconds=..., wait=...)")
+    return value.checked()
+
+
 def _hook(name: str, value: object) -> Any:
     if value is not None and not callable(value):
         raise _invalid(name, value, "a function of (operation, native)")
@@ -191,9 +207,11 @@ def _checked(name: str, value: Any) -> Any:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "policy": lambda _, value: settlement.as_policy(value),
     "correlation": lambda name, value: _one_of(name, value, get_args(Correlation)),
+    "commits": _commits,
     "keep_context": _boolean,
     "settle_spans": lambda name, value: _one_of(name, value, get_args(SettleSpans)),
     "metrics": _metric_names,
+    "message_key": _boolean,
     "reraise": _boolean,
     "on_start": _hook,
     "on_end": _hook,
@@ -216,6 +234,25 @@ def _read_metrics(variable: str, text: str) -> frozenset[str]:
     return _metric_names(variable, [name.strip() for name in text.split(",") if name.strip()])
 
 
+_COMMITS = re.compile(
+    r"(?:every=(?P<every>[0-9]+)|seconds=(?P<seconds>[0-9]+(?:\.[0-9]+)?)|(?P<wait>wait))"
+)
+
+
+def _read_commits(variable: str, text: str) -> Commits:
+    words = [_COMMITS.fullmatch(word.strip()) for word in text.split(",")]
+    given: dict[str, str] = {}
+    for word in words:
+        if word is None:
+            raise _invalid(variable, text, "every=N, seconds=T, wait, or several of them")
+        given.update((key, value) for key, value in word.groupdict().items() if value is not None)
+    seconds = float(given["seconds"]) if "seconds" in given else None
+    every = int(given["every"]) if "every" in given else None
+    if every is None and seconds is None:
+        seconds = _PLAIN_COMMITS.seconds
+    return settlement.Commits(every, seconds, "wait" in given).checked()
+
+
 def _read_policy(variable: str, text: str) -> Policy:
     times = re.fullmatch(r"requeue_times\(([1-9][0-9]*)\)", text.strip())
     if times:
@@ -230,7 +267,9 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "policy": _read_policy,
     "correlation": lambda variable, text: _one_of(variable, text.strip(), get_args(Correlation)),
     "settle_spans": lambda variable, text: _one_of(variable, text.strip(), get_args(SettleSpans)),
+    "commits": _read_commits,
     "keep_context": _read_boolean,
+    "message_key": _read_boolean,
     "reraise": _read_boolean,
     "metrics": _read_metrics,
 }

@@ -59,6 +59,8 @@ DESTINATION_NAME = "messaging.destination.name"
 DESTINATION_TEMPLATE = "messaging.destination.template"
 DESTINATION_ANONYMOUS = "messaging.destination.anonymous"
 DESTINATION_TEMPORARY = "messaging.destination.temporary"
+PARTITION_ID = "messaging.destination.partition.id"
+CLIENT_ID = "messaging.client.id"
 CONSUMER_GROUP = "messaging.consumer.group.name"
 MESSAGE_ID = "messaging.message.id"
 CONVERSATION_ID = "messaging.message.conversation_id"
@@ -67,6 +69,7 @@ BATCH_MESSAGE_COUNT = "messaging.batch.message_count"
 # Our own, for what the conventions have no word for.
 ATTEMPT = "hopspan.attempt"
 REDELIVERED = "hopspan.redelivered"
+UNANSWERED = "hopspan.unanswered"
 SETTLEMENT = "hopspan.settlement"
 SETTLEMENT_REASON = "hopspan.settlement.reason"
 CANCELLED = "hopspan.cancelled"
@@ -185,9 +188,11 @@ def _metric_attributes(action: Action, endpoint: Endpoint) -> MetricAttributes:
     return tuple((key, value) for key, value in attributes.items() if value is not None)
 
 
-def message_attributes(message: MessageInfo) -> dict[str, Any]:
+def message_attributes(message: MessageInfo, *, with_key: bool = False) -> dict[str, Any]:
     """What a span says about its single message."""
     attributes = dict(message.attributes)
+    if with_key and message.key is not None:
+        attributes[message.key[0]] = message.key[1]
     if message.id is not None:
         attributes[MESSAGE_ID] = message.id
     if message.conversation_id is not None:
@@ -196,9 +201,13 @@ def message_attributes(message: MessageInfo) -> dict[str, Any]:
 
 
 def settled_attributes(message: MessageInfo) -> dict[str, Any]:
-    """What a settle span says about its message: nothing of its destination (RabbitMQ page)."""
+    """What a settle span says about its message: no system's word for a destination in it."""
     attributes = message_attributes(message)
-    return {key: value for key, value in attributes.items() if ".destination." not in key}
+    return {
+        key: value
+        for key, value in attributes.items()
+        if ".destination." not in key or key == PARTITION_ID
+    }
 
 
 def delivery_attributes(attempt: int | None, redelivered: bool) -> dict[str, Any]:

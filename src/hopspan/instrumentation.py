@@ -37,7 +37,7 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
     that another instrumentation wraps already is left alone, which is logged.
 
     Args:
-        clients: `"pika"`.
+        clients: `"kafka"` (kafka-python), `"pika"`.
         settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
 
     Raises:
@@ -123,11 +123,11 @@ def _yields_to(client: str, rival: str) -> bool:
     return True
 
 
-class PikaInstrumentor:
+class _Instrumentor:
     """What `opentelemetry-instrument` looks for under `opentelemetry_instrumentor`."""
 
-    _client = "pika"
-    _rival = "pika"
+    _client: str
+    _rival: str
     """The entry point of the other instrumentation of this client."""
 
     def instrument(self, **options: Any) -> None:
@@ -147,3 +147,15 @@ class PikaInstrumentor:
     def uninstrument(self, **_options: Any) -> None:
         """Undo it."""
         uninstrument(self._client)
+
+
+class KafkaInstrumentor(_Instrumentor):
+    """kafka-python."""
+
+    _client = _rival = "kafka"
+
+
+class PikaInstrumentor(_Instrumentor):
+    """pika."""
+
+    _client = _rival = "pika"

@@ -69,6 +69,8 @@ class Settlement(NamedTuple):
     """Low-cardinality text for people; becomes `hopspan.settlement.reason`."""
     target: Any = None
     """Where a rejected message goes, for clients whose broker has no dead-lettering of its own."""
+    pause: float = 0.0
+    """Seconds before a requeued message is handed out again, for clients that can wait."""
 
 
 class Endpoint(NamedTuple):
@@ -99,6 +101,8 @@ class MessageInfo(NamedTuple):
     conversation_id: str | None = None
     attributes: Mapping[str, Any] = {}
     """System-specific attributes, ready to be set on a span."""
+    key: tuple[str, str] | None = None
+    """The message's key with its attribute's name. Data of the application: set only on request."""
 
 
 class Delivery(NamedTuple):

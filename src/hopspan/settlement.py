@@ -10,7 +10,7 @@ Rules of this module: pure functions of `(Outcome, Delivery)`; no client, no spa
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from hopspan import faults
 from hopspan.model import PolicyError, Settlement, Verdict
@@ -38,7 +38,7 @@ class Policy:
     runs on the message path, once per handled delivery.
     """
 
-    __slots__ = ("_decide", "name", "settles", "target", "verdicts")
+    __slots__ = ("_decide", "name", "pauses", "settles", "target", "verdicts")
 
     def __init__(
         self,
@@ -46,11 +46,16 @@ class Policy:
         decide: Decision,
         verdicts: Iterable[Verdict] = ALL_VERDICTS,
         target: Any = None,
+        *,
+        pauses: bool = False,
     ) -> None:
         self.name: str = name
         self.verdicts: frozenset[Verdict] = frozenset(verdicts)
         self.settles: bool = bool(self.verdicts - {Verdict.LEAVE})
         self.target: Any = target
+        """Where it dead-letters to, where the broker does not do that by itself."""
+        self.pauses: bool = pauses
+        """Whether it wants a pause before a message is handed out again."""
         self._decide = decide
 
     def decide(self, outcome: Outcome, delivery: Delivery) -> Settlement:
@@ -136,25 +141,47 @@ def _is_positive(times: object) -> bool:
     return isinstance(times, int) and not isinstance(times, bool) and times >= 1
 
 
-def requeue_times(times: int) -> Policy:
+def _is_duration(seconds: object) -> bool:
+    return (
+        isinstance(seconds, int | float)
+        and not isinstance(seconds, bool)
+        and 0 <= seconds < float("inf")
+    )
+
+
+def requeue_times(
+    times: int, *, then: Verdict | PolicyLike = Verdict.REJECT, pause: float = 0.0
+) -> Policy:
     """Ack on success; on failure requeue up to `times` times, then reject.
 
-    Needs a broker that counts deliveries, such as a RabbitMQ quorum queue (`x-delivery-count`). A
-    classic queue only says *redelivered*, so there the policy behaves as `requeue_once` and says so
-    once in the log. Where an application republishes messages from a quorum queue to a classic one,
-    it has to leave out the count: there it never changes, and cannot be told from a real one.
+    Needs somebody who counts: a RabbitMQ quorum queue does (`x-delivery-count`), and on Kafka
+    hopspan does, for as long as this process has the partition. A classic queue only says
+    *redelivered*, so there the policy behaves as `requeue_once` and says so once in the log. Where
+    an application republishes messages from a quorum queue to a classic one, it has to leave out
+    the count: there it never changes, and cannot be told from a real one.
+
+    Kafka cannot reject by itself, so there `then` says where to::
+
+        requeue_times(3, then=dead_letter("orders.dead", producer=producer), pause=0.5)
 
     Args:
-        times: How often a message is given back before it is rejected; 1 or more.
+        times: How often a message is given back; 1 or more.
+        then: What becomes of it afterwards: a verdict, or a policy that is asked for one.
+        pause: Seconds before it is handed out again. Only where the client can wait: on Kafka,
+            where the partition is paused and the consumer stays in its group.
 
     Raises:
-        PolicyError: `times` is no positive whole number.
+        PolicyError: `times` is no positive whole number, `pause` no duration, or `then` neither
+            verdict nor policy.
     """
     if not _is_positive(times):
         message = (
             f"requeue_times({times!r}): how often to requeue must be a whole number of 1 or more"
         )
         raise PolicyError(message)
+    if not _is_duration(pause):
+        raise PolicyError(f"requeue_times(pause={pause!r}): a pause is a number of seconds")
+    last = then if isinstance(then, Verdict) else as_policy(then)
 
     def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
         if not outcome.failed:
@@ -166,13 +193,16 @@ def requeue_times(times: int) -> Policy:
                 times,
                 delivery.endpoint.destination,
             )
-        if _seen_before(delivery, times):
-            requeues = 1 if delivery.attempt is None else times
-            why = f"failed after {requeues} requeue{'s' * (requeues > 1)}"
-            return _because(Verdict.REJECT, outcome, why)
-        return _because(Verdict.REQUEUE, outcome)
+        if not _seen_before(delivery, times):
+            return _because(Verdict.REQUEUE, outcome)._replace(pause=pause)
+        if isinstance(last, Policy):
+            return last.decide(outcome, delivery)
+        requeues = 1 if delivery.attempt is None else times
+        return _because(last, outcome, f"failed after {requeues} requeue{'s' * (requeues > 1)}")
 
-    return Policy(f"requeue_times({times})", decide, {Verdict.ACK, Verdict.REQUEUE, Verdict.REJECT})
+    final, target = ({last}, None) if isinstance(last, Verdict) else (last.verdicts, last.target)
+    verdicts = {Verdict.ACK, Verdict.REQUEUE, *final}
+    return Policy(f"requeue_times({times})", decide, verdicts, target, pauses=pause > 0)
 
 
 _once = requeue_times(1)
@@ -209,6 +239,43 @@ def dead_letter(topic: str, *, producer: Any) -> Policy:
     return Policy(name, decide, {Verdict.ACK, Verdict.REJECT}, target=(topic, producer))
 
 
+class Commits(NamedTuple):
+    """When what is done is committed, on Kafka. Raises nothing; `checked` does.
+
+    A commit never goes past a record that is not done. The default is asynchronous and at most once
+    a second; what was done since the last commit is done again after a crash. ::
+
+        hopspan.wrap(consumer, policy=policy, commits=hopspan.Commits(every=1, wait=True))
+
+    Closing the consumer commits in any case, and so does giving up a partition where the client
+    allows it.
+    """
+
+    every: int | None = None
+    """Commit after so many records are done."""
+    seconds: float | None = 1.0
+    """Commit when this long has gone since the last time; looked at whenever a record is done and
+    whenever the consumer is asked for more. None: never for this reason."""
+    wait: bool = False
+    """Wait for the broker's answer, on the consumer's thread."""
+
+    def checked(self) -> Commits:
+        """Itself.
+
+        Raises:
+            PolicyError: a number makes no sense, or nothing would ever be committed.
+        """
+        if self.every is not None and not _is_positive(self.every):
+            raise PolicyError(
+                f"Commits(every={self.every!r}): a whole number of 1 or more, or None"
+            )
+        if self.seconds is not None and not _is_duration(self.seconds):
+            raise PolicyError(f"Commits(seconds={self.seconds!r}): a number of seconds, or None")
+        if self.every is None and self.seconds is None:
+            raise PolicyError("Commits(every=None, seconds=None): nothing would be committed")
+        return self
+
+
 def by_exception(verdicts: Mapping[Any, Verdict | PolicyLike], *, default: PolicyLike) -> Policy:
     """Choose by what the handler raised; the nearest class in the exception's ancestry decides.
 
@@ -242,10 +309,15 @@ def by_exception(verdicts: Mapping[Any, Verdict | PolicyLike], *, default: Polic
         return fallback.decide(outcome, delivery)
 
     possible = fallback.verdicts.union(*(policy.verdicts for policy in chosen.values()))
-    targets = [
-        policy.target for policy in (fallback, *chosen.values()) if policy.target is not None
-    ]
-    return Policy("by_exception", decide, possible, target=targets[0] if targets else None)
+    policies = (fallback, *chosen.values())
+    targets = [policy.target for policy in policies if policy.target is not None]
+    return Policy(
+        "by_exception",
+        decide,
+        possible,
+        target=targets[0] if targets else None,
+        pauses=any(policy.pauses for policy in policies),
+    )
 
 
 def _is_exception_class(kind: object) -> bool:

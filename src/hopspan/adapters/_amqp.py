@@ -9,15 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
 from hopspan.model import Endpoint, OperationType, Verdict
+
+if TYPE_CHECKING:
+    from hopspan.settlement import Policy
 
 SYSTEM = "rabbitmq"
 PUBLISH = names.Action("publish", OperationType.SEND)
 ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
 DELIVERY_TAG = "messaging.rabbitmq.message.delivery_tag"
+SETTLED_ALREADY = (
+    "it was given auto_ack=True, so the broker forgets a message when it hands it out. "
+    "Consume with auto_ack=False"
+)
+"""What to change where a policy would settle and the broker has."""
 SETTLE_NAMES = {
     Verdict.ACK: "ack",
     Verdict.REQUEUE: "nack",
@@ -118,3 +126,18 @@ def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(value, kind):
             found[name] = int(value) if kind is int else value
     return found
+
+
+def refusal(policy: Policy) -> str | None:
+    """Why a policy can never work with RabbitMQ."""
+    if policy.target is not None:
+        return (
+            "RabbitMQ dead-letters by itself. Declare the queue with the argument "
+            "x-dead-letter-exchange and use policy=hopspan.reject_on_error"
+        )
+    if policy.pauses:
+        return (
+            "RabbitMQ hands a requeued message out again at once. Leave out pause=, or dead-letter "
+            "to a queue whose messages expire back (x-message-ttl, x-dead-letter-exchange)"
+        )
+    return None

@@ -1,27 +1,30 @@
 """`hopspan demo`: runs the services of examples/orders as processes, and shows their traces.
 
-Layers, each importing only those before it: `spans`, `traces`, `terminal`, `otlp`; `tree`,
-`broker`; `services`; this. `launch` runs in the services' processes.
+Layers, each importing only those before it: `spans`, `traces`, `terminal`, `otlp`, `stage`; `tree`,
+`services`, `rabbitmq`, `kafka`; `embedded`; `choice`; this. `launch` runs in the services'
+processes, `keeper` in the embedded broker's.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hopspan
 from hopspan.demo import otlp
-from hopspan.demo.broker import DemoError, connected
+from hopspan.demo.choice import stage_on
 from hopspan.demo.services import Ended, Services
 from hopspan.demo.spans import Exported, FinishedSpan
+from hopspan.demo.stage import DemoError
 from hopspan.demo.traces import DEAD_LETTERED, WORDS, traces
 from hopspan.demo.tree import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from hopspan.demo.broker import Broker
     from hopspan.demo.services import Heard
+    from hopspan.demo.stage import Stage
     from hopspan.demo.terminal import Terminal
     from hopspan.demo.traces import Trace
 
@@ -30,36 +33,41 @@ __all__ = ["DemoError", "run"]
 CONSUMERS = ("fulfilment", "dead-letters")
 PRODUCER = "order-service"
 SECONDS = 30.0
-"""From the first process that starts to the last that ends. Usually it takes two."""
+"""From the first process that starts to the last that ends. Usually it takes two to five."""
 
 
-def run(url: str, say: Callable[[str], None], terminal: Terminal) -> None:
-    """Run the demo on the broker at `url`, and say line by line what happens.
+def run(broker: str, say: Callable[[str], None], terminal: Terminal) -> None:
+    """Run the demo on a broker, and say line by line what happens.
 
-    Whatever happens, no process and no queue is left.
+    Whatever happens, no process, no queue and no topic is left.
+
+    Args:
+        broker: `embedded`, `rabbitmq`, `kafka`, or the URL of one.
+        say: Takes each line.
+        terminal: What the lines may look like.
 
     Raises:
         DemoError: it could not be run; the text says why and what to do.
+        ImportError: the client for that broker is not installed.
     """
-    with connected(url) as broker:
-        environ = {"AMQP_URL": url, "ORDERS_PREFIX": broker.prefix}
-        with Services(examples(), environ, SECONDS) as services:
+    with stage_on(broker, os.environ) as stage:
+        with Services(examples(), stage.package, stage.environ, SECONDS) as services:
             scene = Scene(services, say, terminal)
-            say(f"Three processes and RabbitMQ at {broker.shown}:\n")
-            scene.play(broker)
-    for line in report(scene.spans, scene.exported, terminal):
-        say(line)
+            say(f"Three processes and {stage.shown}:\n")
+            scene.play(stage)
+        for line in report(stage, scene.spans, scene.exported, terminal):
+            say(line)
 
 
 def examples() -> Path:
-    """The example's folder: in an installed package, or where readers look for it in a checkout.
+    """The folder of the examples: in an installed package, or where readers look in a checkout.
 
     Raises:
         DemoError: it is in neither place.
     """
     package = Path(hopspan.__file__).resolve().parent
-    for folder in (package / "examples" / "orders", package.parents[1] / "examples" / "orders"):
-        if folder.is_dir():
+    for folder in (package / "examples", package.parents[1] / "examples"):
+        if (folder / "orders").is_dir():
             return folder
     raise DemoError(
         "the example's files are missing; install hopspan again, or run it from a whole checkout"
@@ -77,12 +85,12 @@ class Scene:
         self.spans: list[FinishedSpan] = []
         self.exported: Exported = Exported()
 
-    def play(self, broker: Broker) -> None:
+    def play(self, stage: Stage) -> None:
         """Start the services, wait until every order is done, and let them end."""
         ready: set[str] = set()
         for name in CONSUMERS:
             self._services.start(name)
-        # A consumer's first line says that it consumes, so no order finds a queue without one.
+        # A consumer's first line says that it consumes, so no order waits for one.
         while not ready.issuperset(CONSUMERS):
             heard = self._next(f"{' and '.join(CONSUMERS)} were ready")
             if isinstance(heard.what, str):
@@ -90,8 +98,8 @@ class Scene:
         self._services.start(PRODUCER)
         while PRODUCER not in self._ended or not all(trace.is_over for trace in traces(self.spans)):
             self._next("every order was acked or dead-lettered")
-        # The queues go first: their consumers are told, return, and export their last spans.
-        broker.clear()
+        # Before the broker goes: consumers that end by themselves export their last spans.
+        stage.dismiss(lambda: self._services.stop(CONSUMERS))
         while not self._ended.issuperset(CONSUMERS):
             self._next("the services had ended")
 
@@ -112,29 +120,21 @@ class Scene:
         return f"  {self._terminal.paint(service.ljust(len(PRODUCER)), 'dim')}  {text}"
 
 
-def report(spans: Sequence[FinishedSpan], exported: Exported, terminal: Terminal) -> Iterator[str]:
+def report(
+    stage: Stage, spans: Sequence[FinishedSpan], exported: Exported, terminal: Terminal
+) -> Iterator[str]:
     """What happened in words, the traces as trees, the sums, and where to see more."""
     found = traces(spans)
     yield ""
-    yield from terminal.wrap(INTRODUCTION)
+    yield from terminal.wrap(stage.introduction)
     yield from draw(found, terminal)
     yield ""
     yield terminal.paint(summary(found), "bold")
-    yield from (terminal.paint(line, "dim") for line in terminal.wrap(LEGEND))
+    yield from (terminal.paint(line, "dim") for line in terminal.wrap(stage.legend))
     yield ""
     yield from elsewhere(exported)
 
 
-INTRODUCTION = """
-Each order is one trace, in whichever process the work was done: trace and tenant (as baggage)
-travelled in the message's headers, which RabbitMQ keeps when it requeues or dead-letters a message.
-No service acks by itself: hopspan acked a message when its handler returned; when it raised,
-hopspan requeued the message once, and then rejected it.
-"""
-LEGEND = """
-acked: done. requeued: back in the queue, for one more attempt. rejected: given up by the policy,
-and dead-lettered: moved by RabbitMQ to the dead-letter queue.
-"""
 TRACING_UI = """\
 To see them in a tracing UI, start one, for example Jaeger, and run the demo again:
   docker run --rm -p 16686:16686 -p 4318:4318 jaegertracing/jaeger:2.5.0

@@ -1,4 +1,4 @@
-"""Runs one script with an OpenTelemetry SDK around it: `python -m hopspan.demo.launch SCRIPT`.
+"""Runs a module with an OpenTelemetry SDK around it: `python -m hopspan.demo.launch FOLDER MODULE`.
 
 The example's services only use the API, as an application should. Which SDK and exporters there are
 is decided from outside: in production by `opentelemetry-instrument` or some lines in `main`, here
@@ -11,7 +11,6 @@ import os
 import runpy
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
@@ -48,8 +47,8 @@ def _tell(what: FinishedSpan | Exported) -> None:
 
 
 def main() -> None:
-    """Run the script as `python SCRIPT` would, and export its spans."""
-    script = Path(sys.argv[1])
+    """Run the module as `python -m MODULE` in the folder would, and export its spans."""
+    _, folder, module = sys.argv
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
     provider = TracerProvider()  # the service's name is in OTEL_SERVICE_NAME
     # One span, one line, at once: a batch would tell the runner too late.
@@ -58,9 +57,9 @@ def main() -> None:
     if exporter is not None:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    sys.argv, sys.path[0] = [str(script)], str(script.parent)
+    sys.argv, sys.path[0] = [module], folder
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         provider.shutdown()
         if exporter is not None:

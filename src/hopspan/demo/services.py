@@ -8,16 +8,16 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, NamedTuple
 
 from hopspan.demo import otlp
-from hopspan.demo.broker import DemoError
 from hopspan.demo.spans import Exported, FinishedSpan, from_line
+from hopspan.demo.stage import DemoError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -45,8 +45,11 @@ class Services:
     All waiting is for the next thing that any service says, and not beyond the deadline.
     """
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], seconds: float) -> None:
+    def __init__(
+        self, folder: Path, package: str, environ: Mapping[str, str], seconds: float
+    ) -> None:
         self._folder = folder
+        self._package = package
         self._environ = {**_without_settings(os.environ), **environ}
         self._deadline = time.monotonic() + seconds
         self._heard: Queue[Heard] = Queue()
@@ -62,12 +65,18 @@ class Services:
         frames: TracebackType | None,
     ) -> None:
         for service in self._running.values():
-            service.stop()
+            service.kill()
 
     def start(self, name: str) -> None:
-        """Start a service: the script of that name."""
-        script = self._folder / f"{name.replace('-', '_')}.py"
-        self._running[name] = _Service(name, script, self._environ, self._heard)
+        """Start a service: the module of that name."""
+        module = f"{self._package}.{name.replace('-', '_')}"
+        command = [sys.executable, "-m", "hopspan.demo.launch", str(self._folder), module]
+        self._running[name] = _Service(name, command, self._environ, self._heard)
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Ask services to end, as whoever runs them would. They are heard until they have."""
+        for name in names:
+            self._running[name].process.terminate()
 
     def hear(self, until: str) -> Heard:
         """Wait for the next thing that any service says.
@@ -100,12 +109,12 @@ class _Service:
     """One service's process, and the thread that listens to it."""
 
     def __init__(
-        self, name: str, script: Path, environ: Mapping[str, str], heard: Queue[Heard]
+        self, name: str, command: list[str], environ: Mapping[str, str], heard: Queue[Heard]
     ) -> None:
         # A file, not a pipe: nobody has to drain it, and it is read only when something went wrong.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
-        self.process = subprocess.Popen(  # noqa: S603 - our own Python, and a script of ours
-            [sys.executable, "-m", "hopspan.demo.launch", str(script)],
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill()
+        self.process = subprocess.Popen(  # noqa: S603 - our own Python, and a module of ours
+            command,
             env={**environ, "OTEL_SERVICE_NAME": name, "PYTHONIOENCODING": "utf-8"},
             stdin=subprocess.PIPE,  # never written to: it ends when we do, and the service with it
             stdout=subprocess.PIPE,
@@ -134,7 +143,7 @@ class _Service:
         self._errors.seek(0)
         return self._errors.read().decode("utf-8", "replace").splitlines()[-_LAST_LINES:]
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         """End the process, by force: what it had to say, it has said. Close everything."""
         if self.process.poll() is None:
             self.process.kill()

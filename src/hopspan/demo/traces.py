@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hopspan import conventions as names
+from hopspan.adapters import _kafka
 from hopspan.model import Verdict
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ WORDS = {
     Verdict.LEAVE.value: "left unsettled",
 }
 DEAD_LETTERED = "dead-lettered"
+REJECT = Verdict.REJECT.value
+_DONE = (WORDS["ack"], WORDS["reject"])
 
 
 class Node(NamedTuple):
@@ -37,17 +40,52 @@ class Trace(NamedTuple):
     @property
     def path(self) -> list[str]:
         """What became of the message, step by step: `["requeued", "rejected", "dead-lettered"]`."""
+        dead = self.dead
         return [
-            DEAD_LETTERED if is_dead(span) else verdict(span)
+            DEAD_LETTERED if span.id in dead else verdict(span)
             for span in self.spans
             if verdict(span)
         ]
 
     @property
+    def dead(self) -> frozenset[str]:
+        """The ids of the spans that handled the message after it was dead-lettered.
+
+        RabbitMQ writes into the message what it died of. On Kafka the dead letter is a copy, which
+        was sent while the message was rejected.
+        """
+        known = {span.id: span for span in self.spans}
+
+        def is_dead(span: FinishedSpan) -> bool:
+            sender = known.get(span.parent or "")
+            sent_by = known.get(sender.parent or "") if sender is not None else None
+            is_copy = sent_by is not None and sent_by.attributes.get(names.SETTLEMENT) == REJECT
+            return names.DEATH_REASON in span.attributes or is_copy
+
+        return frozenset(
+            span.id for span in self.spans if span.kind == "consumer" and is_dead(span)
+        )
+
+    @property
     def is_over(self) -> bool:
-        """Whether a message was sent, and somebody has acked it."""
+        """Whether a message was sent, and somebody has acked it. On Kafka: and committed it all."""
         sent = any(span.kind == "producer" for span in self.spans)
-        return not sent or any(verdict(span) == WORDS["ack"] for span in self.spans)
+        acked = any(verdict(span) == WORDS["ack"] for span in self.spans)
+        return not sent or (acked and not self._uncommitted)
+
+    @property
+    def _uncommitted(self) -> set[str]:
+        """The ids of the spans of records that are done, and that Kafka does not know of yet."""
+        done = {
+            span.id
+            for span in self.spans
+            if span.attributes.get(names.SYSTEM) == _kafka.SYSTEM and verdict(span) in _DONE
+        }
+        return done - {
+            span.parent or ""
+            for span in self.spans
+            if span.attributes.get(names.OPERATION_NAME) == _kafka.COMMIT
+        }
 
     @property
     def nanoseconds(self) -> int:
@@ -79,8 +117,3 @@ def verdict(span: FinishedSpan) -> str:
     """What became of the message that a process span handled; empty for other spans."""
     settlement = str(span.attributes.get(names.SETTLEMENT, ""))
     return WORDS.get(settlement, settlement) if span.kind == "consumer" else ""
-
-
-def is_dead(span: FinishedSpan) -> bool:
-    """Whether a process span handled a dead-lettered message."""
-    return span.kind == "consumer" and names.DEATH_REASON in span.attributes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.demo.traces import DEAD_LETTERED, WORDS, is_dead, verdict
+from hopspan.adapters import _kafka
+from hopspan.demo.traces import DEAD_LETTERED, WORDS, verdict
+from hopspan.model import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from hopspan.demo.spans import FinishedSpan
     from hopspan.demo.terminal import Terminal
@@ -161,49 +164,59 @@ def _heading(trace: Trace, terminal: Terminal) -> Iterator[str]:
 
 
 def _rows(trace: Trace, terminal: Terminal) -> Iterator[_Row]:
-    died = any(map(is_dead, trace.spans))
+    dead = trace.dead
     for root in trace.roots:
-        yield from _rows_of(root, "", "", terminal, died=died)
+        yield from _rows_of(root, "", "", terminal, dead)
 
 
 def _rows_of(
-    node: Node, guide: str, stem: str, terminal: Terminal, *, died: bool
+    node: Node, guide: str, stem: str, terminal: Terminal, dead: AbstractSet[str]
 ) -> Iterator[_Row]:
     signs = terminal.signs
     below = stem + (signs.pipe if node.children else " " * len(signs.pipe))
-    yield _Row(node.span, guide, below, list(_remarks(node.span, terminal, died=died)))
+    yield _Row(node.span, guide, below, list(_remarks(node.span, terminal, dead)))
     for child in node.children:
         is_last = child is node.children[-1]
         branch = signs.last if is_last else signs.branch
         rest = " " * len(signs.pipe) if is_last else signs.pipe
-        yield from _rows_of(child, stem + branch, stem + rest, terminal, died=died)
+        yield from _rows_of(child, stem + branch, stem + rest, terminal, dead)
 
 
-def _remarks(span: FinishedSpan, terminal: Terminal, *, died: bool) -> Iterator[Text]:
+def _remarks(span: FinishedSpan, terminal: Terminal, dead: AbstractSet[str]) -> Iterator[Text]:
     """What is worth knowing of a span: how it ended, what the message died of, whose it is."""
     found = span.attributes
     if verdict(span):
-        yield _outcome(span, terminal, died=died), _VERDICT_STYLES.get(verdict(span), "")
+        yield _outcome(span, terminal, dead), _VERDICT_STYLES.get(verdict(span), "")
         if names.ERROR_TYPE in found:
-            yield str(found[names.ERROR_TYPE]), "red"
+            yield str(found[names.ERROR_TYPE]).rpartition(".")[2], "red"
     elif span.failed:
         error = span.description or found.get(names.ERROR_TYPE, "failed")
         yield f"{terminal.signs.error} {error}", "red"
     elif names.SETTLEMENT in found:
-        yield f"tells the broker to {found[names.SETTLEMENT]}", ""
-    if is_dead(span):
+        yield _settled(found), ""
+    if names.DEATH_REASON in found:
         yield f"death reason: {found[names.DEATH_REASON]}", "red"
     if span.kind == "consumer" and TENANT in found:
         yield f"tenant {found[TENANT]}", ""
 
 
-def _outcome(span: FinishedSpan, terminal: Terminal, *, died: bool) -> str:
+def _settled(found: Mapping[str, Any]) -> str:
+    """What the settling of a message was. Kafka has no word for it: the consumer does it itself."""
+    record = f"offset {found.get(_kafka.OFFSET)} of partition {found.get(names.PARTITION_ID)}"
+    return {
+        _kafka.SETTLE_NAMES[Verdict.REQUEUE]: f"sets the consumer back to {record}",
+        _kafka.SETTLE_NAMES[Verdict.REJECT]: "done when Kafka has the copy",
+        _kafka.COMMIT: f"tells Kafka that {record} is done",
+    }.get(str(found.get(names.OPERATION_NAME)), f"tells the broker to {found[names.SETTLEMENT]}")
+
+
+def _outcome(span: FinishedSpan, terminal: Terminal, dead: AbstractSet[str]) -> str:
     """For example `attempt 2 rejected -> dead-lettered`. A dead message is not attempted."""
     signs, outcome = terminal.signs, verdict(span)
     sign = {WORDS["ack"]: signs.ok, WORDS["requeue"]: signs.again}.get(outcome, signs.error)
-    counted = names.ATTEMPT in span.attributes and not is_dead(span)
+    counted = names.ATTEMPT in span.attributes and span.id not in dead
     attempt = f"attempt {span.attributes[names.ATTEMPT]} " if counted else ""
-    onward = f" {signs.arrow} {DEAD_LETTERED}" if outcome == WORDS["reject"] and died else ""
+    onward = f" {signs.arrow} {DEAD_LETTERED}" if outcome == WORDS["reject"] and dead else ""
     return f"{sign} {attempt}{outcome}{onward}"
 
 

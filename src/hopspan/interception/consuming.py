@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from hopspan import faults
 from hopspan.interception.points import inside, read_call
 from hopspan.model import SUCCESS
-from hopspan.processing import NOTHING, Loop, auto_acked, begin, face_of, failure, traced
-from hopspan.telemetry import NO_SETTINGS
+from hopspan.processing import NOTHING, Loop, begin, face_of, failure, settled_already, traced
+from hopspan.telemetry import NO_SETTINGS, common_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
     face = face_of(subscription.handler) or NO_SETTINGS
     instrumenter = face.over(binding.instrumenter)
     if instrumenter.config.policy.settles and not subscription.settles:
-        raise auto_acked(instrumenter.config.policy, subscription.whom)
+        raise settled_already(instrumenter.config.policy, binding.adapter, subscription.whom)
 
     def start(args: tuple[Any, ...]) -> Processing:
         natives = [subscription.native(*args)]
@@ -64,8 +64,13 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
     return subscription.call(handle)
 
 
-def receives(reader: Callable[..., Fetch]) -> Any:
-    """Intercept a call that returns messages: one receive span, none for an empty result."""
+def receives(reader: Callable[..., Fetch], ends: tuple[type[BaseException], ...] = ()) -> Any:
+    """Intercept a call that returns messages: one receive span, none for an empty result.
+
+    Args:
+        reader: From the call's arguments to what it asks for.
+        ends: What the call raises to say that there is nothing.
+    """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -80,6 +85,8 @@ def receives(reader: Callable[..., Fetch]) -> Any:
             began, clock, token = time_ns(), perf_counter(), inside.set(True)
             try:
                 result = original(self, *args, **kwargs)
+            except ends:
+                raise
             except BaseException as error:
                 _received(binding, fetch, error, (began, perf_counter() - clock))
                 raise
@@ -100,12 +107,37 @@ def _received(binding: Binding, fetch: Fetch, result: Any, timing: tuple[int, fl
         deliveries = [] if failed else fetch.read(result)
         if deliveries or failed:
             codec, (began, seconds) = binding.adapter.CODEC, timing
-            operation = binding.instrumenter.start_receive(fetch.endpoint, deliveries, codec, began)
+            endpoint = fetch.endpoint
+            if fetch.several and deliveries:
+                endpoint = common_endpoint(deliveries)
+            operation = binding.instrumenter.start_receive(
+                fetch.action, endpoint, deliveries, codec, began
+            )
             operation.announce(None if failed else result)
             outcome = failure(binding.adapter, result) if failed else SUCCESS
             operation.end(outcome, seconds=seconds, messages=len(deliveries))
     except Exception:  # noqa: BLE001
         faults.report("recording a receive")
+
+
+class _Quietly:
+    """The client's iterator, asked in such a way that what it calls of itself is no operation."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def __iter__(self) -> _Quietly:
+        return self
+
+    def __next__(self) -> Any:
+        token = inside.set(True)
+        try:
+            return next(self._source)
+        finally:
+            inside.reset(token)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_source"], name)
 
 
 def iterates(
@@ -133,7 +165,7 @@ def iterates(
                     return NOTHING
                 return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
 
-            loop = Loop(source, start)
+            loop = Loop(_Quietly(source), start)
             try:
                 keep(self, loop)
             except Exception:  # noqa: BLE001

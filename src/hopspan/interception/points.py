@@ -7,10 +7,12 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import faults
+from hopspan.conventions import RECEIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hopspan.conventions import Action
     from hopspan.model import Delivery, Endpoint
 
 inside: ContextVar[bool] = ContextVar("hopspan-inside", default=False)
@@ -34,8 +36,13 @@ class Fetch(NamedTuple):
     """A call that asks the client for messages."""
 
     endpoint: Endpoint
+    """Where from, as far as the call tells."""
     read: Callable[[Any], list[Delivery]]
     """Given what the client returned, the deliveries in it; empty for an empty poll."""
+    action: Action = RECEIVE
+    """What the system calls it."""
+    several: bool = False
+    """Whether the call is for whatever there is, so that only the messages tell where from."""
 
 
 class Point(NamedTuple):

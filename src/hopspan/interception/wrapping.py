@@ -34,6 +34,7 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     if known is not None:
         known.face = Face({**known.face.settings, **face.settings})
         return instance
+    adapter.prepare(instance)
     points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
     if not mine:
@@ -57,8 +58,8 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
 def _unwrappable(instance: Any) -> UnknownMessageError:
     kind = f"the class {instance.__name__}" if isinstance(instance, type) else repr(type(instance))
     return UnknownMessageError(
-        f"wrap: {kind} is no channel and no connection of a client that hopspan knows; give it the "
-        "object that connection.channel() returns, or the connection"
+        f"wrap: {kind} is nothing that hopspan can wrap; give it a channel, connection, producer "
+        "or consumer of a client that it knows"
     )
 
 
@@ -75,13 +76,13 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
         channel.basic_publish("orders", "created", body)
         channel.basic_consume("orders", on_order)
 
-    Give it a channel, or a connection whose channels are then all wrapped. The object itself is
-    returned: its methods are replaced on this one instance, so its class, its identity and
-    everything that the client does with it stay as they were. Wrapping twice is once; the second
-    call's settings hold from then on.
+    Give it a channel, a producer, a consumer, or a connection whose channels are then all wrapped.
+    The object itself is returned: its methods are replaced on this one instance, so its identity
+    and everything that the client does with it stay as they were. Wrapping twice is once; the
+    second call's settings hold from then on.
 
     Args:
-        native: A channel or connection of a client that hopspan knows.
+        native: A channel, connection, producer or consumer of a client that hopspan knows.
         settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
 
     Raises:

@@ -14,7 +14,7 @@ from hopspan.processing.delivery import Processing
 from hopspan.processing.handlers import consumer, face_of, traced
 from hopspan.processing.loops import Loop, each
 from hopspan.processing.opening import NOTHING, begin, current
-from hopspan.processing.refusals import auto_acked, refuse
+from hopspan.processing.refusals import refuse, settled_already
 from hopspan.processing.scope import undo_leftovers
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Processing",
     "adapter_among",
     "adapter_of",
-    "auto_acked",
     "begin",
     "consumer",
     "current",
@@ -34,6 +33,7 @@ __all__ = [
     "failure",
     "process",
     "refuse",
+    "settled_already",
     "traced",
     "undo_leftovers",
     "unknown",

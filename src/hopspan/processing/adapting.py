@@ -31,7 +31,10 @@ class Adapter(Protocol):
     ASYNCHRONOUS: bool
     """Whether `settle` must be awaited."""
     SETTLE_NAMES: Mapping[Verdict, str]
-    """What the client calls each verdict; `messaging.operation.name` of settle spans."""
+    """What the client calls each verdict; `messaging.operation.name` of settle spans. A verdict
+    that is missing is no operation of its own: nothing goes out for it at once."""
+    SETTLED_ALREADY: str
+    """Why nothing is left to settle where a delivery says so, and what to change."""
     POINTS: Sequence[Any]
     """The methods to intercept, on a class or on an instance."""
     INSTANCE_POINTS: Sequence[Any]
@@ -74,8 +77,11 @@ class Adapter(Protocol):
     def hop(self, native: Any) -> Callable[[Callable[[], None]], None] | None:
         """How to run something on the thread that may settle this; None when we are on it."""
 
-    def refusal(self, policy: Policy) -> str | None:
-        """Why a policy can never work with this client, or None."""
+    def refusal(self, policy: Policy, native: Any = None) -> str | None:
+        """Why a policy cannot work with this client, or for this very delivery; or None."""
+
+    def prepare(self, instance: Any) -> None:
+        """Make an object ready for its methods to be replaced by interceptors."""
 
     def error_type(self, error: BaseException) -> str | None:
         """The client's own low-cardinality word for an error, or None."""

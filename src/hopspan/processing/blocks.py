@@ -114,7 +114,7 @@ def process(
     except Exception:  # noqa: BLE001 - the block is run, and the message stays unsettled
         faults.report("reading what process was given")
         return Block(None, (), face)
-    empty = isinstance(message, list | tuple) and not message
+    empty = isinstance(message, list | tuple | dict) and not message
     if natives is None and not empty:
         raise unknown(
             "process", (message, via), "give it what the client handed out, and the channel as via="

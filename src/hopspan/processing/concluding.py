@@ -110,3 +110,21 @@ def warn_of_unsettled_turn(policy: Policy, delivery: Delivery) -> None:
         policy,
         delivery.endpoint.destination,
     )
+
+
+def warn_of_dropped(delivery: Delivery) -> None:
+    """Say that nobody can conclude any more."""
+    faults.logger.warning(
+        "a deferred operation of %s was dropped; its message is left unsettled. Keep what "
+        "defer() returns, and use it in a `with` block",
+        delivery.endpoint.destination,
+    )
+
+
+def warn_of_late_work(delivery: Delivery) -> None:
+    """Say that deferred work begins when it does not count any more."""
+    faults.logger.warning(
+        "deferred work on a message of %s begins after its handling was concluded, because "
+        "the handler raised or the operation was used before; nothing more is settled",
+        delivery.endpoint.destination,
+    )

@@ -21,6 +21,8 @@ from hopspan.processing.concluding import (
     decide,
     outcome_of,
     outcome_of_turn,
+    warn_of_dropped,
+    warn_of_late_work,
     warn_of_unsettled_turn,
 )
 from hopspan.processing.deferral import Deferred, Errand
@@ -205,22 +207,27 @@ class Processing:
         """
         refuse_plain(plain, self.policy, self.adapter)
         if self.is_over:
-            faults.logger.warning(
-                "deferred work on a message of %s begins after its handling was concluded, because "
-                "the handler raised or the operation was used before; nothing more is settled",
-                self.delivery.endpoint.destination,
-            )
+            warn_of_late_work(self.delivery)
         self.ownership.take()
 
     def abandon(self, deferred: Deferred) -> None:
         """A deferred operation is dropped; it may be that nobody has entered it."""
         if not self.ownership.is_lost_with(deferred) or not self._once.acquire(blocking=False):
             return
-        faults.logger.warning(
-            "a deferred operation of %s was dropped; its message is left unsettled. Keep what "
-            "defer() returns, and use it in a `with` block",
-            self.delivery.endpoint.destination,
-        )
+        warn_of_dropped(self.delivery)
+        self._break_off()
+
+    def lose(self, reason: str) -> None:
+        """The broker has given the delivery to somebody else: end, and settle nothing ever after.
+
+        Safe from any thread, also while the handler goes on.
+        """
+        if self._once.acquire(blocking=False):
+            left = names.settlement_attributes(Settlement(Verdict.LEAVE, reason))
+            self.span.set_attributes(dict(left))
+            self._break_off()
+
+    def _break_off(self) -> None:
         self.outcome = Outcome(cancelled=True)
         self._end(self._operation.elapsed(), {})
 

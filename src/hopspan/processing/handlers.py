@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from hopspan.model import UnknownMessageError
 from hopspan.processing.adapting import adapter_among, unknown
 from hopspan.processing.holding import Hold
-from hopspan.processing.opening import begin, started
+from hopspan.processing.opening import NOTHING, begin, started
 from hopspan.telemetry import CONSUMER, Face
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _opener(
     def start(args: tuple[Any, ...]) -> Processing:
         found = adapter or adapter_among(args)
         natives = found.handed(args, via() if callable(via) else via) if found else None
+        if found is None and any(each in ([], (), {}) for each in args):
+            return NOTHING  # an empty batch
         if found is None or not natives:
             name = getattr(handler, "__qualname__", repr(handler))
             raise unknown(

@@ -12,6 +12,8 @@ thread or task than the one that iterates, it makes nothing current there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from opentelemetry.context import get_current
@@ -224,4 +226,6 @@ def each(
     if hasattr(messages, "__aiter__"):
         return AsyncLoop(messages, start)
     source: Iterable[Any] = messages
+    if isinstance(messages, Mapping):  # what `KafkaConsumer.poll` returns
+        source = chain.from_iterable(messages.values())
     return Loop(iter(source), start)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hopspan.settlement import Policy
 
 
-def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery]) -> None:
+def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery] = ()) -> None:
     """Refuse a policy that cannot work, before the handler runs.
 
     Raises:
@@ -22,14 +22,14 @@ def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery]) -> 
     """
     if not policy.settles:
         return
-    reason = adapter.refusal(policy)
-    if reason is not None:
-        raise PolicyError(f"policy {policy.name} cannot work with {adapter.NAME}: {reason}")
+    for native in [each.native for each in deliveries] or [None]:
+        reason = adapter.refusal(policy, native)
+        if reason is not None:
+            raise PolicyError(f"policy {policy.name} cannot work with {adapter.NAME}: {reason}")
     for delivery in deliveries:
         if not delivery.settles:
-            raise auto_acked(
-                policy, f"the consumer of {delivery.endpoint.destination or 'this queue'}"
-            )
+            whom = f"the consumer of {delivery.endpoint.destination or 'this queue'}"
+            raise settled_already(policy, adapter, whom)
 
 
 def refuse_plain(block: str, policy: Policy, adapter: Adapter) -> None:
@@ -45,10 +45,9 @@ def refuse_plain(block: str, policy: Policy, adapter: Adapter) -> None:
         )
 
 
-def auto_acked(policy: Policy, whom: str) -> PolicyError:
-    """A settling policy where the broker has settled already."""
+def settled_already(policy: Policy, adapter: Adapter, whom: str) -> PolicyError:
+    """A settling policy where there is nothing left to settle."""
     return PolicyError(
-        f"policy {policy.name} cannot settle for {whom}: it was given auto_ack=True, so the broker "
-        "forgets a message when it hands it out. Consume with auto_ack=False, or use "
+        f"policy {policy.name} cannot settle for {whom}: {adapter.SETTLED_ALREADY}, or use "
         "policy=hopspan.manual"
     )

@@ -121,7 +121,7 @@ class Settling:
         self._record(index, settlement, timing, failure(self._adapter, error))
         faults.logger.warning(
             "could not %s a message of %s; the broker will hand it out again",
-            self._adapter.SETTLE_NAMES[settlement.verdict],
+            self._name(settlement.verdict),
             self._deliveries[index].endpoint.destination,
             exc_info=error,
         )
@@ -138,10 +138,20 @@ class Settling:
     def _record(
         self, index: int, settlement: Settlement, timing: Timing, outcome: Outcome = SUCCESS
     ) -> None:
+        verdict = settlement.verdict
+        if verdict not in self._adapter.SETTLE_NAMES and not outcome.failed:
+            return
         try:
-            name = self._adapter.SETTLE_NAMES[settlement.verdict]
             self._instrumenter.record_settle(
-                name, settlement, [self._deliveries[index]], outcome, timing, inside=self._context
+                self._name(verdict),
+                settlement,
+                [self._deliveries[index]],
+                outcome,
+                timing,
+                inside=self._context,
             )
         except Exception:  # noqa: BLE001
             faults.report("recording a settlement")
+
+    def _name(self, verdict: Verdict) -> str:
+        return self._adapter.SETTLE_NAMES.get(verdict, verdict.value)

@@ -16,6 +16,7 @@ from hopspan.telemetry.faces import (
     instrumenter_for,
 )
 from hopspan.telemetry.instrumenter import Instrumenter
+from hopspan.telemetry.links import common_endpoint
 from hopspan.telemetry.spans import Operation
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Face",
     "Instrumenter",
     "Operation",
+    "common_endpoint",
     "face_for",
     "forget_defaults",
     "install",

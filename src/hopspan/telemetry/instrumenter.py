@@ -15,7 +15,7 @@ from hopspan.model import Delivery, Endpoint, OperationType, Verdict
 from hopspan.propagation import Codec, carries_context, extract_from, inject_into
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.foreign import WatchedSpan
-from hopspan.telemetry.links import batch, links_to_senders, links_to_spans
+from hopspan.telemetry.links import batch, common_endpoint, links_to_senders, links_to_spans
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.spans import Operation, RememberingSpan, silent
 from hopspan.telemetry.suppression import is_suppressed
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hopspan.config import Config
-    from hopspan.model import Outcome, Outgoing, Settlement
+    from hopspan.model import MessageInfo, Outcome, Outgoing, Settlement
 
 
 class Switch:
@@ -72,7 +72,7 @@ class Instrumenter:
             endpoint,
             ambient,
             ambient,
-            names.message_attributes(outgoing.message),
+            names.message_attributes(outgoing.message, with_key=self.config.message_key),
             links=kept_links,
             kind=SpanKind.CLIENT if kept else None,
         )
@@ -87,7 +87,12 @@ class Instrumenter:
     # -- receiving -------------------------------------------------------------------------------
 
     def start_receive(
-        self, endpoint: Endpoint, deliveries: Sequence[Delivery], codec: Codec, began: int
+        self,
+        action: Action,
+        endpoint: Endpoint,
+        deliveries: Sequence[Delivery],
+        codec: Codec,
+        began: int,
     ) -> Operation:
         """A receive operation that began at a time (ns since the epoch) and brought messages.
 
@@ -96,11 +101,13 @@ class Instrumenter:
         ambient = get_current()
         attributes, sources = batch(deliveries, codec)
         if len(deliveries) == 1:
-            attributes = names.message_attributes(deliveries[0].message)
+            attributes = names.message_attributes(
+                deliveries[0].message, with_key=self.config.message_key
+            )
         elif not deliveries:
             attributes = {}
         return self._start(
-            names.RECEIVE, endpoint, ambient, ambient, attributes, links=sources, start_time=began
+            action, endpoint, ambient, ambient, attributes, links=sources, start_time=began
         )
 
     # -- processing ------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ class Instrumenter:
         if len(deliveries) > 1:
             return self._start_batch(deliveries, codec, base)
         delivery = deliveries[0]
-        attributes = names.message_attributes(delivery.message)
+        attributes = names.message_attributes(delivery.message, with_key=self.config.message_key)
         attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
         correlation = self.config.correlation
         carried = base if correlation == "none" else extract_from(codec, delivery.headers, base)
@@ -157,7 +164,7 @@ class Instrumenter:
         attributes, sources = batch(deliveries, codec)
         if self.config.correlation == "none":
             attributes, sources = {names.BATCH_MESSAGE_COUNT: len(deliveries)}, ()
-        endpoint = _common_endpoint(deliveries)
+        endpoint = common_endpoint(deliveries)
         parent = (
             trace.set_span_in_context(INVALID_SPAN, base)
             if self.config.correlation == "link"
@@ -177,6 +184,8 @@ class Instrumenter:
         *,
         inside: Context | None = None,
         of: Sequence[SpanContext] = (),
+        endpoint: Endpoint | None = None,
+        always: bool = False,
     ) -> None:
         """Record a settlement that has been sent, or has failed, if the settings find it notable.
 
@@ -189,9 +198,13 @@ class Instrumenter:
             inside: The context of the process span that it is part of; the current one when
                 omitted.
             of: Process spans that are over already; they are linked to.
+            endpoint: Where the deliveries came from; looked up in them when omitted.
+            always: It is notable whatever its verdict.
         """
         wanted = self.config.settle_spans
-        notable = outcome.failed or settlement.verdict in {Verdict.REQUEUE, Verdict.REJECT}
+        notable = (
+            always or outcome.failed or settlement.verdict in {Verdict.REQUEUE, Verdict.REJECT}
+        )
         if wanted == "none" or (wanted == "notable" and not notable):
             return
         context = get_current() if inside is None else inside
@@ -201,10 +214,9 @@ class Instrumenter:
         else:
             attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
         action = Action(name, OperationType.SETTLE)
-        endpoint = _common_endpoint(deliveries)
         operation = self._start(
             action,
-            endpoint,
+            endpoint or common_endpoint(deliveries),
             context,
             context,
             attributes,
@@ -254,11 +266,3 @@ class Instrumenter:
         elif not hasattr(span, "status"):  # not the SDK's: whatever makes it may hide its status
             span = WatchedSpan(span)
         return Operation(self, planned, span, trace.set_span_in_context(span, carried))
-
-
-def _common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:
-    """The endpoint of all deliveries; one without a destination where they differ."""
-    first = deliveries[0].endpoint
-    if all(delivery.endpoint == first for delivery in deliveries):
-        return first
-    return first._replace(destination="", template=None, anonymous=False, temporary=False)

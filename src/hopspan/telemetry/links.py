@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from hopspan.model import Delivery
+    from hopspan.model import Delivery, Endpoint
 
 Links = tuple[Link, ...]
 
@@ -47,6 +47,14 @@ def batch(deliveries: Sequence[Delivery], codec: Codec) -> tuple[dict[str, Any],
     if len(newest) < len(deliveries):
         attributes[names.LINKS_OMITTED] = len(deliveries) - len(newest)
     return attributes, links_to_senders([each.headers for each in newest], codec)
+
+
+def common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:
+    """The endpoint of all deliveries; one without a destination where they differ."""
+    first = deliveries[0].endpoint
+    if all(delivery.endpoint == first for delivery in deliveries):
+        return first
+    return first._replace(destination="", template=None, anonymous=False, temporary=False)
 
 
 def _newest(many: Sequence[Any]) -> Sequence[Any]:

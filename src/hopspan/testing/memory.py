@@ -25,6 +25,7 @@ SYSTEM = "memory"
 CODEC = MAPPING
 ASYNCHRONOUS = False
 SETTLE_NAMES = {verdict: verdict.value for verdict in Verdict}
+SETTLED_ALREADY = "it was made with auto_ack=True. Make it without"
 CONTROL_FLOW: tuple[type[BaseException], ...] = ()
 POINTS = ()
 INSTANCE_POINTS = ()
@@ -200,13 +201,15 @@ def hop(native: Message) -> None:
     """Any thread will do."""
 
 
-def refusal(policy: Policy) -> str | None:
+def refusal(policy: Policy, native: Message | None = None) -> str | None:  # noqa: ARG001
     """Why a policy can never work here."""
-    return (
-        None
-        if policy.target is None
-        else "a queue in memory keeps what was rejected by itself, in `dead`"
-    )
+    if policy.target is not None:
+        return "a queue in memory keeps what was rejected by itself, in `dead`"
+    return "a queue in memory cannot wait; leave out pause=" if policy.pauses else None
+
+
+def prepare(instance: Any) -> None:
+    """Nothing to do."""
 
 
 def error_type(error: BaseException) -> str | None:  # noqa: ARG001

@@ -8,11 +8,13 @@ import pytest
 
 import hopspan
 from hopspan.model import Endpoint, PolicyError
-from hopspan.processing.refusals import auto_acked, refuse, refuse_plain
+from hopspan.processing.refusals import refuse, refuse_plain, settled_already
 from tests.unit.support import Adapting, delivery
 
-REFUSING: Any = Adapting(NAME="test", refusal=lambda policy: "it has no dead letters")
-WILLING: Any = Adapting(NAME="test", refusal=lambda policy: None)
+REFUSING: Any = Adapting(NAME="test", refusal=lambda policy, native: "it has no dead letters")
+WILLING: Any = Adapting(
+    NAME="test", SETTLED_ALREADY="it has done so itself. Switch that off", refusal=lambda *_: None
+)
 AWAITED: Any = Adapting(NAME="test", ASYNCHRONOUS=True)
 
 
@@ -41,15 +43,22 @@ def test_a_settling_policy_on_an_auto_ack_consumer_is_refused(destination: str, 
     acked = delivery(settles=False, endpoint=Endpoint("memory", destination))
     with pytest.raises(PolicyError) as raised:
         refuse(hopspan.requeue_once, WILLING, [delivery(), acked])
-    assert str(raised.value) == str(auto_acked(hopspan.requeue_once, whom))
+    assert str(raised.value) == str(settled_already(hopspan.requeue_once, WILLING, whom))
 
 
-def test_the_refusal_of_auto_ack_says_what_to_change() -> None:
-    assert str(auto_acked(hopspan.requeue_once, "a consumer of 'orders'")) == (
-        "policy requeue_once cannot settle for a consumer of 'orders': it was given "
-        "auto_ack=True, so the broker forgets a message when it hands it out. Consume with "
-        "auto_ack=False, or use policy=hopspan.manual"
+def test_the_refusal_of_what_is_settled_already_says_what_to_change() -> None:
+    refused = settled_already(hopspan.requeue_once, WILLING, "a consumer of 'orders'")
+    assert str(refused) == (
+        "policy requeue_once cannot settle for a consumer of 'orders': it has done so itself. "
+        "Switch that off, or use policy=hopspan.manual"
     )
+
+
+def test_a_policy_that_cannot_serve_one_of_the_deliveries_is_refused() -> None:
+    adapter: Any = Adapting(NAME="test", refusal=lambda policy, native: native)
+    with pytest.raises(PolicyError) as raised:
+        refuse(hopspan.reject_on_error, adapter, [delivery(native=None), delivery(native="no via")])
+    assert str(raised.value) == "policy reject_on_error cannot work with test: no via"
 
 
 def test_a_plain_block_cannot_settle_what_must_be_awaited() -> None:

@@ -27,6 +27,7 @@ from hopspan.adapters.pika.deliveries import (
     is_open,
     opened,
     owner,
+    prepare,
     refusal,
     same,
     settle,
@@ -47,6 +48,7 @@ SYSTEM = _amqp.SYSTEM
 CODEC = MAPPING
 ASYNCHRONOUS = False
 SETTLE_NAMES = _amqp.SETTLE_NAMES
+SETTLED_ALREADY = _amqp.SETTLED_ALREADY
 CONTROL_FLOW: tuple[type[BaseException], ...] = ()
 RIVALS = ("pika.adapters.blocking_connection:BlockingConnection.channel",)
 
@@ -79,6 +81,6 @@ INSTANCE_POINTS = (
 
 __all__ = [
     "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
-    "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given", "handed", "hop",
-    "is_open", "opened", "owner", "refusal", "same", "settle",
+    "SETTLED_ALREADY", "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given",
+    "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal", "same", "settle",
 ]  # fmt: skip

@@ -116,11 +116,10 @@ def settle(native: Received, settlement: Settlement) -> None:
         channel.basic_nack(tag, requeue=settlement.verdict is Verdict.REQUEUE)
 
 
-def refusal(policy: Policy) -> str | None:
+def refusal(policy: Policy, native: Received | None = None) -> str | None:  # noqa: ARG001
     """Why a policy can never work here."""
-    if policy.target is None:
-        return None
-    return (
-        "RabbitMQ dead-letters by itself. Declare the queue with the argument "
-        "x-dead-letter-exchange and use policy=hopspan.reject_on_error"
-    )
+    return _amqp.refusal(policy)
+
+
+def prepare(instance: Any) -> None:
+    """A channel is as it has to be."""

@@ -1,15 +1,11 @@
-"""The runner's own connection to RabbitMQ: finds names that nobody uses, and leaves nothing behind.
+"""The demo's own connection to RabbitMQ: finds names that nobody uses, and leaves nothing behind.
 
-Names of destinations become names of spans, so they must read well and be few: random ones would
-be bad practice in the very demo of it. So there are nine fixed sets of names: `demo.orders` and so
-on, and then `demo2.` to `demo9.`. A run takes the first set that no other run holds and of which
-nothing exists: it never touches a queue that it did not make. The lock is a queue that only this
-connection may use; the broker itself deletes it when the connection ends, however that happens.
+A run's names are its own while it holds their lock: a queue that only this connection may use. The
+broker itself deletes it when the connection ends, however that happens.
 """
 
 from __future__ import annotations
 
-import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -17,40 +13,53 @@ from urllib.parse import urlsplit
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from hopspan.model import HopspanError
+from hopspan.demo.stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-PREFIXES = ("demo.", *(f"demo{number}." for number in range(2, 10)))
 QUEUES = ("fulfilment", "dead-letters")
 EXCHANGE = "orders"
 
-_SECONDS = 3
 _LOCKED = 405
 _NOT_FOUND = 404
 
+_INTRODUCTION = """
+Each order is one trace, in whichever process the work was done: trace and tenant (as baggage)
+travelled in the message's headers, which RabbitMQ keeps when it requeues or dead-letters a message.
+No service acks by itself: hopspan acked a message when its handler returned; when it raised,
+hopspan requeued the message once, and then rejected it.
+"""
+_LEGEND = """
+acked: done. requeued: back in the queue, for one more attempt. rejected: given up by the policy,
+and dead-lettered: moved by RabbitMQ to the dead-letter queue.
+"""
 
-class DemoError(HopspanError):
-    """The demo cannot go on. The text is for the person at the terminal: what, and what to do."""
 
+class RabbitMQ:
+    """A connected RabbitMQ, and the names this run may use on it. Made by `connected`."""
 
-class Broker:
-    """A connected broker, and the names this run may use on it. Made by `connected`."""
+    package: str = "orders.on_rabbitmq"
+    introduction: str = _INTRODUCTION
+    legend: str = _LEGEND
 
-    def __init__(self, connection: pika.BlockingConnection, shown: str) -> None:
+    def __init__(self, connection: pika.BlockingConnection, url: str, where: str) -> None:
         self._connection = connection
-        self.shown = shown
-        """Where it is, for people."""
+        self.shown: str = f"RabbitMQ at {where}"
         self.prefix: str = self._claim()
         """What this run's names begin with."""
+        self.environ: dict[str, str] = {"AMQP_URL": url, "ORDERS_PREFIX": self.prefix}
 
-    def clear(self) -> None:
+    def dismiss(self, stop: Callable[[], None]) -> None:  # noqa: ARG002 - RabbitMQ tells them
         """Delete this run's queues and exchange. Consumers of a deleted queue are told, and end.
 
         Raises:
             DemoError: the broker is gone.
         """
+        self.clear()
+
+    def clear(self) -> None:
+        """Delete what this run's names name. Nothing to do is no error."""
         try:
             channel = self._connection.channel()
             for queue in QUEUES:
@@ -58,16 +67,14 @@ class Broker:
             channel.exchange_delete(self.prefix + EXCHANGE)
             channel.close()
         except AMQPError as error:
-            raise DemoError(
-                f"lost the connection to RabbitMQ at {self.shown}: {_why(error)}"
-            ) from error
+            raise DemoError(f"lost the connection to {self.shown}: {_why(error)}") from error
 
     def _claim(self) -> str:
         for prefix in PREFIXES:
             if self._locks(prefix) and not any(self._is_there(prefix + queue) for queue in QUEUES):
                 return prefix
         raise DemoError(
-            f"RabbitMQ at {self.shown} has the queues of nine other demos, demo.fulfilment to "
+            f"{self.shown} has the queues of nine other demos, demo.fulfilment to "
             "demo9.fulfilment. Those of a demo that was killed go by themselves in a minute."
         )
 
@@ -78,7 +85,7 @@ class Broker:
             if error.reply_code == _LOCKED:
                 return False
             raise DemoError(
-                f"RabbitMQ at {self.shown} refuses to declare a queue: {error.reply_text}"
+                f"{self.shown} refuses to declare a queue: {error.reply_text}"
             ) from error
         return True
 
@@ -91,49 +98,38 @@ class Broker:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Broker]:
-    """The broker at `url`, with names for this run; what they name is deleted in the end.
+def connected(url: str) -> Iterator[RabbitMQ]:
+    """The RabbitMQ at `url`, with names for this run; what they name is deleted in the end.
 
     Raises:
         DemoError: it cannot be reached, or has no names left.
     """
-    with _silenced("pika"):  # what it logs of failures, our errors say
-        connection, shown = _connect(url)
+    with silenced("pika"):
+        connection, where = _connect(url)
         with connection:
-            broker = Broker(connection, shown)
+            stage = RabbitMQ(connection, url, where)
             try:
-                yield broker
+                yield stage
             finally:
                 if connection.is_open:
-                    broker.clear()
-
-
-@contextmanager
-def _silenced(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+                    stage.clear()
 
 
 def _connect(url: str) -> tuple[pika.BlockingConnection, str]:
     """Connect within a few seconds; also return where to, without the password."""
     parameters = _parameters(url)
     parameters.connection_attempts = 1
-    parameters.socket_timeout = parameters.stack_timeout = _SECONDS
-    parameters.blocked_connection_timeout = _SECONDS
-    shown = f"{parameters.host}:{parameters.port}"
+    parameters.socket_timeout = parameters.stack_timeout = SECONDS_TO_ANSWER
+    parameters.blocked_connection_timeout = SECONDS_TO_ANSWER
+    where = f"{parameters.host}:{parameters.port}"
     try:
-        return pika.BlockingConnection(parameters), shown
+        return pika.BlockingConnection(parameters), where
     except Exception as error:  # pika has no common class for what can go wrong here
         raise DemoError(
-            f"no RabbitMQ lets us in at {shown}: {_why(error)}\n"
-            "  In a checkout of hopspan, this starts one, and the demo with it:  scripts/demo\n"
+            f"no RabbitMQ lets us in at {where}: {_why(error)}\n"
+            "  In a checkout of hopspan, this starts one:  scripts/demo --broker rabbitmq\n"
             "  With a broker of your own:  hopspan demo --broker amqp://user:password@host:5672/%2F\n"
-            "  or set TEST_RABBITMQ_URL to its URL."
+            "  or set TEST_RABBITMQ_URL to its URL. Without any, on an embedded one:  hopspan demo"
         ) from error
 
 

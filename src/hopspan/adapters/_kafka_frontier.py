@@ -1,0 +1,153 @@
+"""The commit frontier of one assigned partition: the lowest record that is not done.
+
+Kafka settles by offsets: to commit one is to say that everything below it is done. So nothing may
+be committed past a record that was handed out and is not concluded, whatever became of the others.
+
+Rules: pure bookkeeping, no client; its owner holds a lock around every call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from opentelemetry.trace import SpanContext
+
+    from hopspan.model import Delivery
+    from hopspan.processing import Processing
+
+
+class Done(NamedTuple):
+    """A record that is done, for the span of the commit that says so."""
+
+    delivery: Delivery
+    span: SpanContext
+
+
+class Frontier:
+    """One partition from its assignment to its revocation; a later assignment has another one."""
+
+    __slots__ = (
+        "_attempts", "_ceiling", "_open", "alive", "committed", "counted", "done",
+        "epoch", "handling", "is_dirty", "position", "settled_below",
+    )  # fmt: skip
+
+    MOST = 100_000
+    """How many open records are kept apart; commits stop below those that are not."""
+    MOST_DONE = 1_000
+
+    def __init__(self) -> None:
+        self.alive: bool = True
+        """Whether the partition is still ours."""
+        self.counted: bool = False
+        """Whether a receive operation has counted what was handed out last."""
+        self.position: int | None = None
+        """What comes next: one above what was handed out last. None: nobody knows."""
+        self.epoch: int = -1
+        """The highest leader epoch seen; -1 for none (KIP-320)."""
+        self.committed: int | None = None
+        self.settled_below: int = 0
+        """Below which the application has committed by itself."""
+        self.is_dirty: bool = False
+        """Whether something is done that no commit has told yet."""
+        self.handling: dict[int, list[tuple[Processing, Any]]] = {}
+        """Who handles which record just now; more than one where it is in a batch as well."""
+        self.done: list[tuple[int, Done]] = []
+        self._open: dict[int, Any] = {}
+        self._attempts: dict[int, int] = {}
+        self._ceiling: int | None = None
+
+    def hand(self, records: Sequence[Any], *, keep: bool) -> None:
+        """Records are handed out.
+
+        Args:
+            records: In the order of their offsets.
+            keep: Keep those that were handed out before, too. Where nobody settles, only the last
+                ones are of interest.
+        """
+        if not keep:
+            self._open = {
+                offset: self._open[offset] for offset in self.handling if offset in self._open
+            }
+        for record in records:
+            if len(self._open) >= self.MOST:
+                self._ceiling = min(record.offset, self._ceiling or record.offset)
+                break
+            self._open[record.offset] = record
+        self.position = records[-1].offset + 1
+        self.settled_below = min(self.settled_below, records[0].offset)
+
+    def saw(self, record: Any) -> None:
+        """A record is handled whose handing out was not seen."""
+        if record.offset not in self._open and record.offset >= self.settled_below:
+            self._open[record.offset] = record
+            self.position = max(self.position or 0, record.offset + 1)
+
+    def holds(self, record: Any) -> bool:
+        """Whether this very record is open."""
+        return self._open.get(record.offset) is record
+
+    def attempt(self, offset: int) -> int:
+        """Which attempt at a record this is, from 1, in this process."""
+        return self._attempts.get(offset, 0) + 1
+
+    def conclude(self, offset: int, epoch: int | None, done: Done | None) -> None:
+        """A record is done."""
+        self._open.pop(offset, None)
+        self._attempts.pop(offset, None)
+        self.epoch = max(self.epoch, -1 if epoch is None else epoch)
+        self.is_dirty = True
+        if done is not None:
+            self.done.append((offset, done))
+            del self.done[: -self.MOST_DONE]
+
+    def requeue(self, offset: int) -> None:
+        """A record is to be handed out again; until it is done, it is open."""
+        self._open.setdefault(offset, None)
+        self._attempts[offset] = self._attempts.get(offset, 0) + 1
+
+    def sought(self, offset: int | None) -> None:
+        """The application went to another place: what it has not begun to handle, it has left."""
+        self._open = {each: self._open[each] for each in self.handling if each in self._open}
+        self._attempts.clear()
+        self._ceiling = self.committed = None
+        self.position = offset
+        self.settled_below = 0 if offset is None else min(self.settled_below, offset)
+
+    def settle_below(self, offset: int) -> list[Done]:
+        """The application committed an offset. Returns what hopspan had not told yet."""
+        for each in [each for each in self._open if each < offset]:
+            del self._open[each]
+            self._attempts.pop(each, None)
+        if self._ceiling is not None and self._ceiling < offset:
+            self._ceiling = None
+        self.settled_below = self.committed = offset
+        return self.take_done(offset)
+
+    def handled_below(self, offset: int) -> list[tuple[Processing, Any]]:
+        """Who handles the records below an offset just now."""
+        return [each for at, several in self.handling.items() if at < offset for each in several]
+
+    def frontier(self) -> int | None:
+        """What may be committed: everything below it is done."""
+        lowest = min(self._open, default=self.position)
+        return lowest if self._ceiling is None else min(lowest or self._ceiling, self._ceiling)
+
+    def due(self) -> int | None:
+        """The frontier, where it is further than what was committed."""
+        frontier = self.frontier()
+        return None if frontier is None or frontier <= (self.committed or 0) else frontier
+
+    def held_by(self) -> int | None:
+        """The open record that nobody handles and that nobody is to get again, if it holds back."""
+        lowest = self.frontier()
+        is_left = lowest in self._open and lowest not in self.handling
+        return lowest if is_left and lowest not in self._attempts else None
+
+    def take_done(self, below: int) -> list[Done]:
+        """The records that a commit covers; forgotten from now on."""
+        covered = [each for offset, each in self.done if offset < below]
+        self.done = [each for each in self.done if each[0] >= below]
+        return covered

@@ -1,0 +1,100 @@
+"""The consumer's calls that are intercepted: each reader has the parameters of what it reads."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+from hopspan.adapters import _kafka
+from hopspan.adapters.kafka.consumers import Received, State, state_of
+from hopspan.adapters.kafka.deliveries import described
+from hopspan.adapters.kafka.tracking import track
+from hopspan.interception import Fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hopspan.model import Delivery
+    from hopspan.processing import Loop
+
+
+def prepare(instance: Any) -> None:
+    """A consumer is tracked before its methods are replaced."""
+    if isinstance(instance, KafkaConsumer):
+        track(instance)
+
+
+def _tracked(consumer: Any) -> State:
+    """A consumer's state; one that is made only now has not seen what the call in hand returns."""
+    state = state_of(consumer)
+    if state is None:
+        state = track(consumer)
+        state.missed = True
+    return state
+
+
+def poll(
+    consumer: Any,
+    timeout_ms: Any = 0,  # noqa: ARG001
+    max_records: Any = None,  # noqa: ARG001
+    *_rest: Any,
+    **_added: Any,
+) -> Fetch:
+    """`KafkaConsumer.poll`."""
+    state = _tracked(consumer)
+
+    def read(batches: Any) -> list[Delivery]:
+        records = [each for several in batches.values() for each in several]
+        if state.missed:
+            state.missed = False
+            state.hand(batches)
+        _count(state, batches)
+        return described(records, state)
+
+    return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
+
+
+def next_record(consumer: Any) -> Fetch:
+    """A single `next(consumer)`: a poll for one record."""
+    state = _tracked(consumer)
+
+    def read(record: Any) -> list[Delivery]:
+        batches = {TopicPartition(record.topic, record.partition): [record]}
+        if state.missed:
+            state.missed = False
+            state.hand(batches)
+        _count(state, batches)
+        return described([record], state)
+
+    return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
+
+
+def _count(state: State, batches: Any) -> None:
+    """The poll counts these records; who handles them need not."""
+    with state.lock:
+        for partition in batches:
+            frontier = state.frontiers.get(partition)
+            if frontier is not None:
+                frontier.counted = True
+
+
+def _asked(consumer: Any, state: State) -> Any:
+    """Where a poll that brings nothing is from: the topic, if there is only one."""
+    topics = consumer.subscription() or {each.topic for each in consumer.assignment()}
+    return state.endpoint(next(iter(topics)) if len(topics) == 1 else "")
+
+
+def iterate(consumer: Any) -> Callable[[Any], Received | None]:
+    """`for record in consumer`."""
+    state = _tracked(consumer)
+    state.missed = False
+    return state.received
+
+
+def keep_loop(consumer: Any, loop: Loop[Any]) -> None:
+    """Remember the loop, for `close`."""
+    state = state_of(consumer)
+    if state is not None:
+        state.loop = weakref.ref(loop)

@@ -1,0 +1,173 @@
+"""Reading the records that kafka-python hands out, and settling them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+
+from hopspan import conventions as names
+from hopspan.adapters import _kafka
+from hopspan.adapters.kafka import dead_letters
+from hopspan.adapters.kafka.consumers import Received, State, done_of, state_of
+from hopspan.adapters.kafka.errors import RevokedError
+from hopspan.adapters.kafka.tracking import track, tracker_of
+from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hopspan.processing import Processing
+    from hopspan.settlement import Policy
+
+
+def handed(args: tuple[Any, ...], via: Any = None) -> list[Received] | None:
+    """The record, or the batch of records, among a handler's arguments."""
+    return next((found for found in (given(each, via) for each in args) if found), None)
+
+
+def given(message: Any, via: Any) -> list[Received] | None:
+    """A record, a list of records, or what `poll` returns."""
+    if isinstance(message, ConsumerRecord):
+        return [_received(message, via)]
+    if isinstance(message, dict):
+        message = [record for records in message.values() for record in records]
+    if isinstance(message, list | tuple) and all(isinstance(r, ConsumerRecord) for r in message):
+        return [_received(record, via) for record in message]
+    return None
+
+
+def _received(record: Any, via: Any) -> Received:
+    consumer = via if isinstance(via, KafkaConsumer) else tracker_of(record)
+    return Received(None, record, None) if consumer is None else track(consumer).received(record)
+
+
+def delivery(native: Received) -> Delivery:
+    """A record as a value."""
+    record, frontier = native.record, native.frontier
+    state = state_of(native.consumer)
+    attempt = 1 if frontier is None else frontier.attempt(record.offset)
+    return Delivery(
+        _kafka.endpoint(record.topic, _kafka.Server())
+        if state is None
+        else state.endpoint(record.topic),
+        info(record, state),
+        record.headers,
+        native,
+        attempt > 1,
+        attempt,
+        state is None or not state.commits_by_itself,
+        frontier is not None and frontier.counted,
+    )
+
+
+def info(record: Any, state: State | None) -> MessageInfo:
+    """What is special to a record."""
+    attributes: dict[str, Any] = {} if state is None else dict(state.about())
+    attributes[names.PARTITION_ID] = str(record.partition)
+    attributes[_kafka.OFFSET] = record.offset
+    if record.value is None:
+        attributes[_kafka.TOMBSTONE] = True
+    return MessageInfo(attributes=attributes, key=_kafka.key(record.key))
+
+
+def described(records: Iterable[Any], state: State) -> list[Delivery]:
+    """Records that are handed out just now, for the span of the poll."""
+    return [
+        Delivery(state.endpoint(each.topic), info(each, state), each.headers, None)
+        for each in records
+    ]
+
+
+def owner(native: Received) -> Any:
+    """The consumer that the record came by."""
+    return native.consumer
+
+
+def same(native: Received, other: Received) -> bool:
+    """Whether both are one delivery: the client makes one object for each hand-over."""
+    return native.record is other.record
+
+
+def opened(native: Received, processing: Processing) -> Verdict | None:
+    """Enter a record in its partition's frontier."""
+    state, frontier = state_of(native.consumer), native.frontier
+    if state is None or frontier is None:
+        return None
+    with state.lock:
+        state.settles = state.settles or processing.policy.settles
+        state.committer.instrumenter = processing.instrumenter
+        if processing.policy.settles:
+            state.committer.strategy = processing.instrumenter.config.commits
+        frontier.handling.setdefault(native.record.offset, []).append((processing, native))
+        return Verdict.ACK if native.record.offset < frontier.settled_below else None
+
+
+def closed(native: Received, processing: Processing) -> None:
+    """The handling is over."""
+    state, frontier = state_of(native.consumer), native.frontier
+    if state is None or frontier is None:
+        return
+    with state.lock:
+        handlings = frontier.handling.pop(native.record.offset, [])
+        others = [each for each in handlings if each[0] is not processing]
+        if others:
+            frontier.handling[native.record.offset] = others
+
+
+def is_open(native: Received) -> bool:
+    """Whether the record can still be settled."""
+    return native.frontier is not None and native.frontier.alive
+
+
+def settle(native: Received, settlement: Settlement) -> None:
+    """Perform a verdict, from any thread.
+
+    Raises:
+        RevokedError: the partition is not ours any more.
+    """
+    state, frontier = state_of(native.consumer), native.frontier
+    if state is None or frontier is None or not frontier.alive:
+        raise RevokedError("the partition was revoked, or the consumer is closed")
+    state.settles = True
+    record = native.record
+    partition = TopicPartition(record.topic, record.partition)
+    if settlement.verdict is Verdict.REQUEUE:
+        state.requeue(partition, record.offset, settlement.pause)
+        return
+    processing = next(
+        (one for one, mine in frontier.handling.get(record.offset, ()) if mine is native), None
+    )
+    if settlement.verdict is Verdict.REJECT:
+        try:
+            dead_letters.publish(native, settlement.target, processing)
+        except BaseException:
+            state.requeue(partition, record.offset, dead_letters.PAUSE)
+            raise
+    with state.lock:
+        done = None if processing is None else done_of(processing, native)
+        frontier.conclude(record.offset, record.leader_epoch, done)
+    state.committer.concluded()
+
+
+def hop(native: Received) -> None:
+    """Any thread will do: what the client's own has to do is left for it."""
+
+
+def refusal(policy: Policy, native: Received | None = None) -> str | None:
+    """Why a policy cannot work here."""
+    if Verdict.REJECT in policy.verdicts and policy.target is None:
+        return (
+            "Kafka cannot reject a record. Say where it is to go: "
+            "policy=hopspan.dead_letter(topic, producer=...), or "
+            "hopspan.requeue_times(n, then=hopspan.dead_letter(...))"
+        )
+    if native is None:
+        return None
+    if native.consumer is None:
+        return (
+            "a record does not know its consumer. Give it as via=, or wrap the consumer with "
+            "hopspan.wrap(consumer)"
+        )
+    return None if policy.target is None else dead_letters.refusal(policy.target, native.record)

@@ -1,0 +1,108 @@
+"""The application's own commits: each settles what lies below its offsets."""
+
+from __future__ import annotations
+
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import get_current_span
+
+from hopspan import faults
+from hopspan.adapters.kafka.commits import inside, record_commit
+from hopspan.adapters.kafka.consumers import State, done_of
+from hopspan.adapters.kafka.errors import failure
+from hopspan.model import SUCCESS, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hopspan.adapters._kafka_frontier import Done
+
+
+class _Commit:
+    """A commit by the application: it settles what lies below its offsets."""
+
+    def __init__(self, state: State, consumer: Any, offsets: Any) -> None:
+        state.attend()
+        self._state = state
+        self._instrumenter = state.telemetry(consumer)
+        with state.lock:
+            positions = {each: at.position for each, at in state.frontiers.items()}
+        self._targets = (
+            positions
+            if offsets is None
+            else {each: getattr(at, "offset", None) for each, at in dict(offsets).items()}
+        )
+        self._began, self._clock = time_ns(), perf_counter()
+        self._here = get_current_span().get_span_context()
+
+    def succeeded(self, _answer: Any = None) -> None:
+        """The broker has it."""
+        covered: list[Done] = []
+        handled: list[tuple[Any, Any]] = []
+        with self._state.lock:
+            for partition, offset in self._targets.items():
+                frontier = self._state.frontiers.get(partition)
+                if frontier is not None and offset is not None:
+                    covered.extend(frontier.settle_below(offset))
+                    handled.extend(frontier.handled_below(offset))
+        for processing, native in handled:
+            processing.wire.note(native, Verdict.ACK)
+        self._record(SUCCESS, covered + [done_of(*each) for each in handled])
+
+    def failed(self, error: BaseException) -> None:
+        """The broker has not."""
+        self._record(failure(error), [])
+
+    def _record(self, outcome: Outcome, covered: list[Done]) -> None:
+        if self._instrumenter is not None:
+            timing = (self._began, perf_counter() - self._clock)
+            what = (self._targets, covered)
+            part_of = inside(covered, self._here)
+            record_commit(self._state, self._instrumenter, what, outcome, timing, part_of)
+
+
+def _began(state: State, consumer: Any, offsets: Any) -> _Commit | None:
+    try:
+        return _Commit(state, consumer, offsets)
+    except Exception:  # noqa: BLE001 - the client is about to judge the arguments
+        faults.report("reading what is committed")
+        return None
+
+
+def commit(
+    state: State,
+    consumer: Any,
+    original: Callable[..., Any],
+    offsets: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """`KafkaConsumer.commit`."""
+    own = _began(state, consumer, offsets)
+    try:
+        result = original(consumer, offsets, *args, **kwargs)
+    except Exception as error:
+        if own is not None:
+            own.failed(error)
+        raise
+    if own is not None:
+        own.succeeded()
+    return result
+
+
+def commit_async(
+    state: State,
+    consumer: Any,
+    original: Callable[..., Any],
+    offsets: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """`KafkaConsumer.commit_async`."""
+    own = _began(state, consumer, offsets)
+    future = original(consumer, offsets, *args, **kwargs)
+    if own is not None:
+        future.add_callback(own.succeeded)
+        future.add_errback(own.failed)
+    return future

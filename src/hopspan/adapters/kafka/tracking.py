@@ -1,0 +1,225 @@
+"""Seeing what passes through a consumer: what it hands out, and what the application does with it.
+
+A consumer is given a subclass of its own class, made once for each class, whose methods pass
+everything on and keep `State` up to date. A class, because `for` and `next` look special methods up
+there; the consumer keeps its identity, and is an instance of all that it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from functools import lru_cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from kafka import TopicPartition
+
+from hopspan.adapters.kafka import own_commits
+from hopspan.adapters.kafka.consumers import STATE, State, state_of
+from hopspan.adapters.kafka.rebalancing import follow
+from hopspan.interception import INTERCEPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+tracked_consumers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def track(consumer: Any) -> State:
+    """What is kept of a consumer, from now on if not before."""
+    state = state_of(consumer)
+    if state is None:
+        kind: Any = type(consumer)
+        state = State(consumer, kind)
+        consumer.__dict__[STATE] = state
+        consumer.__class__ = _tracked(kind)
+        tracked_consumers.add(consumer)
+        follow(consumer, state)
+    return state
+
+
+def tracker_of(record: Any) -> Any:
+    """The consumer that has handed out this very record, or None."""
+    for consumer in list(tracked_consumers):
+        state = state_of(consumer)
+        if state is not None and state.holds(record):
+            return consumer
+    return None
+
+
+@lru_cache(maxsize=64)
+def _tracked(kind: type) -> type:
+    methods = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        **{name: _passing(kind, name, method) for name, method in _METHODS.items()},
+        **{name: _dispatching(kind, name) for name in ("__iter__", "__next__")},
+    }
+    return type(kind.__name__, (kind,), methods)
+
+
+def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that goes by way of `method`, which is told how to call the client."""
+    original = getattr(kind, name)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self.__dict__[STATE], self, getattr(kind, name), *args, **kwargs)
+
+    about: dict[str, Any] = {"__name__": name, "__doc__": original.__doc__}
+    # What looks at a method before it intercepts it is to see the client's.
+    about["__signature__"] = inspect.signature(original)
+    if hasattr(original, "__wrapped__") and not hasattr(original, INTERCEPTED):
+        about["__wrapped__"] = original.__wrapped__
+    for key, value in about.items():
+        setattr(call, key, value)
+    return call
+
+
+def _dispatching(kind: Any, name: str) -> Callable[..., Any]:
+    """A special method that can be replaced on the instance, which Python by itself ignores."""
+
+    def beneath(self: Any) -> Any:
+        if name == "__next__":
+            return _next(self.__dict__[STATE], self, kind.__next__)
+        return kind.__iter__(self)
+
+    def call(self: Any) -> Any:
+        replaced = self.__dict__.get(name)
+        return beneath(self) if replaced is None else replaced()
+
+    call.__name__ = name
+    setattr(call, INTERCEPTED, beneath)
+    return call
+
+
+# -- handing out -----------------------------------------------------------------------------------
+
+
+def _poll(
+    state: State,
+    consumer: Any,
+    original: Callable[..., Any],
+    timeout_ms: Any = 0,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    state.attend()
+    records = _patiently(state, consumer, original, timeout_ms, args, kwargs)
+    if not state.is_iterating and isinstance(records, dict):
+        state.hand(records)
+    return records
+
+
+def _patiently(  # noqa: PLR0917
+    state: State,
+    consumer: Any,
+    original: Callable[..., Any],
+    timeout_ms: Any,
+    args: Any,
+    named: Any,
+) -> Any:
+    """Poll, in slices while there is something to do for what was handed out before."""
+    patience = state.patience()
+    if patience is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
+        return original(consumer, timeout_ms, *args, **named)
+    deadline = monotonic() + timeout_ms / 1000
+    while True:
+        left = max(0.0, deadline - monotonic())
+        nap = left if patience is None else min(left, patience)
+        records = original(consumer, nap * 1000, *args, **named)
+        if records or monotonic() >= deadline:
+            return records
+        state.attend()
+        patience = state.patience()
+
+
+def _next(state: State, consumer: Any, original: Callable[..., Any]) -> Any:
+    state.attend()
+    state.is_iterating = True
+    try:
+        record = original(consumer)
+    finally:
+        state.is_iterating = False
+    state.hand({TopicPartition(record.topic, record.partition): [record]})
+    return record
+
+
+# -- moving about ----------------------------------------------------------------------------------
+
+
+def _seek(
+    state: State,
+    consumer: Any,
+    original: Callable[..., Any],
+    partition: Any,
+    offset: Any,
+    *rest: Any,
+) -> Any:
+    result = original(consumer, partition, offset, *rest)
+    state.sought(partition, offset)
+    return result
+
+
+def _seek_to(state: State, consumer: Any, original: Callable[..., Any], *partitions: Any) -> Any:
+    result = original(consumer, *partitions)
+    for partition in partitions or list(state.frontiers):
+        state.sought(partition, None)
+    return result
+
+
+def _pause(state: State, consumer: Any, original: Callable[..., Any], *partitions: Any) -> Any:
+    result = original(consumer, *partitions)
+    state.let_go(partitions)
+    return result
+
+
+# -- changing what is consumed ---------------------------------------------------------------------
+
+
+def _subscribe(
+    state: State, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    result = original(consumer, *args, **kwargs)
+    follow(consumer, state)
+    return result
+
+
+def _assign(
+    state: State, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    state.attend()
+    state.committer.commit(wait=True)
+    result = original(consumer, *args, **kwargs)
+    kept = consumer.assignment()
+    state.lose([each for each in list(state.frontiers) if each not in kept])
+    return result
+
+
+def _close(
+    state: State, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    loop = state.loop() if state.loop is not None else None
+    if loop is not None:
+        loop.leave()
+    state.attend()
+    state.committer.commit(wait=True)
+    state.lose(list(state.frontiers), "closed")
+    return original(consumer, *args, **kwargs)
+
+
+_METHODS: dict[str, Callable[..., Any]] = {
+    "poll": _poll,
+    "commit": own_commits.commit,
+    "commit_async": own_commits.commit_async,
+    "seek": _seek,
+    "seek_to_beginning": _seek_to,
+    "seek_to_end": _seek_to,
+    "pause": _pause,
+    "resume": _pause,
+    "subscribe": _subscribe,
+    "assign": _assign,
+    "unsubscribe": _assign,
+    "close": _close,
+}
