@@ -36,18 +36,21 @@ class Frontier:
 
     MOST = 100_000
     """How many open records are kept apart; commits stop below those that are not."""
+    MOST_UNSETTLED = 10_000
+    """How many are kept where nobody settles, and it does not matter."""
     MOST_DONE = 1_000
 
     def __init__(self) -> None:
         self.alive: bool = True
         """Whether the partition is still ours."""
-        self.counted: bool = False
-        """Whether a receive operation has counted what was handed out last."""
+        self.counted: set[int] = set()
+        """The open records that a poll has counted."""
         self.position: int | None = None
         """What comes next: one above what was handed out last. None: nobody knows."""
         self.epoch: int = -1
         """The highest leader epoch seen; -1 for none (KIP-320)."""
         self.committed: int | None = None
+        """What a commit would have to go beyond; None before the first record."""
         self.settled_below: int = 0
         """Below which the application has committed by itself."""
         self.is_dirty: bool = False
@@ -59,23 +62,22 @@ class Frontier:
         self._attempts: dict[int, int] = {}
         self._ceiling: int | None = None
 
-    def hand(self, records: Sequence[Any], *, keep: bool) -> None:
+    def hand(self, records: Sequence[Any], *, settles: bool) -> None:
         """Records are handed out.
 
         Args:
             records: In the order of their offsets.
-            keep: Keep those that were handed out before, too. Where nobody settles, only the last
-                ones are of interest.
+            settles: Whether hopspan settles at all here. Where it never does, there is no frontier
+                to be kept, and the oldest are forgotten.
         """
-        if not keep:
-            self._open = {
-                offset: self._open[offset] for offset in self.handling if offset in self._open
-            }
+        if not settles and len(self._open) >= self.MOST_UNSETTLED:
+            self._forget_idle()
         for record in records:
             if len(self._open) >= self.MOST:
                 self._ceiling = min(record.offset, self._ceiling or record.offset)
                 break
             self._open[record.offset] = record
+        self._begin(records[0].offset)
         self.position = records[-1].offset + 1
         self.settled_below = min(self.settled_below, records[0].offset)
 
@@ -83,7 +85,13 @@ class Frontier:
         """A record is handled whose handing out was not seen."""
         if record.offset not in self._open and record.offset >= self.settled_below:
             self._open[record.offset] = record
+            self._begin(record.offset)
             self.position = max(self.position or 0, record.offset + 1)
+
+    def _begin(self, offset: int) -> None:
+        """Where the first record was read from needs no commit."""
+        if self.committed is None:
+            self.committed = offset
 
     def holds(self, record: Any) -> bool:
         """Whether this very record is open."""
@@ -95,22 +103,31 @@ class Frontier:
 
     def conclude(self, offset: int, epoch: int | None, done: Done | None) -> None:
         """A record is done."""
-        self._open.pop(offset, None)
-        self._attempts.pop(offset, None)
+        self._forget(offset)
         self.epoch = max(self.epoch, -1 if epoch is None else epoch)
         self.is_dirty = True
         if done is not None:
             self.done.append((offset, done))
             del self.done[: -self.MOST_DONE]
 
+    def _forget(self, offset: int) -> None:
+        self._open.pop(offset, None)
+        self._attempts.pop(offset, None)
+        self.counted.discard(offset)
+
     def requeue(self, offset: int) -> None:
         """A record is to be handed out again; until it is done, it is open."""
+        self.counted.discard(offset)
         self._open.setdefault(offset, None)
         self._attempts[offset] = self._attempts.get(offset, 0) + 1
 
+    def _forget_idle(self) -> None:
+        self._open = {each: self._open[each] for each in self.handling if each in self._open}
+        self.counted.intersection_update(self._open)
+
     def sought(self, offset: int | None) -> None:
         """The application went to another place: what it has not begun to handle, it has left."""
-        self._open = {each: self._open[each] for each in self.handling if each in self._open}
+        self._forget_idle()
         self._attempts.clear()
         self._ceiling = self.committed = None
         self.position = offset
@@ -119,8 +136,7 @@ class Frontier:
     def settle_below(self, offset: int) -> list[Done]:
         """The application committed an offset. Returns what hopspan had not told yet."""
         for each in [each for each in self._open if each < offset]:
-            del self._open[each]
-            self._attempts.pop(each, None)
+            self._forget(each)
         if self._ceiling is not None and self._ceiling < offset:
             self._ceiling = None
         self.settled_below = self.committed = offset

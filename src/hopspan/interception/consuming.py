@@ -137,6 +137,8 @@ class _Quietly:
             inside.reset(token)
 
     def __getattr__(self, name: str) -> Any:
+        if "_source" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+            raise AttributeError(name)
         return getattr(self.__dict__["_source"], name)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
 from hopspan.model import UnknownMessageError
-from hopspan.processing import adapter_of, refuse
+from hopspan.processing import adapter_of, refuse, settled_already
 from hopspan.telemetry import BOUND, Binding, Face, instrumenter_for
 
 if TYPE_CHECKING:
@@ -96,8 +96,12 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
     if adapter is None:
         raise _unwrappable(native)
     face = Face(settings)
-    refuse(face.over(instrumenter_for(adapter.NAME)).config.policy, adapter, ())
-    return bind(native, adapter, face)
+    policy = face.over(instrumenter_for(adapter.NAME)).config.policy
+    refuse(policy, adapter)
+    bound = bind(native, adapter, face)
+    if policy.settles and adapter.settles_by_itself(native):
+        raise settled_already(policy, adapter, "this consumer")
+    return bound
 
 
 def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:

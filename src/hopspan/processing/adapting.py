@@ -7,6 +7,7 @@ settlement verb, and it decides nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hopspan import conventions as names
@@ -81,7 +82,11 @@ class Adapter(Protocol):
         """Why a policy cannot work with this client, or for this very delivery; or None."""
 
     def prepare(self, instance: Any) -> None:
-        """Make an object ready for its methods to be replaced by interceptors."""
+        """Make an object ready to be wrapped, or to be the `via` of a handler."""
+
+    def settles_by_itself(self, instance: Any) -> bool:
+        """Whether a prepared object leaves nothing to settle, whatever it hands out."""
+        ...
 
     def error_type(self, error: BaseException) -> str | None:
         """The client's own low-cardinality word for an error, or None."""
@@ -105,8 +110,10 @@ def adapter_of(kind: type) -> Adapter | None:
 def adapter_among(candidates: tuple[Any, ...]) -> Adapter | None:
     """The adapter of the first object that has one; lists and tuples are looked into."""
     for candidate in candidates:
-        if isinstance(candidate, list | tuple) and type(candidate) in {list, tuple}:
+        if type(candidate) in {list, tuple}:
             found = adapter_among(tuple(candidate[:4]))
+        elif type(candidate) is dict:  # what `KafkaConsumer.poll` returns
+            found = adapter_among(tuple(islice(candidate.values(), 1)))
         else:
             found = adapter_of(type(candidate))
         if found is not None:

@@ -58,10 +58,13 @@ def decide(
     try:
         if outcome.cancelled:
             return _REQUEUED_ON_CANCEL if adapter.is_open(native) else _LEFT
-        return policy.decide(outcome, delivery)
+        settlement = policy.decide(outcome, delivery)
     except Exception:  # noqa: BLE001 - the user's own policy, or an adapter
         faults.logger.exception("%r could not decide; the message is left unsettled", policy)
         return _LEFT
+    if settlement.verdict is Verdict.REJECT and settlement.target is None:
+        return settlement._replace(target=policy.target)
+    return settlement
 
 
 def outcome_of_turn(outcome: Outcome, refused: Verdict | None) -> Outcome:
@@ -71,7 +74,7 @@ def outcome_of_turn(outcome: Outcome, refused: Verdict | None) -> Outcome:
     return Outcome(failed=True, error_type=refused.value, description=f"{refused.value} by handler")
 
 
-_NOT_TOO_LATE = frozenset({"policy", "reraise"})
+_NOT_TOO_LATE = frozenset({"commits", "policy", "reraise"})
 
 
 def warn_of_late_settings(settings: Mapping[str, Any], config: Config) -> None:
@@ -104,12 +107,13 @@ def warn_of_settled_already(policy: Policy, delivery: Delivery) -> None:
 
 def warn_of_unsettled_turn(policy: Policy, delivery: Delivery) -> None:
     """Say that a policy had no effect in a loop, which cannot refuse it: a block may use it."""
-    faults.once(
-        "a loop never settles: %s on %s did nothing. Put the loop's body into "
-        "`with hopspan.process(message, via=..., policy=...)`",
-        policy,
-        delivery.endpoint.destination,
-    )
+    if policy.settles and delivery.settles:
+        faults.once(
+            "a loop never settles: %s on %s did nothing. Put the loop's body into "
+            "`with hopspan.process(message, via=..., policy=...)`",
+            policy,
+            delivery.endpoint.destination,
+        )
 
 
 def warn_of_dropped(delivery: Delivery) -> None:

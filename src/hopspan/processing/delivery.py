@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from hopspan.processing.adapting import Adapter
-    from hopspan.settlement import Policy
+    from hopspan.settlement import Commits, Policy
     from hopspan.telemetry import Instrumenter, Operation
 
 Plan = list[tuple[int, Settlement]]
@@ -55,8 +55,8 @@ class Processing:
 
     __slots__ = (
         "__weakref__", "_failure", "_inner_error", "_natives", "_once", "_operation", "adapter",
-        "context", "deliveries", "instrumenter", "outcome", "ownership", "policy", "policy_rank",
-        "reraise", "settled", "settled_by_policy", "wire",
+        "commits", "context", "deliveries", "instrumenter", "outcome", "ownership", "policy",
+        "policy_rank", "reraise", "settled", "settled_by_policy", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,7 @@ class Processing:
         self.deliveries: Sequence[Delivery] = deliveries
         """The deliveries handled here: one, or those of a batch."""
         self.policy: Policy = instrumenter.config.policy
+        self.commits: Commits = instrumenter.config.commits
         self.reraise: bool = instrumenter.config.reraise
         self.outcome: Outcome | None = None
         """How the handling went; None while it goes on."""
@@ -185,7 +186,7 @@ class Processing:
         if not self._once.acquire(blocking=False):
             return
         self.outcome = outcome_of_turn(self._outcome(None), self.wire.refused())
-        if self.policy.settles and self.delivery.settles and None in self.wire.verdicts:
+        if None in self.wire.verdicts:
             warn_of_unsettled_turn(self.policy, self.delivery)
         self._end(self._operation.elapsed(), {})
 

@@ -169,6 +169,11 @@ def consumer(
 def _opener(
     handler: Callable[..., Any], face: Face, via: Any, adapter: Adapter | None
 ) -> Callable[[tuple[Any, ...]], Processing]:
+    if via is not None and not callable(via):
+        known = adapter or adapter_among((via,))
+        if known is not None:
+            known.prepare(via)
+
     def start(args: tuple[Any, ...]) -> Processing:
         found = adapter or adapter_among(args)
         natives = found.handed(args, via() if callable(via) else via) if found else None

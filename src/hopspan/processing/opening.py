@@ -156,6 +156,8 @@ def _adopt(ongoing: Processing, face: Face) -> None:
         policy = as_policy(settings["policy"])
         refuse(policy, ongoing.adapter, ongoing.deliveries)
         ongoing.policy, ongoing.policy_rank = policy, face.rank
+    if "commits" in settings:
+        ongoing.commits = settings["commits"]
     if "reraise" in settings:
         ongoing.reraise = settings["reraise"]
     warn_of_late_settings(settings, ongoing.instrumenter.config)

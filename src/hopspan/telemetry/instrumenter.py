@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hopspan.config import Config
-    from hopspan.model import MessageInfo, Outcome, Outgoing, Settlement
+    from hopspan.model import Outcome, Outgoing, Settlement
 
 
 class Switch:

@@ -212,6 +212,11 @@ def prepare(instance: Any) -> None:
     """Nothing to do."""
 
 
+def settles_by_itself(instance: Any) -> bool:  # noqa: ARG001
+    """That is each message's matter."""
+    return False
+
+
 def error_type(error: BaseException) -> str | None:  # noqa: ARG001
     """The client has no words of its own."""
     return None

@@ -18,6 +18,7 @@ from hopspan.adapters.kafka.deliveries import (
     refusal,
     same,
     settle,
+    settles_by_itself,
 )
 from hopspan.adapters.kafka.errors import error_type
 from hopspan.adapters.kafka.sending import completes, send
@@ -48,4 +49,5 @@ __all__ = [
     "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
     "SETTLED_ALREADY", "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given",
     "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal", "same", "settle",
+    "settles_by_itself",
 ]  # fmt: skip

@@ -50,7 +50,7 @@ def poll(
         if state.missed:
             state.missed = False
             state.hand(batches)
-        _count(state, batches)
+        state.count(batches)
         return described(records, state)
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
@@ -65,19 +65,10 @@ def next_record(consumer: Any) -> Fetch:
         if state.missed:
             state.missed = False
             state.hand(batches)
-        _count(state, batches)
+        state.count(batches)
         return described([record], state)
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
-
-
-def _count(state: State, batches: Any) -> None:
-    """The poll counts these records; who handles them need not."""
-    with state.lock:
-        for partition in batches:
-            frontier = state.frontiers.get(partition)
-            if frontier is not None:
-                frontier.counted = True
 
 
 def _asked(consumer: Any, state: State) -> Any:

@@ -43,6 +43,8 @@ class Committer:
         self.strategy: Commits = Commits()
         self.instrumenter: Instrumenter | None = None
         """Of the handling seen last: whose settings the commits' spans follow."""
+        self.is_off: bool = False
+        """Whether nothing may be committed, because hopspan has lost sight of the consumer."""
         self._since = 0
         self._last = monotonic()
 
@@ -85,7 +87,7 @@ class Committer:
     def prepare(self, partitions: Iterable[TopicPartition] | None = None) -> Call | None:
         """The commit that is to be sent now; None where there is nothing to commit."""
         state = self._state
-        if state.group is None:
+        if state.group is None or self.is_off:
             return None
         told: list[tuple[TopicPartition, Frontier, int]] = []
         with state.lock:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import TopicPartition
@@ -20,6 +19,7 @@ from hopspan import faults
 from hopspan.adapters import _kafka
 from hopspan.adapters._kafka_frontier import Done, Frontier
 from hopspan.adapters.kafka.commits import Committer
+from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.interception import INTERCEPTED
 from hopspan.telemetry import BOUND, Binding, instrumenter_for
 
@@ -59,7 +59,7 @@ class State:
         self.lock: Any = threading.RLock()
         self.thread: int | None = None
         self.settles: bool = False
-        """Whether a policy has ever settled here. Until then, only the last records are kept."""
+        """Whether a policy has ever settled here."""
         self.is_iterating: bool = False
         """Whether the client polls for its own iterator: nothing is handed out by that."""
         self.missed: bool = False
@@ -67,9 +67,9 @@ class State:
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.frontiers: dict[TopicPartition, Frontier] = {}
         self.committer: Committer = Committer(self)
+        self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
-        self._rewinds: dict[TopicPartition, tuple[int, float]] = {}
-        self._pauses: dict[TopicPartition, float] = {}
+        self._suspended: dict[TopicPartition, tuple[Frontier, object]] = {}
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self._endpoints: dict[str, Endpoint] = {}
 
@@ -112,23 +112,36 @@ class State:
     # -- handing out -----------------------------------------------------------------------------
 
     def hand(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        """The application gets records."""
+        """The application gets records. Never raises."""
+        try:
+            with self.lock:
+                for partition, records in batches.items():
+                    if records:
+                        self._frontier(partition).hand(records, settles=self.settles)
+        except Exception:  # noqa: BLE001 - what is not seen must not be committed
+            self.committer.is_off = True
+            faults.report("seeing what a consumer hands out; nothing more is committed for it")
+
+    def count(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        """A poll has counted these records; who handles them need not."""
         with self.lock:
             for partition, records in batches.items():
-                if records:
-                    frontier = self.frontiers.get(partition)
-                    if frontier is None:
-                        frontier = self.frontiers[partition] = Frontier()
-                    frontier.counted = False
-                    frontier.hand(records, keep=self.settles)
+                self._frontier(partition).counted.update(each.offset for each in records)
+
+    def _frontier(self, partition: TopicPartition) -> Frontier:
+        frontier = self.frontiers.get(partition)
+        if frontier is None:
+            frontier = self.frontiers[partition] = Frontier()
+        return frontier
 
     def received(self, record: Any) -> Received:
         """A record that is handled now."""
+        if self.thread is None and threading.current_thread() is threading.main_thread():
+            # Elsewhere it may be a pool's thread, so there the next poll has to tell.
+            self.thread = threading.get_ident()
         partition = TopicPartition(record.topic, record.partition)
         with self.lock:
-            frontier = self.frontiers.get(partition)
-            if frontier is None:
-                frontier = self.frontiers[partition] = Frontier()
+            frontier = self._frontier(partition)
             frontier.saw(record)
         return Received(self.consumer(), record, frontier)
 
@@ -139,50 +152,22 @@ class State:
 
     # -- settling --------------------------------------------------------------------------------
 
-    def requeue(self, partition: TopicPartition, offset: int, pause: float) -> None:
+    def requeue(
+        self, frontier: Frontier, partition: TopicPartition, offset: int, pause: float
+    ) -> None:
         """Hand a record out again; `pause` seconds later, if the client is to wait."""
         with self.lock:
-            self.frontiers[partition].requeue(offset)
-            lowest, longest = self._rewinds.get(partition, (offset, pause))
-            self._rewinds[partition] = (min(lowest, offset), max(longest, pause))
+            frontier.requeue(offset)
+            self.rewinding.add(partition, offset, pause)
         if self.is_here():
-            self._rewind()
-
-    def _rewind(self) -> None:
-        """Go back to what is to be handed out again."""
-        with self.lock:
-            rewinds, self._rewinds = self._rewinds, {}
-        consumer = self.consumer()
-        for partition, (offset, pause) in rewinds.items():
-            frontier = self.frontiers.get(partition)
-            if frontier is None or frontier.position is None or offset >= frontier.position:
-                continue  # it is revoked, or will be handed out again as it is
-            self.kind.seek(consumer, partition, offset)
-            frontier.position = offset
-            if pause and partition not in consumer.paused():
-                self.kind.pause(consumer, partition)
-                self._pauses[partition] = monotonic() + pause
-            elif partition in self._pauses:
-                self._pauses[partition] = max(self._pauses[partition], monotonic() + pause)
-
-    def _resume(self) -> None:
-        now = monotonic()
-        for partition in [each for each, until in self._pauses.items() if until <= now]:
-            del self._pauses[partition]
-            self.kind.resume(self.consumer(), partition)
+            self.rewinding.carry_out(self)
 
     def sought(self, partition: TopicPartition, offset: int | None) -> None:
         """The application went to another place."""
         with self.lock:
-            self._rewinds.pop(partition, None)
-            frontier = self.frontiers.get(partition)
-            if frontier is not None:
-                frontier.sought(offset)
-
-    def let_go(self, partitions: Iterable[TopicPartition]) -> None:
-        """The application itself pauses or resumes: from now on it decides."""
-        for partition in partitions:
-            self._pauses.pop(partition, None)
+            self.rewinding.forget(partition)
+            if partition in self.frontiers:
+                self.frontiers[partition].sought(offset)
 
     # -- on the consumer's thread ----------------------------------------------------------------
 
@@ -190,17 +175,14 @@ class State:
         """Do what was left for the consumer's thread. Never raises."""
         self.thread = threading.get_ident()
         try:
-            if self._rewinds:
-                self._rewind()
-            if self._pauses:
-                self._resume()
+            self.rewinding.carry_out(self)
             self.committer.commit_if_due()
         except Exception:  # noqa: BLE001 - the record is not done, so it comes back one day
             faults.report("seeking, resuming or committing")
 
     def patience(self) -> float | None:
         """Seconds for which a poll may block; None for as long as it likes."""
-        waits = [max(0.0, until - monotonic()) for until in self._pauses.values()]
+        waits = self.rewinding.waits()
         with self.lock:
             if any(each.handling or each.is_dirty for each in self.frontiers.values()):
                 waits.append(_SLICE)
@@ -208,20 +190,59 @@ class State:
 
     # -- losing partitions -----------------------------------------------------------------------
 
+    def suspend(self, partitions: Iterable[TopicPartition], kept: Mapping[Any, object]) -> None:
+        """They are revoked: nothing is committed for them, unless they turn out to be kept.
+
+        In an eager rebalance every partition is revoked first, and most come back to the same
+        consumer. kafka-python 3 then goes on where it was, so that nothing is handed out again, and
+        what is being handled is still ours. 2.x starts from what is committed.
+
+        Args:
+            partitions: Those that are revoked.
+            kept: What the client knows of each partition that it has; a new object where it starts
+                afresh.
+        """
+        gone = []
+        with self.lock:
+            for partition in partitions:
+                if partition not in kept:
+                    gone.append(partition)
+                elif partition in self.frontiers:
+                    frontier = self.frontiers.pop(partition)
+                    self._suspended[partition] = (frontier, kept[partition])
+        self.lose(gone)
+
+    def reinstate(self, kept: Mapping[Any, object]) -> None:
+        """The new assignment is known."""
+        with self.lock:
+            suspended, self._suspended = self._suspended, {}
+            self.frontiers.update({each: known[0] for each, known in suspended.items()})
+            gone = [each for each, known in suspended.items() if kept.get(each) is not known[1]]
+        self.lose(gone)
+
     def lose(self, partitions: Iterable[TopicPartition], reason: str = "revoked") -> None:
         """They are somebody else's: open spans end, and nothing is committed for them any more."""
         lost: list[Processing] = []
         with self.lock:
             for partition in partitions:
-                self._rewinds.pop(partition, None)
-                self._pauses.pop(partition, None)
+                self.rewinding.forget(partition)
+                self.rewinding.let_go([partition])
                 frontier = self.frontiers.pop(partition, None)
+                if frontier is None and partition in self._suspended:
+                    frontier = self._suspended.pop(partition)[0]
                 if frontier is not None:
                     frontier.alive = False
                     handlings = frontier.handling.values()
                     lost.extend(each for several in handlings for each, _ in several)
         for processing in lost:
-            processing.lose(reason)
+            _lose(processing, reason)
+
+
+def _lose(processing: Processing, reason: str) -> None:
+    try:
+        processing.lose(reason)
+    except Exception:  # noqa: BLE001 - we are in the middle of the client's rebalance
+        faults.report("ending the span of a record that is not ours any more")
 
 
 def done_of(processing: Processing, native: Received) -> Done:

@@ -72,6 +72,4 @@ def refusal(target: tuple[str, Any], record: Any) -> str | None:
                 f"the producer of dead_letter({topic!r}) has no {what}_serializer to write it "
                 f"again. Give it one, or leave {what}_deserializer out of the consumer"
             )
-    if record.key is None and record.value is None:
-        return None  # the producer says so itself
     return None

@@ -31,7 +31,7 @@ def given(message: Any, via: Any) -> list[Received] | None:
     """A record, a list of records, or what `poll` returns."""
     if isinstance(message, ConsumerRecord):
         return [_received(message, via)]
-    if isinstance(message, dict):
+    if isinstance(message, dict) and all(isinstance(each, list) for each in message.values()):
         message = [record for records in message.values() for record in records]
     if isinstance(message, list | tuple) and all(isinstance(r, ConsumerRecord) for r in message):
         return [_received(record, via) for record in message]
@@ -58,7 +58,7 @@ def delivery(native: Received) -> Delivery:
         attempt > 1,
         attempt,
         state is None or not state.commits_by_itself,
-        frontier is not None and frontier.counted,
+        frontier is not None and record.offset in frontier.counted,
     )
 
 
@@ -80,6 +80,12 @@ def described(records: Iterable[Any], state: State) -> list[Delivery]:
     ]
 
 
+def settles_by_itself(instance: Any) -> bool:
+    """Whether a consumer commits whatever becomes of its records."""
+    state = state_of(instance)
+    return state is not None and state.commits_by_itself
+
+
 def owner(native: Received) -> Any:
     """The consumer that the record came by."""
     return native.consumer
@@ -98,8 +104,6 @@ def opened(native: Received, processing: Processing) -> Verdict | None:
     with state.lock:
         state.settles = state.settles or processing.policy.settles
         state.committer.instrumenter = processing.instrumenter
-        if processing.policy.settles:
-            state.committer.strategy = processing.instrumenter.config.commits
         frontier.handling.setdefault(native.record.offset, []).append((processing, native))
         return Verdict.ACK if native.record.offset < frontier.settled_below else None
 
@@ -134,7 +138,7 @@ def settle(native: Received, settlement: Settlement) -> None:
     record = native.record
     partition = TopicPartition(record.topic, record.partition)
     if settlement.verdict is Verdict.REQUEUE:
-        state.requeue(partition, record.offset, settlement.pause)
+        state.requeue(frontier, partition, record.offset, settlement.pause)
         return
     processing = next(
         (one for one, mine in frontier.handling.get(record.offset, ()) if mine is native), None
@@ -143,10 +147,13 @@ def settle(native: Received, settlement: Settlement) -> None:
         try:
             dead_letters.publish(native, settlement.target, processing)
         except BaseException:
-            state.requeue(partition, record.offset, dead_letters.PAUSE)
+            state.requeue(frontier, partition, record.offset, dead_letters.PAUSE)
             raise
     with state.lock:
-        done = None if processing is None else done_of(processing, native)
+        done = None
+        if processing is not None:
+            done = done_of(processing, native)
+            state.committer.strategy = processing.commits
         frontier.conclude(record.offset, record.leader_epoch, done)
     state.committer.concluded()
 

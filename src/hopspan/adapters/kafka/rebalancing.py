@@ -15,7 +15,7 @@ from kafka.consumer import subscription_state
 from hopspan import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from kafka import TopicPartition
 
@@ -27,7 +27,8 @@ _AWAITS = hasattr(subscription_state, "AsyncConsumerRebalanceListener")
 def follow(consumer: Any, state: State) -> None:
     """Be told of the consumer's rebalances, before and after its own listener."""
     subscription: Any = getattr(consumer, "_subscription", None)
-    if not hasattr(subscription, "rebalance_listener"):  # private to the client
+    # Private to the client.
+    if not (hasattr(subscription, "rebalance_listener") and hasattr(subscription, "assignment")):
         faults.once(
             "this version of kafka-python does not let hopspan follow rebalances: records of "
             "revoked partitions may be committed; look for a newer hopspan"
@@ -36,17 +37,23 @@ def follow(consumer: Any, state: State) -> None:
     theirs = subscription.rebalance_listener
     if not isinstance(theirs, _Following):
         kind = _FollowingAsync if _AWAITS else _Following
-        subscription.rebalance_listener = kind(state, theirs)
+        subscription.rebalance_listener = kind(state, subscription, theirs)
 
 
 class _Following:
     """A rebalance listener around the application's (kafka-python 2)."""
 
-    def __init__(self, state: State, theirs: Any) -> None:
+    def __init__(self, state: State, subscription: Any, theirs: Any) -> None:
         self._state = state
+        self._subscription = subscription
         self._theirs = theirs
 
+    def _kept(self) -> Mapping[TopicPartition, object]:
+        """What the client knows of each partition that it has just now."""
+        return dict(self._subscription.assignment)
+
     def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._state.reinstate(self._kept())
         if self._theirs is not None:
             self._theirs.on_partitions_assigned(assigned)
 
@@ -56,7 +63,7 @@ class _Following:
                 self._theirs.on_partitions_revoked(revoked)
         finally:
             self._state.committer.commit(wait=True)
-            self._state.lose(revoked)
+            self._state.suspend(revoked, self._kept())
 
 
 class _FollowingAsync(_Following):
@@ -65,6 +72,7 @@ class _FollowingAsync(_Following):
     async def on_partitions_assigned(  # type: ignore[override]
         self, assigned: Collection[TopicPartition]
     ) -> None:
+        self._state.reinstate(self._kept())
         await self._tell("on_partitions_assigned", assigned)
 
     async def on_partitions_revoked(  # type: ignore[override]
@@ -74,7 +82,7 @@ class _FollowingAsync(_Following):
             await self._tell("on_partitions_revoked", revoked)
         finally:
             await self._commit(revoked)
-            self._state.lose(revoked)
+            self._state.suspend(revoked, self._kept())
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
         try:

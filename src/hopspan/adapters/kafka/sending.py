@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
+from hopspan import faults
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.errors import failure
 from hopspan.interception import INTERCEPTED, sends
@@ -104,16 +105,22 @@ def completes(_producer: Any, operation: Operation, future: Any) -> bool:
 
 
 def _sent(operation: Operation, metadata: Any) -> None:
-    _unanswered.remove(operation)
-    attributes: dict[str, Any] = {names.PARTITION_ID: str(metadata.partition)}
-    if metadata.offset is not None and metadata.offset >= 0:  # acks=0 tells none
-        attributes[_kafka.OFFSET] = metadata.offset
-    operation.end(attributes=attributes)
+    try:
+        _unanswered.remove(operation)
+        attributes: dict[str, Any] = {names.PARTITION_ID: str(metadata.partition)}
+        if metadata.offset is not None and metadata.offset >= 0:  # acks=0 tells none
+            attributes[_kafka.OFFSET] = metadata.offset
+        operation.end(attributes=attributes)
+    except Exception:  # noqa: BLE001 - or the client would log it as one of the application's
+        faults.report("ending a send")
 
 
 def _failed(operation: Operation, error: BaseException) -> None:
-    _unanswered.remove(operation)
-    operation.end(failure(error))
+    try:
+        _unanswered.remove(operation)
+        operation.end(failure(error))
+    except Exception:  # noqa: BLE001
+        faults.report("ending a send")
 
 
 traced = sends(_kafka.SEND, send, completes)

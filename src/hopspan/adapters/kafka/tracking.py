@@ -171,7 +171,7 @@ def _seek_to(state: State, consumer: Any, original: Callable[..., Any], *partiti
 
 def _pause(state: State, consumer: Any, original: Callable[..., Any], *partitions: Any) -> Any:
     result = original(consumer, *partitions)
-    state.let_go(partitions)
+    state.rewinding.let_go(partitions)
     return result
 
 

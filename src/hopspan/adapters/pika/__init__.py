@@ -31,6 +31,7 @@ from hopspan.adapters.pika.deliveries import (
     refusal,
     same,
     settle,
+    settles_by_itself,
 )
 from hopspan.interception import (
     Point,
@@ -83,4 +84,5 @@ __all__ = [
     "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
     "SETTLED_ALREADY", "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given",
     "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal", "same", "settle",
+    "settles_by_itself",
 ]  # fmt: skip

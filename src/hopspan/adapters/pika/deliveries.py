@@ -123,3 +123,8 @@ def refusal(policy: Policy, native: Received | None = None) -> str | None:  # no
 
 def prepare(instance: Any) -> None:
     """A channel is as it has to be."""
+
+
+def settles_by_itself(instance: Any) -> bool:  # noqa: ARG001
+    """That is each consumer's matter, not the channel's."""
+    return False

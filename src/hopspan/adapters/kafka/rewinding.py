@@ -1,0 +1,75 @@
+"""Going back to records that are to be handed out again, at once or after a pause.
+
+While it pauses, a partition is paused in the client: the consumer goes on to poll, and stays in its
+group. What the application has paused itself, or takes over, is left to it.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kafka import TopicPartition
+
+    from hopspan.adapters.kafka.consumers import State
+
+
+class Rewinding:
+    """One consumer's. What touches the client runs on the consumer's thread."""
+
+    __slots__ = ("_pauses", "_rewinds")
+
+    def __init__(self) -> None:
+        self._rewinds: dict[TopicPartition, tuple[int, float]] = {}
+        self._pauses: dict[TopicPartition, float] = {}
+
+    def add(self, partition: TopicPartition, offset: int, pause: float) -> None:
+        """Go back to a record, when the consumer's thread comes by."""
+        lowest, longest = self._rewinds.get(partition, (offset, pause))
+        self._rewinds[partition] = (min(lowest, offset), max(longest, pause))
+
+    def forget(self, partition: TopicPartition) -> None:
+        """The application went elsewhere, or the partition did."""
+        self._rewinds.pop(partition, None)
+
+    def let_go(self, partitions: Iterable[TopicPartition]) -> None:
+        """The application itself pauses or resumes: from now on it decides."""
+        for partition in partitions:
+            self._pauses.pop(partition, None)
+
+    def waits(self) -> list[float]:
+        """Seconds until each paused partition is due."""
+        return [max(0.0, until - monotonic()) for until in self._pauses.values()]
+
+    def carry_out(self, state: State) -> None:
+        """Go back where that is asked for, and end the pauses that are over."""
+        if self._rewinds:
+            with state.lock:
+                rewinds, self._rewinds = self._rewinds, {}
+            for partition, (offset, pause) in rewinds.items():
+                self._rewind(state, partition, offset, pause)
+        if self._pauses:
+            self._resume(state)
+
+    def _rewind(self, state: State, partition: TopicPartition, offset: int, pause: float) -> None:
+        frontier = state.frontiers.get(partition)
+        if frontier is None or frontier.position is None or offset >= frontier.position:
+            return  # it is revoked, or will be handed out again as it is
+        consumer = state.consumer()
+        state.kind.seek(consumer, partition, offset)
+        frontier.position = offset
+        until = monotonic() + pause
+        if partition in self._pauses:
+            self._pauses[partition] = max(self._pauses[partition], until)
+        elif pause and partition not in consumer.paused():
+            state.kind.pause(consumer, partition)
+            self._pauses[partition] = until
+
+    def _resume(self, state: State) -> None:
+        now = monotonic()
+        for partition in [each for each, until in self._pauses.items() if until <= now]:
+            del self._pauses[partition]
+            state.kind.resume(state.consumer(), partition)
