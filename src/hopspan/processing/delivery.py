@@ -294,9 +294,7 @@ class Processing:
         self.settled_by_policy = bool(sent)
         self.settled, common = self.wire.summary(sent)
         outcome = self.outcome or SUCCESS
-        attributes: dict[str, Any] = {}
-        if common is not None:
-            attributes.update(names.settlement_attributes(common))
+        attributes = {} if common is None else dict(names.settlement_attributes(common))
         if outcome.cancelled or outcome.interrupted:
             attributes[names.CANCELLED] = True
         uncounted = sum(not delivery.counted for delivery in self.deliveries)
