@@ -30,3 +30,15 @@ def endpoint(name: str) -> str:
 def rabbitmq_url() -> str:
     """Return the URL of a RabbitMQ that answers."""
     return endpoint("rabbitmq")
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> str:
+    """Return the address of a Kafka that answers."""
+    return endpoint("kafka")
+
+
+@pytest.fixture(scope="session")
+def tansu_bootstrap() -> str:
+    """Return the address of a Tansu, the embedded broker of the demo, that answers."""
+    return endpoint("tansu")

@@ -8,18 +8,14 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from integration.brokers.containers import find_engine, start_container, stop_container
+from integration.brokers.containers import find_engine, stop_container
 from integration.brokers.processes import STOP_SECONDS, is_alive, is_open, say, stop_processes
-from integration.brokers.rabbitmq import (
-    find_rabbitmq,
-    install_rabbitmq,
-    last_lines,
-    start_rabbitmq,
-)
+from integration.brokers.readiness import await_answer
 from integration.brokers.services import (
     DEFAULT_SERVICES,
+    EMBEDDED_VARIABLE,
     PROBE_SECONDS,
     SERVICES,
     BrokerError,
@@ -30,41 +26,7 @@ from integration.brokers.services import (
     wait_until,
 )
 from integration.brokers.state import Running, one_at_a_time, recall, remember, state_folder
-
-START_SECONDS = 120.0
-
-
-def choose(
-    service: Service,
-    environ: Mapping[str, str],
-    engine: Callable[[], str],
-    program: Callable[[Service], str],
-) -> tuple[str, str]:
-    """Decide how to get a service: the way, and the endpoint, engine or program for it.
-
-    Questions are asked in order and only as far as needed: an engine may take seconds to answer.
-    """
-    if endpoint := environ.get(service.variable):
-        return "environment", endpoint
-    if found := engine():
-        return "container", found
-    if found := program(service):
-        return "program", found
-    raise BrokerError(remedy(service))
-
-
-def remedy(service: Service) -> str:
-    """Say what a person can do to get a service that was not found."""
-    install = "" if service.name != "rabbitmq" else ", or install rabbitmq-server"
-    return (
-        f"{service.name}: not found. Set {service.variable} to the endpoint of a running one, "
-        f"or start docker or podman (with compose){install}."
-    )
-
-
-def find_program(service: Service) -> str:
-    """Return the program for a service, installed first when missing and permitted."""
-    return (find_rabbitmq() or install_rabbitmq()) if service.name == "rabbitmq" else ""
+from integration.brokers.ways import begin, choose, find_embedded, find_program
 
 
 def is_up(service: Service, running: Running) -> bool:
@@ -72,12 +34,12 @@ def is_up(service: Service, running: Running) -> bool:
     return all(map(is_alive, running.processes)) and service.answers(running.endpoint)
 
 
-def start(service: Service) -> str:
-    """Start a service, wait until it answers and return its endpoint."""
-    way, means = choose(service, os.environ, find_engine, find_program)
+def start(service: Service) -> Running:
+    """Start a service and wait until it answers."""
+    way, means = choose(service, os.environ, find_engine, find_program, find_embedded)
     if way == "environment":
         check(service, means)
-        return means
+        return Running(way, means)
     try:
         return attempt(service, way, means)
     except DiedError as error:
@@ -95,36 +57,17 @@ def check(service: Service, endpoint: str) -> None:
         )
 
 
-def attempt(service: Service, way: str, means: str) -> str:
+def attempt(service: Service, way: str, means: str) -> Running:
     """Start a service once; what fails to start, or is interrupted, is removed again."""
-    begin = {"container": start_container, "program": start_rabbitmq}[way]
     try:
-        running = begin(service, means)
+        running = begin(service, way, means)
         remember(service.name, running)
-        await_answer(service, running)
+        await_answer(service, running, state_folder() / service.name)
     except BaseException:
         stop(service.name)
         raise
     say(f"{service.name}: started ({way}) at {shown(running.endpoint)}")
-    return running.endpoint
-
-
-def await_answer(service: Service, running: Running) -> None:
-    """Return when the service answers; raise with its last words when it died or time is over."""
-
-    def died() -> bool:
-        return not all(map(is_alive, running.processes))
-
-    say(f"{service.name}: waiting for it to answer")
-    wait_until(lambda: died() or service.answers(running.endpoint), START_SECONDS)
-    log = last_lines(state_folder() / service.name)
-    if died():
-        raise DiedError(f"{service.name}: ended while starting; its last words:\n{log}")
-    if not service.answers(running.endpoint):
-        raise BrokerError(
-            f"{service.name}: did not answer within {START_SECONDS:.0f} seconds. "
-            f"Run scripts/brokers up again, or set {service.variable}; its last words:\n{log}"
-        )
+    return running
 
 
 def stop(name: str) -> None:
@@ -146,16 +89,30 @@ def up(services: list[Service]) -> int:
     """Have every service running, reusing those that are, and print their export lines."""
     with one_at_a_time():
         for service in services:
-            running = None if os.environ.get(service.variable) else recall().get(service.name)
-            if running and is_up(service, running):
-                say(f"{service.name}: already up at {shown(running.endpoint)}")
-                endpoint = running.endpoint
-            else:
-                if running:
-                    stop(service.name)  # what is left of one that died
-                endpoint = start(service)
-            print(f"export {service.variable}={shlex.quote(endpoint)}", flush=True)
+            print(*exports(service, obtain(service)), sep="\n", flush=True)
     return 0
+
+
+def obtain(service: Service) -> Running:
+    """Return a service that answers: the one that runs, or a new one."""
+    running = None if os.environ.get(service.variable) else recall().get(service.name)
+    if running and is_up(service, running):
+        say(f"{service.name}: already up at {shown(running.endpoint)}")
+        return running
+    if running:
+        stop(service.name)  # what is left of one that died
+    return start(service)
+
+
+def exports(service: Service, running: Running) -> list[str]:
+    """Return the lines for a shell to eval; those that run on a stand-in must be told."""
+    lines = [f"export {service.variable}={shlex.quote(running.endpoint)}"]
+    if running.way == "embedded":
+        say("kafka: the Kafka suite runs on the embedded broker (Tansu), not on Apache Kafka")
+        lines.append(f"export {EMBEDDED_VARIABLE}=1")
+    elif running.way != "environment" and service.name == "kafka":
+        lines += [f"unset {EMBEDDED_VARIABLE}"] * (EMBEDDED_VARIABLE in os.environ)
+    return lines
 
 
 def down(services: list[Service]) -> int:

