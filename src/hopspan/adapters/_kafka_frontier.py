@@ -74,12 +74,15 @@ class Frontier:
             self._forget_idle()
         for record in records:
             if len(self._open) >= self.MOST:
-                self._ceiling = min(record.offset, self._ceiling or record.offset)
+                self._lower_ceiling(record.offset)
                 break
             self._open[record.offset] = record
         self._begin(records[0].offset)
         self.position = records[-1].offset + 1
         self.settled_below = min(self.settled_below, records[0].offset)
+
+    def _lower_ceiling(self, offset: int) -> None:
+        self._ceiling = offset if self._ceiling is None else min(offset, self._ceiling)
 
     def saw(self, record: Any) -> None:
         """A record is handled whose handing out was not seen."""
@@ -149,7 +152,9 @@ class Frontier:
     def frontier(self) -> int | None:
         """What may be committed: everything below it is done."""
         lowest = min(self._open, default=self.position)
-        return lowest if self._ceiling is None else min(lowest or self._ceiling, self._ceiling)
+        if self._ceiling is None or lowest is None:
+            return self._ceiling if lowest is None else lowest
+        return min(lowest, self._ceiling)
 
     def due(self) -> int | None:
         """The frontier, where it is further than what was committed."""

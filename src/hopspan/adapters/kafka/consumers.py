@@ -212,6 +212,10 @@ class State:
                     self._suspended[partition] = (frontier, kept[partition])
         self.lose(gone)
 
+    def is_suspended(self, partition: TopicPartition) -> bool:
+        """Whether nobody knows yet whose a partition is."""
+        return partition in self._suspended
+
     def reinstate(self, kept: Mapping[Any, object]) -> None:
         """The new assignment is known."""
         with self.lock:

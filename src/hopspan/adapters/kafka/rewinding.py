@@ -9,6 +9,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from hopspan import faults
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -42,34 +44,42 @@ class Rewinding:
 
     def waits(self) -> list[float]:
         """Seconds until each paused partition is due."""
-        return [max(0.0, until - monotonic()) for until in self._pauses.values()]
+        return [max(0.0, until - monotonic()) for until in list(self._pauses.values())]
 
     def carry_out(self, state: State) -> None:
         """Go back where that is asked for, and end the pauses that are over."""
-        if self._rewinds:
-            with state.lock:
-                rewinds, self._rewinds = self._rewinds, {}
-            for partition, (offset, pause) in rewinds.items():
-                self._rewind(state, partition, offset, pause)
+        for partition in list(self._rewinds):
+            if not state.is_suspended(partition):
+                self._rewind(state, partition)
         if self._pauses:
             self._resume(state)
 
-    def _rewind(self, state: State, partition: TopicPartition, offset: int, pause: float) -> None:
-        frontier = state.frontiers.get(partition)
+    def _rewind(self, state: State, partition: TopicPartition) -> None:
+        with state.lock:
+            offset, pause = self._rewinds.pop(partition, (0, 0.0))
+            frontier = state.frontiers.get(partition)
         if frontier is None or frontier.position is None or offset >= frontier.position:
             return  # it is revoked, or will be handed out again as it is
-        consumer = state.consumer()
-        state.kind.seek(consumer, partition, offset)
+        try:
+            state.kind.seek(state.consumer(), partition, offset)
+        except Exception:  # noqa: BLE001 - next time, or whoever has the partition then
+            self.add(partition, offset, pause)
+            faults.report("seeking back to a record")
+            return
         frontier.position = offset
-        until = monotonic() + pause
+        if pause or partition in self._pauses:
+            self._pause(state, partition, monotonic() + pause)
+
+    def _pause(self, state: State, partition: TopicPartition, until: float) -> None:
+        consumer = state.consumer()
         if partition in self._pauses:
             self._pauses[partition] = max(self._pauses[partition], until)
-        elif pause and partition not in consumer.paused():
+        elif partition not in consumer.paused():
             state.kind.pause(consumer, partition)
             self._pauses[partition] = until
 
     def _resume(self, state: State) -> None:
         now = monotonic()
-        for partition in [each for each, until in self._pauses.items() if until <= now]:
-            del self._pauses[partition]
+        for partition in [each for each, until in list(self._pauses.items()) if until <= now]:
+            self._pauses.pop(partition, None)
             state.kind.resume(state.consumer(), partition)
