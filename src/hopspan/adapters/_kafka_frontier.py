@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Done(NamedTuple):
     """A record that is done, for the span of the commit that says so."""
 
+    offset: int
     delivery: Delivery
     span: SpanContext
 
@@ -57,7 +58,7 @@ class Frontier:
         """Whether something is done that no commit has told yet."""
         self.handling: dict[int, list[tuple[Processing, Any]]] = {}
         """Who handles which record just now; more than one where it is in a batch as well."""
-        self.done: list[tuple[int, Done]] = []
+        self.done: list[Done] = []
         self._open: dict[int, Any] = {}
         self._attempts: dict[int, int] = {}
         self._ceiling: int | None = None
@@ -73,7 +74,7 @@ class Frontier:
         if not settles and len(self._open) >= self.MOST_UNSETTLED:
             self._forget_idle()
         for record in records:
-            if len(self._open) >= self.MOST:
+            if len(self._open) >= self.MOST and record.offset not in self._open:
                 self._lower_ceiling(record.offset)
                 break
             self._open[record.offset] = record
@@ -110,7 +111,7 @@ class Frontier:
         self.epoch = max(self.epoch, -1 if epoch is None else epoch)
         self.is_dirty = True
         if done is not None:
-            self.done.append((offset, done))
+            self.done.append(done)
             del self.done[: -self.MOST_DONE]
 
     def _forget(self, offset: int) -> None:
@@ -140,8 +141,9 @@ class Frontier:
         """The application committed an offset. Returns what hopspan had not told yet."""
         for each in [each for each in self._open if each < offset]:
             self._forget(each)
-        if self._ceiling is not None and self._ceiling < offset:
-            self._ceiling = None
+        if self._ceiling is not None:
+            is_past_all = self.position is not None and offset >= self.position
+            self._ceiling = None if is_past_all else max(offset, self._ceiling)
         self.settled_below = self.committed = offset
         return self.take_done(offset)
 
@@ -169,6 +171,11 @@ class Frontier:
 
     def take_done(self, below: int) -> list[Done]:
         """The records that a commit covers; forgotten from now on."""
-        covered = [each for offset, each in self.done if offset < below]
-        self.done = [each for each in self.done if each[0] >= below]
+        covered = [each for each in self.done if each.offset < below]
+        self.done = [each for each in self.done if each.offset >= below]
         return covered
+
+    def give_back(self, covered: Sequence[Done]) -> None:
+        """The commit failed: the next one covers them."""
+        self.done = [*covered, *self.done][-self.MOST_DONE :]
+        self.is_dirty = True

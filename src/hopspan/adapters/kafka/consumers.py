@@ -18,7 +18,7 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import _kafka
 from hopspan.adapters._kafka_frontier import Done, Frontier
-from hopspan.adapters.kafka.commits import Committer
+from hopspan.adapters.kafka.committing import Committer
 from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.interception import INTERCEPTED
 from hopspan.telemetry import BOUND, Binding, instrumenter_for
@@ -253,7 +253,7 @@ def done_of(processing: Processing, native: Received) -> Done:
     """What the span of a commit is to say of a record."""
     described = next(each for each in processing.deliveries if each.native is native)
     light = described._replace(headers=None, native=None)
-    return Done(light, processing.span.get_span_context())
+    return Done(native.record.offset, light, processing.span.get_span_context())
 
 
 def state_of(consumer: Any) -> State | None:

@@ -36,7 +36,17 @@ class _Commit:
         self._began, self._clock = time_ns(), perf_counter()
         self._here = get_current_span().get_span_context()
 
-    def succeeded(self, _answer: Any = None) -> None:
+    def answered(self, answer: Any) -> None:
+        """What the client calls back with: an error, or the broker's response."""
+        try:
+            if isinstance(answer, BaseException):
+                self.failed(answer)
+            else:
+                self.succeeded()
+        except Exception:  # noqa: BLE001 - we are in the client's poll
+            faults.report("hearing what became of a commit")
+
+    def succeeded(self) -> None:
         """The broker has it."""
         covered: list[Done] = []
         handled: list[tuple[Any, Any]] = []
@@ -96,13 +106,20 @@ def commit_async(
     consumer: Any,
     original: Callable[..., Any],
     offsets: Any = None,
+    callback: Any = None,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
     """`KafkaConsumer.commit_async`."""
     own = _began(state, consumer, offsets)
-    future = original(consumer, offsets, *args, **kwargs)
-    if own is not None:
-        future.add_callback(own.succeeded)
-        future.add_errback(own.failed)
-    return future
+    if own is None or (callback is not None and not callable(callback)):
+        return original(consumer, offsets, callback, *args, **kwargs)
+    theirs = callback or consumer.config.get("default_offset_commit_callback")
+
+    # Not the future: where the coordinator has to be looked up, that is the lookup's.
+    def answered(told: Any, answer: Any) -> None:
+        own.answered(answer)
+        if theirs is not None:
+            theirs(told, answer)
+
+    return original(consumer, offsets, answered, *args, **kwargs)

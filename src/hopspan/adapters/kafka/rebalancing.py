@@ -102,7 +102,8 @@ class _FollowingAsync(_Following):
         if call is None:
             return
         try:
-            await self._state.kind.commit_async(self._state.consumer(), call.offsets)
+            consumer = self._state.consumer()
+            await self._state.kind.commit_async(consumer, call.offsets)
         except Exception as error:  # noqa: BLE001 - told by its span and the log
             call.failed(error)
         else:
