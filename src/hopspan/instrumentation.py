@@ -37,7 +37,7 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
     that another instrumentation wraps already is left alone, which is logged.
 
     Args:
-        clients: `"kafka"` (kafka-python), `"pika"`.
+        clients: `"aio-pika"`, `"kafka"` (kafka-python), `"pika"`.
         settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
 
     Raises:
@@ -48,7 +48,8 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
     Thread safety: safe, but not while messages are in flight on other threads: those may be traced
     or not.
     """
-    chosen = clients or tuple(name for name in ADAPTERS if _is_installed(name))
+    named = tuple(name.replace("-", "_") for name in clients)
+    chosen = named or tuple(name for name in ADAPTERS if _is_installed(name))
     config = Config.from_environment().override(settings)
     for name in chosen:
         _check(name)
@@ -91,7 +92,7 @@ def uninstrument(*clients: str) -> None:
             not instrumented is passed over.
     """
     with _lock:
-        for name in clients or tuple(_woven):
+        for name in [name.replace("-", "_") for name in clients] or tuple(_woven):
             if name in _woven:
                 binding, woven, _ = _woven.pop(name)
                 binding.instrumenter.switch.on = False
@@ -147,6 +148,13 @@ class _Instrumentor:
     def uninstrument(self, **_options: Any) -> None:
         """Undo it."""
         uninstrument(self._client)
+
+
+class AioPikaInstrumentor(_Instrumentor):
+    """aio-pika."""
+
+    _client = "aio_pika"
+    _rival = "aio-pika"
 
 
 class KafkaInstrumentor(_Instrumentor):

@@ -11,7 +11,11 @@ from hopspan.processing import use_locator
 if TYPE_CHECKING:
     from hopspan.processing import Adapter
 
-ADAPTERS = {"kafka": "hopspan.adapters.kafka", "pika": "hopspan.adapters.pika"}
+ADAPTERS = {
+    "aio_pika": "hopspan.adapters.aio_pika",
+    "kafka": "hopspan.adapters.kafka",
+    "pika": "hopspan.adapters.pika",
+}
 """From a client's top-level module to its adapter's. `hopspan.testing` brings its own messages."""
 
 _BY_MODULE = {**ADAPTERS, "hopspan.testing": "hopspan.testing.memory"}

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.model import Endpoint, OperationType, Verdict
+from hopspan.model import Delivery, Endpoint, MessageInfo, OperationType, Verdict
 
 if TYPE_CHECKING:
     from hopspan.settlement import Policy
@@ -21,6 +21,10 @@ SYSTEM = "rabbitmq"
 PUBLISH = names.Action("publish", OperationType.SEND)
 ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
 DELIVERY_TAG = "messaging.rabbitmq.message.delivery_tag"
+NO_ACK = (
+    "it was given no_ack=True, so the broker forgets a message when it hands it out. "
+    "Consume with no_ack=False"
+)
 SETTLED_ALREADY = (
     "it was given auto_ack=True, so the broker forgets a message when it hands it out. "
     "Consume with auto_ack=False"
@@ -126,6 +130,44 @@ def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(value, kind):
             found[name] = int(value) if kind is int else value
     return found
+
+
+class Envelope(NamedTuple):
+    """What the broker says around a message."""
+
+    exchange: str
+    routing_key: str
+    queue: str | None
+    tag: int
+    redelivered: bool
+
+
+def delivery(
+    native: Any,
+    envelope: Envelope,
+    server: Server,
+    headers: Any,
+    *,
+    ids: tuple[Any, Any],
+    settles: bool,
+    counted: bool,
+) -> Delivery:
+    """A delivery as a value; `ids` are the message's and the conversation's."""
+    known = headers if isinstance(headers, dict) else None
+    exchange, key, queue, tag, redelivered = envelope
+    attributes = {DELIVERY_TAG: int(tag), **death(known)}
+    if key:
+        attributes[ROUTING_KEY] = key
+    return Delivery(
+        consumed_from(exchange, key, queue, server),
+        MessageInfo(text(ids[0]), text(ids[1]), attributes),
+        known,
+        native,
+        redelivered,
+        attempt(known, redelivered),
+        settles,
+        counted,
+    )
 
 
 def refusal(policy: Policy) -> str | None:

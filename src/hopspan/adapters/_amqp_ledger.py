@@ -136,6 +136,30 @@ def _bound(entries: dict[int, Any], most: int) -> None:
         del entries[next(iter(entries))]
 
 
+class _Record(NamedTuple):
+    """One settlement call, from before it is made."""
+
+    ledger: Ledger
+    name: str
+    sent: Sent
+    error_type: Callable[[BaseException], str | None]
+    began: int
+    clock: float
+
+    def succeeded(self) -> None:
+        """It went out."""
+        self._enter(SUCCESS)
+
+    def failed(self, error: Exception) -> None:
+        """It did not."""
+        kind = self.error_type(error) or names.error_type(error)
+        self._enter(Outcome(failed=True, error=error, error_type=kind, description=str(error)))
+
+    def _enter(self, outcome: Outcome) -> None:
+        timing = (self.began, perf_counter() - self.clock)
+        _enter(self.ledger, self.name, self.sent, outcome, timing)
+
+
 def recording(
     original: Callable[..., Any],
     ledger: Ledger,
@@ -158,15 +182,45 @@ def recording(
         sent = _sent(read, args, kwargs)
         if sent is None:
             return original(*args, **kwargs)
-        began, clock = time_ns(), perf_counter()
+        record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
         try:
             result = original(*args, **kwargs)
         except Exception as error:
-            kind = error_type(error) or names.error_type(error)
-            failed = Outcome(failed=True, error=error, error_type=kind, description=str(error))
-            _enter(ledger, name, sent, failed, (began, perf_counter() - clock))
+            record.failed(error)
             raise
-        _enter(ledger, name, sent, SUCCESS, (began, perf_counter() - clock))
+        record.succeeded()
+        return result
+
+    return settle
+
+
+def recording_async(
+    original: Callable[..., Any],
+    ledger: Ledger,
+    name: str,
+    read: Callable[..., Sent | None],
+    error_type: Callable[[BaseException], str | None],
+) -> Callable[..., Any]:
+    """`recording` for a client whose settlement is awaited.
+
+    One that is cancelled counts as sent: it may be on its way, and a second one would cost the
+    channel. If it is not, the broker hands the message out again when the channel closes.
+    """
+
+    async def settle(*args: Any, **kwargs: Any) -> Any:
+        sent = _sent(read, args, kwargs)
+        if sent is None:
+            return await original(*args, **kwargs)
+        record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
+        try:
+            result = await original(*args, **kwargs)
+        except Exception as error:
+            record.failed(error)
+            raise
+        except BaseException:
+            record.succeeded()
+            raise
+        record.succeeded()
         return result
 
     return settle

@@ -10,11 +10,13 @@ differ in the headers only; an error in our code is logged once and the native c
 unchanged; what is woven into a class can be taken out again without a trace.
 """
 
+from hopspan.interception.asynchronous import iterates_async, receives_async, sends_async
 from hopspan.interception.consuming import consumes, iterates, receives, runs_first
 from hopspan.interception.points import Fetch, Point, Subscription
+from hopspan.interception.replacing import subclass
 from hopspan.interception.sending import sends
 from hopspan.interception.weaving import INTERCEPTED, owner_of, unweave, weave
-from hopspan.interception.wrapping import bind, returns_wrapped, wrap
+from hopspan.interception.wrapping import bind, returns_wrapped, returns_wrapped_async, wrap
 
 __all__ = [
     "INTERCEPTED",
@@ -24,11 +26,16 @@ __all__ = [
     "bind",
     "consumes",
     "iterates",
+    "iterates_async",
     "owner_of",
     "receives",
+    "receives_async",
     "returns_wrapped",
+    "returns_wrapped_async",
     "runs_first",
     "sends",
+    "sends_async",
+    "subclass",
     "unweave",
     "weave",
     "wrap",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +28,34 @@ def consumes(reader: Callable[..., Subscription | None]) -> Any:
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def consume(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def changed(self: Any, args: Any, kwargs: Any) -> Any:
             if binding.active:
                 subscription = read_call(reader, self, args, kwargs)
-                if subscription is not None and callable(subscription.handler):
-                    args, kwargs = _subscribed(subscription, binding)
+                if subscription is not None and _is_fresh(subscription.handler):
+                    return _subscribed(subscription, binding)
+            return args, kwargs
+
+        @functools.wraps(original)
+        def consume(self: Any, *args: Any, **kwargs: Any) -> Any:
+            args, kwargs = changed(self, args, kwargs)
             return original(self, *args, **kwargs)
 
-        return consume
+        @functools.wraps(original)
+        async def consume_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+            args, kwargs = changed(self, args, kwargs)
+            return await original(self, *args, **kwargs)
+
+        return consume_async if inspect.iscoroutinefunction(original) else consume
 
     return intercept
+
+
+_OURS = "__hopspan_subscribed__"
+
+
+def _is_fresh(handler: Any) -> bool:
+    """Whether a handler is one, and not one of ours that the client registers again."""
+    return callable(handler) and not hasattr(handler, _OURS)
 
 
 def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]:
@@ -61,7 +79,13 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
     def handle(*args: Any, **kwargs: Any) -> Any:
         return (wrapped if binding.active else subscription.handler)(*args, **kwargs)
 
-    return subscription.call(handle)
+    @functools.wraps(subscription.handler)
+    async def handle_async(*args: Any, **kwargs: Any) -> Any:
+        return await (wrapped if binding.active else subscription.handler)(*args, **kwargs)
+
+    registered = handle_async if inspect.iscoroutinefunction(wrapped) else handle
+    setattr(registered, _OURS, True)
+    return subscription.call(registered)
 
 
 def receives(reader: Callable[..., Fetch], ends: tuple[type[BaseException], ...] = ()) -> Any:
@@ -88,11 +112,11 @@ def receives(reader: Callable[..., Fetch], ends: tuple[type[BaseException], ...]
             except ends:
                 raise
             except BaseException as error:
-                _received(binding, fetch, error, (began, perf_counter() - clock))
+                received(binding, fetch, error, (began, perf_counter() - clock))
                 raise
             finally:
                 inside.reset(token)
-            _received(binding, fetch, result, (began, perf_counter() - clock))
+            received(binding, fetch, result, (began, perf_counter() - clock))
             return result
 
         return receive
@@ -100,7 +124,7 @@ def receives(reader: Callable[..., Fetch], ends: tuple[type[BaseException], ...]
     return intercept
 
 
-def _received(binding: Binding, fetch: Fetch, result: Any, timing: tuple[int, float]) -> None:
+def received(binding: Binding, fetch: Fetch, result: Any, timing: tuple[int, float]) -> None:
     """Record a call that returned messages, or raised `result`."""
     failed = isinstance(result, BaseException)
     try:

@@ -38,19 +38,19 @@ def sends(
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
             if not binding.active or inside.get():
                 return original(self, *args, **kwargs)
-            operation, changed = _start_send(binding, action, reader, (self, *args), kwargs)
+            operation, changed = start_send(binding, action, reader, (self, *args), kwargs)
             if operation is None:
                 return original(self, *args, **kwargs)
             token = inside.set(True)
             try:
                 result = original(self, *changed[0], **changed[1])
             except BaseException as error:
-                _end(operation, failure(binding.adapter, error))
+                end_send(operation, failure(binding.adapter, error))
                 raise
             finally:
                 inside.reset(token)
             if completes is None or not _completes(completes, self, operation, result):
-                _end(operation, SUCCESS)
+                end_send(operation, SUCCESS)
             return result
 
         return send
@@ -58,13 +58,14 @@ def sends(
     return intercept
 
 
-def _start_send(
+def start_send(
     binding: Binding,
     action: Action,
     reader: Callable[..., Outgoing | None],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> tuple[Operation | None, Any]:
+    """The operation of a publish, and the arguments that carry its context; or nothing."""
     operation = None
     try:
         undo_leftovers()
@@ -83,12 +84,13 @@ def _start_send(
         if operation is not None or not is_users_mistake(error, reader, args, kwargs):
             faults.report(f"starting to {action.name}")
         if operation is not None:
-            _end(operation, SUCCESS)
+            end_send(operation, SUCCESS)
         return None, None
     return operation, changed
 
 
-def _end(operation: Operation, outcome: Outcome) -> None:
+def end_send(operation: Operation, outcome: Outcome) -> None:
+    """End a publish; a fault of ours is only logged."""
     try:
         operation.end(outcome)
     except Exception:  # noqa: BLE001 - what became of the message is the client's to tell

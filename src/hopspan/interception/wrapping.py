@@ -6,10 +6,11 @@ import functools
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hopspan.interception.replacing import replace_on
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
 from hopspan.model import UnknownMessageError
 from hopspan.processing import adapter_of, refuse, settled_already
-from hopspan.telemetry import BOUND, Binding, Face, instrumenter_for
+from hopspan.telemetry import Binding, Face, binding_of, instrumenter_for, keep_binding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,32 +27,33 @@ Native = TypeVar("Native")
 def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     """Intercept the methods of one instance, and return it.
 
-    The instance keeps its identity and its class, so that everything the client does with it goes
-    on to work, and the channel that a callback is given is the wrapped one. A second call changes
-    its settings.
+    The instance keeps its identity and stays an instance of its class, so that everything the
+    client does with it goes on to work, and the channel that a callback is given is the wrapped
+    one. A second call changes its settings.
     """
-    known = getattr(instance, "__dict__", {}).get(BOUND)
+    known = binding_of(instance)
     if known is not None:
         known.face = Face({**known.face.settings, **face.settings})
         return instance
-    adapter.prepare(instance)
     points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
     if not mine:
         raise _unwrappable(instance)
+    adapter.prepare(instance)
     binding = Binding(adapter, face=face)
-    replaced: dict[str, Any] = {BOUND: binding}
+    replaced: dict[str, Any] = {}
     for point in mine:
         original = getattr(type(instance), point.method, None)
         original = getattr(original, INTERCEPTED, original)
         reason = reason_against(original, point.reader)
-        if point.method in instance.__dict__:
+        if point.method in getattr(instance, "__dict__", ()):
             reason = "another instrumentation replaced it on this instance"
         if reason is not None:
             decline(point, reason, binding)
             continue
         replaced[point.method] = MethodType(intercepted(point, original, binding), instance)
-    instance.__dict__.update(replaced)
+    replace_on(instance, replaced)
+    keep_binding(instance, binding)
     return instance
 
 
@@ -110,5 +112,15 @@ def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[
     @functools.wraps(original)
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
         return bind(original(self, *args, **kwargs), binding.adapter, binding.face)
+
+    return make
+
+
+def returns_wrapped_async(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+    """`returns_wrapped` for a call that is awaited."""
+
+    @functools.wraps(original)
+    async def make(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return bind(await original(self, *args, **kwargs), binding.adapter, binding.face)
 
     return make

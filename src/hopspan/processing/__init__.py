@@ -12,7 +12,7 @@ from hopspan.processing.blocks import process
 from hopspan.processing.deferral import Deferred
 from hopspan.processing.delivery import Processing
 from hopspan.processing.handlers import consumer, face_of, traced
-from hopspan.processing.loops import Loop, each
+from hopspan.processing.loops import AsyncLoop, Loop, each
 from hopspan.processing.opening import NOTHING, begin, current
 from hopspan.processing.refusals import refuse, settled_already
 from hopspan.processing.scope import undo_leftovers
@@ -20,6 +20,7 @@ from hopspan.processing.scope import undo_leftovers
 __all__ = [
     "NOTHING",
     "Adapter",
+    "AsyncLoop",
     "Deferred",
     "Loop",
     "Processing",

@@ -27,7 +27,7 @@ from hopspan.settlement import as_policy
 from hopspan.telemetry import face_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
     from typing_extensions import Self, Unpack
 
@@ -140,8 +140,8 @@ class Loop(_Turns, Generic[Item]):
 class AsyncLoop(_Turns, Generic[Item]):
     """`Loop` for `async for`."""
 
-    def __init__(self, source: AsyncIterable[Item], start: Callable[[Item], Processing]) -> None:
-        self._source = source.__aiter__()
+    def __init__(self, source: AsyncIterator[Item], start: Callable[[Item], Processing]) -> None:
+        self._source = source
         self._start = start
         self._scope = _Scope()
 
@@ -224,7 +224,7 @@ def each(
         return begin(found, natives, pushed=False, face=face) if natives else NOTHING
 
     if hasattr(messages, "__aiter__"):
-        return AsyncLoop(messages, start)
+        return AsyncLoop(messages.__aiter__(), start)
     source: Iterable[Any] = messages
     if isinstance(messages, Mapping):  # what `KafkaConsumer.poll` returns
         source = chain.from_iterable(messages.values())

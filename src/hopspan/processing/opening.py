@@ -15,7 +15,7 @@ from hopspan.processing.delivery import CURRENT, Processing
 from hopspan.processing.refusals import refuse, refuse_plain
 from hopspan.processing.scope import undo_leftovers
 from hopspan.settlement import as_policy
-from hopspan.telemetry import BOUND, NO_SETTINGS, Binding, Face, instrumenter_for
+from hopspan.telemetry import NO_SETTINGS, Face, binding_of, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -166,11 +166,11 @@ def _adopt(ongoing: Processing, face: Face) -> None:
 def _base(adapter: Adapter, native: Any) -> Instrumenter:
     """What lies beneath a face that no interceptor calls: the wrapped object, or the client."""
     try:
-        bound = getattr(adapter.owner(native), BOUND, None)
+        bound = binding_of(adapter.owner(native))
     except Exception:  # noqa: BLE001
         faults.report("looking for the settings of a wrapped object")
         bound = None
-    return bound.instrumenter if isinstance(bound, Binding) else instrumenter_for(adapter.NAME)
+    return instrumenter_for(adapter.NAME) if bound is None else bound.instrumenter
 
 
 def started(start: Callable[..., Processing], *args: Any) -> Processing:

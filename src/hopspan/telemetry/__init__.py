@@ -5,31 +5,33 @@ all threads and tasks.
 """
 
 from hopspan.telemetry.faces import (
-    BOUND,
     CONSUMER,
     NO_SETTINGS,
     Binding,
     Face,
+    binding_of,
     face_for,
     forget_defaults,
     install,
     instrumenter_for,
+    keep_binding,
 )
 from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.links import common_endpoint
 from hopspan.telemetry.spans import Operation
 
 __all__ = [
-    "BOUND",
     "CONSUMER",
     "NO_SETTINGS",
     "Binding",
     "Face",
     "Instrumenter",
     "Operation",
+    "binding_of",
     "common_endpoint",
     "face_for",
     "forget_defaults",
     "install",
     "instrumenter_for",
+    "keep_binding",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,21 @@ def face_for(settings: Mapping[str, Any]) -> Face:
         return Face(settings, PROCESS)
 
 
-BOUND = "_hopspan_binding"
-"""The attribute in which a wrapped object keeps its binding."""
+_bindings: weakref.WeakKeyDictionary[Any, Binding] = weakref.WeakKeyDictionary()
+"""Each wrapped object's. Beside it and not in it: some clients' objects take no attributes."""
+
+
+def binding_of(instance: Any) -> Binding | None:
+    """What a wrapped object is bound to; None for one that is not wrapped."""
+    try:
+        return _bindings.get(instance)
+    except TypeError:  # it can be neither referred to weakly nor hashed, so nobody has wrapped it
+        return None
+
+
+def keep_binding(instance: Any, binding: Binding) -> None:
+    """Remember what an object is bound to, for as long as it lives."""
+    _bindings[instance] = binding
 
 
 class Binding:

@@ -21,7 +21,7 @@ from hopspan.adapters._kafka_frontier import Done, Frontier
 from hopspan.adapters.kafka.committing import Committer
 from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.interception import INTERCEPTED
-from hopspan.telemetry import BOUND, Binding, instrumenter_for
+from hopspan.telemetry import binding_of, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,8 +98,8 @@ class State:
 
     def telemetry(self, consumer: Any) -> Instrumenter | None:
         """Whose settings hold for what the application does with the consumer by itself."""
-        bound = getattr(consumer, BOUND, None)
-        if isinstance(bound, Binding):
+        bound = binding_of(consumer)
+        if bound is not None:
             return bound.instrumenter
         if self.committer.instrumenter is None and hasattr(self.kind.poll, INTERCEPTED):
             return instrumenter_for("kafka")

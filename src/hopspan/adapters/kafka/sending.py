@@ -14,7 +14,7 @@ from hopspan.adapters.kafka.errors import failure
 from hopspan.interception import INTERCEPTED, sends
 from hopspan.model import MessageInfo, Outgoing
 from hopspan.processing import adapter_of
-from hopspan.telemetry import BOUND, Binding
+from hopspan.telemetry import Binding, binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -128,8 +128,7 @@ traced = sends(_kafka.SEND, send, completes)
 
 def traced_send(producer: Any) -> Callable[..., Any]:
     """The `send` of a producer that need not be wrapped or instrumented."""
-    is_traced = BOUND in producer.__dict__ or hasattr(type(producer).send, INTERCEPTED)
-    if is_traced:
+    if binding_of(producer) is not None or hasattr(type(producer).send, INTERCEPTED):
         bare: Callable[..., Any] = producer.send
         return bare
     intercepted = traced(type(producer).send, Binding(adapter_of(type(producer))))

@@ -18,7 +18,7 @@ from kafka import TopicPartition
 from hopspan.adapters.kafka import own_commits
 from hopspan.adapters.kafka.consumers import STATE, State, state_of
 from hopspan.adapters.kafka.rebalancing import follow
-from hopspan.interception import INTERCEPTED
+from hopspan.interception import INTERCEPTED, subclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,15 +49,8 @@ def tracker_of(record: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _tracked(kind: type) -> type:
-    methods = {
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-        **{name: _passing(kind, name, method) for name, method in _METHODS.items()},
-        **{name: _dispatching(kind, name) for name in ("__iter__", "__next__")},
-    }
-    return type(kind.__name__, (kind,), methods)
+def _tracked(kind: Any) -> type:
+    return subclass(kind, {name: _passing(kind, name, each) for name, each in _METHODS.items()})
 
 
 def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,23 +67,6 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
         about["__wrapped__"] = original.__wrapped__
     for key, value in about.items():
         setattr(call, key, value)
-    return call
-
-
-def _dispatching(kind: Any, name: str) -> Callable[..., Any]:
-    """A special method that can be replaced on the instance, which Python by itself ignores."""
-
-    def beneath(self: Any) -> Any:
-        if name == "__next__":
-            return _next(self.__dict__[STATE], self, kind.__next__)
-        return kind.__iter__(self)
-
-    def call(self: Any) -> Any:
-        replaced = self.__dict__.get(name)
-        return beneath(self) if replaced is None else replaced()
-
-    call.__name__ = name
-    setattr(call, INTERCEPTED, beneath)
     return call
 
 
@@ -210,6 +186,7 @@ def _close(
 
 
 _METHODS: dict[str, Callable[..., Any]] = {
+    "__next__": _next,
     "poll": _poll,
     "commit": own_commits.commit,
     "commit_async": own_commits.commit_async,

@@ -23,13 +23,12 @@ from pika.exceptions import (
 )
 
 from hopspan.adapters import _amqp, _amqp_ledger
-from hopspan.model import Verdict
+from hopspan.adapters._amqp_settlements import SETTLEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from hopspan.adapters._amqp_ledger import Sent
     from hopspan.adapters.pika.confirms import Confirms
     from hopspan.processing import Loop
 
@@ -92,7 +91,7 @@ def _made(impl: Any) -> State:
         if state is not None:
             return state
         state = State(impl)
-        for name, read in _SETTLEMENTS.items():
+        for name, read in SETTLEMENTS.items():
             bound = getattr(impl, name)
             recorded = _amqp_ledger.recording(
                 bound, state.ledger, name.removeprefix("basic_"), read, error_type
@@ -196,37 +195,3 @@ def notice_thread(state: State) -> None:
     """Remember the client's thread when we are called from inside the client: it is this one."""
     if state.thread is None and _runs_client(sys._getframe(1), _NEAR):  # noqa: SLF001
         state.thread = threading.get_ident()
-
-
-# Each with the parameters of the method that it reads; what a newer pika adds does not matter here.
-
-
-def _ack(delivery_tag: int = 0, multiple: bool = False, *_rest: Any, **_added: Any) -> Sent:
-    return delivery_tag, multiple, Verdict.ACK
-
-
-def _nack(
-    delivery_tag: int = 0,
-    multiple: bool = False,
-    requeue: bool = True,
-    *_rest: Any,
-    **_added: Any,
-) -> Sent:
-    return delivery_tag, multiple, Verdict.REQUEUE if requeue else Verdict.REJECT
-
-
-def _reject(delivery_tag: int = 0, requeue: bool = True, *_rest: Any, **_added: Any) -> Sent:
-    return delivery_tag, False, Verdict.REQUEUE if requeue else Verdict.REJECT
-
-
-def _recover(requeue: bool = False, *_rest: Any, **_added: Any) -> Sent | None:
-    # Without `requeue` the broker redelivers to this very consumer, or refuses: nothing is settled.
-    return (0, True, Verdict.REQUEUE) if requeue else None
-
-
-_SETTLEMENTS: dict[str, Callable[..., Sent | None]] = {
-    "basic_ack": _ack,
-    "basic_nack": _nack,
-    "basic_reject": _reject,
-    "basic_recover": _recover,
-}

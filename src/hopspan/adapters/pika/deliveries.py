@@ -8,7 +8,7 @@ from pika.spec import Basic
 
 from hopspan.adapters import _amqp
 from hopspan.adapters.pika.channels import Received, inner, notice_thread, state_of
-from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+from hopspan.model import Delivery, Settlement, Verdict
 
 if TYPE_CHECKING:
     from hopspan.processing import Processing
@@ -52,22 +52,16 @@ def _received(channel: Any, method: Any, properties: Any, body: Any) -> Received
 def delivery(native: Received) -> Delivery:
     """A delivery as a value."""
     method, properties = native.method, native.properties
-    state = state_of(native.channel)
-    headers = properties.headers if isinstance(properties.headers, dict) else None
-    attributes = {_amqp.DELIVERY_TAG: int(method.delivery_tag), **_amqp.death(headers)}
+    state, tag = state_of(native.channel), method.delivery_tag
     exchange, routing_key = _amqp.text(method.exchange), _amqp.text(method.routing_key)
-    if routing_key:
-        attributes[_amqp.ROUTING_KEY] = routing_key
-    message_id, conversation_id = properties.message_id, properties.correlation_id
-    return Delivery(
-        _amqp.consumed_from(exchange, routing_key, native.queue, state.server),
-        MessageInfo(_amqp.text(message_id), _amqp.text(conversation_id), attributes),
-        headers,
+    return _amqp.delivery(
         native,
-        bool(method.redelivered),
-        _amqp.attempt(headers, bool(method.redelivered)),
-        not _is_auto_acked(native),
-        method.delivery_tag in state.fetched or state.ledger.is_known(method.delivery_tag),
+        _amqp.Envelope(exchange, routing_key, native.queue, tag, bool(method.redelivered)),
+        state.server,
+        properties.headers,
+        ids=(properties.message_id, properties.correlation_id),
+        settles=not _is_auto_acked(native),
+        counted=tag in state.fetched or state.ledger.is_known(tag),
     )
 
 

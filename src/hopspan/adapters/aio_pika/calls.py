@@ -1,0 +1,131 @@
+"""The calls of aio-pika that are intercepted: each reader has the parameters of what it reads."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from aio_pika import IncomingMessage, Message
+from aio_pika.queue import QueueIterator
+from aio_pika.tools import ensure_awaitable
+from aiormq.abc import DeliveredMessage
+
+from hopspan.adapters import _amqp, _amqp_ledger
+from hopspan.adapters.aio_pika.channels import Received, server, state_of, underlay
+from hopspan.adapters.aio_pika.deliveries import delivery
+from hopspan.interception import Fetch, Subscription
+from hopspan.model import SUCCESS, Delivery, MessageInfo, Outcome, Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def publish(exchange: Any, message: Any, routing_key: str, *rest: Any, **added: Any) -> Outgoing:
+    """`Exchange.publish`."""
+
+    def call(headers: Any) -> tuple[Sequence[Any], dict[str, Any]]:
+        return (_carrying(message, headers), routing_key, *rest), added
+
+    key = _amqp.text(routing_key)
+    connection = getattr(exchange.channel, "_connection", None)
+    return Outgoing(
+        _amqp.sent_to(exchange.name or "", key, server(connection)),
+        MessageInfo(
+            message.message_id, message.correlation_id, {_amqp.ROUTING_KEY: key} if key else {}
+        ),
+        message.headers,
+        call,
+    )
+
+
+def _carrying(message: Any, headers: dict[str, Any]) -> Any:
+    """A copy of a message with other headers. The application may publish its own again.
+
+    `copy` makes a plain `Message` of every subclass, and shares the headers.
+    """
+    if type(message) in {Message, IncomingMessage} or not isinstance(message, Message):
+        copied = copy.copy(message)
+    else:
+        copied = object.__new__(type(message))
+        for name in _slots(type(message)):
+            if hasattr(message, name):
+                object.__setattr__(copied, name, getattr(message, name))
+        getattr(copied, "__dict__", {}).update(getattr(message, "__dict__", {}))
+    object.__setattr__(copied, "headers", headers)
+    return copied
+
+
+def _slots(kind: type) -> list[str]:
+    slots: list[str] = []
+    for each in kind.__mro__:
+        names = each.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            is_private = name.startswith("__") and not name.endswith("__")
+            slots.append(f"_{each.__name__.lstrip('_')}{name}" if is_private else name)
+    return [name for name in slots if name not in {"__dict__", "__weakref__"}]
+
+
+def outcome_of(result: Any) -> Outcome:
+    """What became of a publish: the broker's confirm, or the message itself, returned."""
+    if not isinstance(result, DeliveredMessage):
+        return SUCCESS
+    code = getattr(result.delivery, "reply_code", None) or 312
+    text = getattr(result.delivery, "reply_text", None)
+    return Outcome(
+        failed=True,
+        error_type=_amqp.REPLY_CODES.get(code, str(code)),
+        description=_amqp.text(text) if text else None,
+    )
+
+
+def consume(
+    queue: Any, callback: Any, no_ack: bool = False, *rest: Any, **added: Any
+) -> Subscription | None:
+    """`Queue.consume`; not the one that a `QueueIterator` makes for its buffer."""
+    if isinstance(getattr(callback, "__self__", None), QueueIterator):
+        return None
+
+    def native(message: Any) -> Received:
+        return Received(message, queue.name, no_ack, queue)
+
+    return Subscription(
+        ensure_awaitable(callback),
+        lambda handler: ((handler, no_ack, *rest), added),
+        native,
+        not no_ack,
+        f"a consumer of {queue.name!r}",
+    )
+
+
+def get(queue: Any, *_rest: Any, no_ack: bool = False, **_added: Any) -> Fetch:
+    """`Queue.get`."""
+    connection = getattr(queue.channel, "_connection", None)
+
+    def read(message: Any) -> list[Delivery]:
+        if message is None:
+            return []
+        received = Received(message, queue.name, no_ack, queue)
+        described = delivery(received)
+        fetched = state_of(underlay(message)).fetched
+        fetched[message.delivery_tag] = received
+        while len(fetched) > _amqp_ledger.Ledger.MOST:
+            del fetched[next(iter(fetched))]
+        return [described]
+
+    return Fetch(_amqp.consumed_from("", queue.name, queue.name, server(connection)), read)
+
+
+def iterate_queue(queue: Any) -> Callable[[Any], Received]:
+    """`async for message in queue`."""
+    return lambda message: Received(message, queue.name, None, queue)
+
+
+def iterate(iterator: Any) -> Callable[[Any], Received]:
+    """`async for message in queue.iterator()`."""
+    queue = getattr(iterator, "_amqp_queue", None)
+    name = getattr(queue, "name", None)
+    return lambda message: Received(message, name, None, queue)
+
+
+def make(_owner: Any, *_rest: Any, **_added: Any) -> None:
+    """What makes another object of the client's: a channel, an exchange, a queue, an iterator."""

@@ -1,0 +1,109 @@
+"""What hopspan keeps of a channel of aiormq, beneath aio-pika's: it carries the messages."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from aio_pika import Channel
+from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq.exceptions import AMQPError
+
+from hopspan.adapters import _amqp, _amqp_ledger
+from hopspan.adapters._amqp_settlements import SETTLEMENTS
+from hopspan.interception import bind, subclass
+from hopspan.telemetry import binding_of
+
+_STATE = "_hopspan_state"
+
+
+class Received(NamedTuple):
+    """A message in our hands, with what it does not know itself."""
+
+    message: Any
+    queue: str | None = None
+    no_ack: bool | None = None
+    via: Any = None
+    """The queue or channel that it came by, where that is known."""
+
+
+class State:
+    """One aiormq channel's. Used in its event loop only."""
+
+    __slots__ = ("__weakref__", "fetched", "ledger", "server")
+
+    def __init__(self, channel: Any) -> None:
+        self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger()
+        self.server: _amqp.Server = server(getattr(channel, "connection", None))
+        self.fetched: dict[int, Received] = {}
+        """Messages that `Queue.get` has returned, by delivery tag."""
+
+
+def underlay(message: Any) -> Any:
+    """The channel of aiormq that a message came by, also when it is closed."""
+    return getattr(message, "_IncomingMessage__channel", None)
+
+
+def state_of(channel: Any) -> State:
+    """A channel's state; made, and its settlements recorded, when it is asked for first."""
+    state = channel.__dict__.get(_STATE)
+    if state is None:
+        state = State(channel)
+        for name, read in SETTLEMENTS.items():
+            original = getattr(channel, name, None)
+            if original is not None:
+                channel.__dict__[name] = _amqp_ledger.recording_async(
+                    original, state.ledger, name.removeprefix("basic_"), read, error_type
+                )
+        channel.__dict__[_STATE] = state
+    return state  # type: ignore[no-any-return]
+
+
+def server(connection: Any) -> _amqp.Server:
+    """The broker's address as the application gave it; never its credentials."""
+    url = getattr(connection, "url", None)
+    host, port = getattr(url, "host", None), getattr(url, "port", None)
+    if host is not None and port is None:
+        port = _PORTS.get(getattr(url, "scheme", ""))
+    return _amqp.Server(
+        host if isinstance(host, str) else None, port if isinstance(port, int) else None
+    )
+
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+
+
+def error_type(error: BaseException) -> str | None:
+    """The broker's own word for an error, where it said one."""
+    if isinstance(error, PublishError):  # returned; before DeliveryError, which it derives from
+        return _amqp.REPLY_CODES[312]
+    if isinstance(error, DeliveryError):
+        return _amqp.NACKED
+    code = getattr(error, "code", None) if isinstance(error, AMQPError) else None
+    return _amqp.REPLY_CODES.get(code) if isinstance(code, int) else None
+
+
+def hop(native: Received) -> None:
+    """Settlement is awaited, so it happens in the loop where it is asked for."""
+
+
+def prepare(instance: Any) -> None:
+    """A wrapped channel's default exchange is wrapped as well, whenever it comes to be."""
+    if isinstance(instance, Channel):
+        instance.__class__ = _channel(type(instance))
+
+
+@lru_cache(maxsize=64)
+def _channel(kind: Any) -> type:
+    def default_exchange(self: Any) -> Any:
+        try:
+            exchange = self.__dict__["default_exchange"]
+        except KeyError:
+            raise AttributeError("default_exchange") from None  # as without us: not opened yet
+        binding = binding_of(self)
+        return exchange if binding is None else bind(exchange, binding.adapter, binding.face)
+
+    def keep(self: Any, exchange: Any) -> None:
+        self.__dict__["default_exchange"] = exchange
+
+    return subclass(kind, {"default_exchange": property(default_exchange, keep)})

@@ -1,0 +1,119 @@
+"""Reading the messages that aio-pika hands out, and settling them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aio_pika import IncomingMessage
+
+from hopspan.adapters import _amqp
+from hopspan.adapters.aio_pika.channels import Received, state_of, underlay
+from hopspan.model import Delivery, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from hopspan.processing import Processing
+    from hopspan.settlement import Policy
+
+
+def handed(args: tuple[Any, ...], via: Any = None) -> list[Received] | None:
+    """The message, or the list of them, among a handler's arguments."""
+    return next((found for found in (given(each, via) for each in args) if found), None)
+
+
+def given(message: Any, via: Any) -> list[Received] | None:
+    """A message, a list of messages, or None for what `get(fail=False)` may return."""
+    if isinstance(message, IncomingMessage):
+        return [_received(message, via)]
+    if message is None and via is not None:
+        return []
+    if isinstance(message, list | tuple) and all(isinstance(m, IncomingMessage) for m in message):
+        return [_received(each, via) for each in message]
+    return None
+
+
+def _received(message: Any, via: Any) -> Received:
+    channel = underlay(message)
+    known = None if channel is None else state_of(channel).fetched.get(message.delivery_tag)
+    if known is not None and known.message is message:
+        return known
+    return Received(message, getattr(via, "name", None), None, via)
+
+
+def delivery(native: Received) -> Delivery:
+    """A message as a value."""
+    message, state = native.message, state_of(underlay(native.message))
+    tag = message.delivery_tag
+    return _amqp.delivery(
+        native,
+        _amqp.Envelope(
+            message.exchange or "",
+            message.routing_key or "",
+            native.queue,
+            tag or 0,
+            bool(message.redelivered),
+        ),
+        state.server,
+        message.headers,
+        ids=(message.message_id, message.correlation_id),
+        settles=_is_to_be_settled(native),
+        counted=tag in state.fetched or state.ledger.is_known(tag),
+    )
+
+
+def _is_to_be_settled(native: Received) -> bool:
+    if native.no_ack is not None:
+        return not native.no_ack
+    # Private to aio-pika: where it is missing, nothing is known to be wrong.
+    return not getattr(native.message, "_IncomingMessage__no_ack", False)
+
+
+def owner(native: Received) -> Any:
+    """The queue that the message came by, where that is known."""
+    return native.via
+
+
+def same(native: Received, other: Received) -> bool:
+    """Whether both are one delivery: aio-pika makes one object for each."""
+    return native.message is other.message
+
+
+def opened(native: Received, processing: Processing) -> Verdict | None:
+    """Enter a delivery in its channel's ledger."""
+    ledger = state_of(underlay(native.message)).ledger
+    return ledger.open(native.message.delivery_tag, native, processing)
+
+
+def closed(native: Received, processing: Processing) -> None:
+    """The handling is over."""
+    state, tag = state_of(underlay(native.message)), native.message.delivery_tag
+    state.fetched.pop(tag, None)
+    described = next(each for each in processing.deliveries if each.native is native)
+    state.ledger.close(tag, processing, described)
+
+
+def is_open(native: Received) -> bool:
+    """Whether the channel can still settle."""
+    channel = underlay(native.message)
+    return channel is not None and not channel.is_closed
+
+
+def settle(native: Received, settlement: Settlement) -> Awaitable[None] | None:
+    """Perform a verdict."""
+    message = native.message
+    if settlement.verdict is Verdict.ACK:
+        return message.ack()  # type: ignore[no-any-return]
+    if settlement.verdict is Verdict.LEAVE:
+        return None
+    return message.nack(requeue=settlement.verdict is Verdict.REQUEUE)  # type: ignore[no-any-return]
+
+
+def refusal(policy: Policy, native: Received | None = None) -> str | None:  # noqa: ARG001
+    """Why a policy can never work here."""
+    return _amqp.refusal(policy)
+
+
+def settles_by_itself(instance: Any) -> bool:  # noqa: ARG001
+    """That is each consumer's matter."""
+    return False
