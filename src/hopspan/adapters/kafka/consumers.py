@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps what is kept of it."""
 
-_SLICE = 0.2
-"""Seconds after which a blocking poll looks for what other threads have concluded."""
+_SLICE = 1.0
+"""Seconds after which a blocking poll looks for what other threads have concluded. Not much less:
+polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
 class Received(NamedTuple):
@@ -69,6 +70,7 @@ class State:
         self.committer: Committer = Committer(self)
         self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
+        self._seen: set[TopicPartition] = set()
         self._suspended: dict[TopicPartition, tuple[Frontier, object]] = {}
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self._endpoints: dict[str, Endpoint] = {}
@@ -132,6 +134,7 @@ class State:
         frontier = self.frontiers.get(partition)
         if frontier is None:
             frontier = self.frontiers[partition] = Frontier()
+            self._seen.add(partition)
         return frontier
 
     def received(self, record: Any) -> Received:
@@ -141,12 +144,20 @@ class State:
             self.thread = threading.get_ident()
         partition = TopicPartition(record.topic, record.partition)
         with self.lock:
-            frontier = self._frontier(partition)
-            frontier.saw(record)
+            frontier = self._frontier_of(partition)
+            frontier.saw(record.offset)
         return Received(self.consumer(), record, frontier)
 
+    def _frontier_of(self, partition: TopicPartition) -> Frontier:
+        """Where a record belongs that was handed out at some time or other."""
+        if partition in self._suspended:
+            return self._suspended[partition][0]
+        if partition in self.frontiers or partition not in self._seen:
+            return self._frontier(partition)
+        return Frontier(alive=False)  # it was ours
+
     def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record, and it is still open."""
+        """Whether this consumer has handed out this very record last, and it is still open."""
         frontier = self.frontiers.get(TopicPartition(record.topic, record.partition))
         return frontier is not None and frontier.holds(record)
 
@@ -223,6 +234,14 @@ class State:
             self.frontiers.update({each: known[0] for each, known in suspended.items()})
             gone = [each for each, known in suspended.items() if kept.get(each) is not known[1]]
         self.lose(gone)
+
+    def lose_all(self, reason: str) -> None:
+        """Nothing is ours any more, nor will it be."""
+        self.lose(self.partitions(), reason)
+
+    def partitions(self) -> list[TopicPartition]:
+        """Those that are ours, or may turn out to be."""
+        return [*self.frontiers, *self._suspended]
 
     def lose(self, partitions: Iterable[TopicPartition], reason: str = "revoked") -> None:
         """They are somebody else's: open spans end, and nothing is committed for them any more."""

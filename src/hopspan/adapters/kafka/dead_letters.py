@@ -44,15 +44,18 @@ def publish(native: Received, target: tuple[str, Any], processing: Processing | 
         1 if native.frontier is None else native.frontier.attempt(record.offset),
     )
     headers = _kafka.dead_letter_headers(record.headers, origin)
-    send = _send_of(producer)
+    send = _send_of(producer, processing)
     future = send(topic, value=record.value, key=record.key, headers=headers)
     seconds = (producer.config.get("delivery_timeout_ms") or _PATIENCE * 1000) / 1000
     future.get(timeout=seconds + 1)
 
 
-def _send_of(producer: Any) -> Callable[..., Any]:
+def _send_of(producer: Any, processing: Processing | None) -> Callable[..., Any]:
     """The producer's `send`, with a span and the context in the headers."""
-    return producer.send if not isinstance(producer, KafkaProducer) else traced_send(producer)
+    if not isinstance(producer, KafkaProducer) or processing is None:
+        bare: Callable[..., Any] = producer.send
+        return bare
+    return traced_send(producer, processing.instrumenter)
 
 
 def refusal(target: tuple[str, Any], record: Any) -> str | None:

@@ -23,7 +23,8 @@ class _Commit:
     """A commit by the application: it settles what lies below its offsets."""
 
     def __init__(self, state: State, consumer: Any, offsets: Any) -> None:
-        state.attend()
+        if state.is_here():  # what was to be sought back must not be in the client's position
+            state.attend()
         self._state = state
         self._instrumenter = state.telemetry(consumer)
         with state.lock:

@@ -19,7 +19,7 @@ from hopspan.telemetry import BOUND, Binding
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hopspan.telemetry import Operation
+    from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
 """The first broker version whose message format has headers."""
@@ -126,11 +126,11 @@ def _failed(operation: Operation, error: BaseException) -> None:
 traced = sends(_kafka.SEND, send, completes)
 
 
-def traced_send(producer: Any) -> Callable[..., Any]:
+def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]:
     """The `send` of a producer that need not be wrapped or instrumented."""
     is_traced = BOUND in producer.__dict__ or hasattr(type(producer).send, INTERCEPTED)
     if is_traced:
         bare: Callable[..., Any] = producer.send
         return bare
-    intercepted = traced(type(producer).send, Binding(adapter_of(type(producer))))
+    intercepted = traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
     return partial(intercepted, producer)
