@@ -72,7 +72,8 @@ class Call:
         if self._end(failed=False):
             for _, frontier, offset in self._told:
                 frontier.committed = max(offset, frontier.committed or 0)
-            self._record(SUCCESS)
+            if any(self._covered):  # or it only told once more what had no answer yet
+                self._record(SUCCESS)
 
     def failed(self, error: BaseException) -> None:
         """The broker has not: the next commit is to tell it."""

@@ -128,7 +128,8 @@ class State:
         """A poll has counted these records; who handles them need not."""
         with self.lock:
             for partition, records in batches.items():
-                self._frontier(partition).counted.update(each.offset for each in records)
+                frontier = self.find(partition) or self._frontier(partition)
+                frontier.counted.update(each.offset for each in records)
 
     def _frontier(self, partition: TopicPartition) -> Frontier:
         frontier = self.frontiers.get(partition)
@@ -139,26 +140,25 @@ class State:
 
     def received(self, record: Any) -> Received:
         """A record that is handled now."""
-        if self.thread is None and threading.current_thread() is threading.main_thread():
-            # Elsewhere it may be a pool's thread, so there the next poll has to tell.
+        if self.thread is None and _is_alone():
             self.thread = threading.get_ident()
         partition = TopicPartition(record.topic, record.partition)
         with self.lock:
-            frontier = self._frontier_of(partition)
+            frontier = self.find(partition)
+            if frontier is None:
+                was_ours = partition in self._seen
+                frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
             frontier.saw(record.offset)
         return Received(self.consumer(), record, frontier)
 
-    def _frontier_of(self, partition: TopicPartition) -> Frontier:
-        """Where a record belongs that was handed out at some time or other."""
-        if partition in self._suspended:
-            return self._suspended[partition][0]
-        if partition in self.frontiers or partition not in self._seen:
-            return self._frontier(partition)
-        return Frontier(alive=False)  # it was ours
+    def find(self, partition: TopicPartition) -> Frontier | None:
+        """The frontier of a partition that is ours, or may turn out to be."""
+        suspended = self._suspended.get(partition)
+        return self.frontiers.get(partition) if suspended is None else suspended[0]
 
     def holds(self, record: Any) -> bool:
         """Whether this consumer has handed out this very record last, and it is still open."""
-        frontier = self.frontiers.get(TopicPartition(record.topic, record.partition))
+        frontier = self.find(TopicPartition(record.topic, record.partition))
         return frontier is not None and frontier.holds(record)
 
     # -- settling --------------------------------------------------------------------------------
@@ -177,8 +177,9 @@ class State:
         """The application went to another place."""
         with self.lock:
             self.rewinding.forget(partition)
-            if partition in self.frontiers:
-                self.frontiers[partition].sought(offset)
+            frontier = self.find(partition)
+            if frontier is not None:
+                frontier.sought(offset)
 
     # -- on the consumer's thread ----------------------------------------------------------------
 
@@ -259,6 +260,12 @@ class State:
                     lost.extend(each for several in handlings for each, _ in several)
         for processing in lost:
             _lose(processing, reason)
+
+
+def _is_alone() -> bool:
+    """Whether this must be the consumer's thread, though nobody has seen it polling: no other is."""
+    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
+    return all(each.name.startswith("kafka") or "-network-thread" in each.name for each in others)
 
 
 def _lose(processing: Processing, reason: str) -> None:

@@ -67,6 +67,13 @@ def refusal(target: tuple[str, Any], record: Any) -> str | None:
             f"dead_letter({topic!r}, producer=...) needs a KafkaProducer, and was given "
             f"{type(producer).__name__}"
         )
+    if config.get("acks") == 0 or config.get("transactional_id"):
+        setting = "acks" if config.get("acks") == 0 else "transactional_id"
+        return (
+            f"the producer of dead_letter({topic!r}) has {setting}={config[setting]!r}, so nobody "
+            "knows whether the broker has the copy and keeps it. Give dead_letter a producer of "
+            "its own, with acks and without transactions"
+        )
     for what in ("key", "value"):
         given = getattr(record, what)
         if config.get(f"{what}_serializer") is None and not isinstance(given, _BYTES):

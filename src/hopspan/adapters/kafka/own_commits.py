@@ -53,7 +53,7 @@ class _Commit:
         handled: list[tuple[Any, Any]] = []
         with self._state.lock:
             for partition, offset in self._targets.items():
-                frontier = self._state.frontiers.get(partition)
+                frontier = self._state.find(partition)
                 if frontier is not None and offset is not None:
                     covered.extend(frontier.settle_below(offset))
                     handled.extend(frontier.handled_below(offset))
