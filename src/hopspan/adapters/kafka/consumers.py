@@ -17,9 +17,10 @@ from kafka import TopicPartition
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import _kafka
-from hopspan.adapters._kafka_frontier import Done, Frontier
+from hopspan.adapters._kafka_frontier import Frontier
 from hopspan.adapters.kafka.committing import Committer
 from hopspan.adapters.kafka.rewinding import Rewinding
+from hopspan.adapters.kafka.threads import is_alone
 from hopspan.interception import INTERCEPTED
 from hopspan.telemetry import BOUND, Binding, instrumenter_for
 
@@ -140,7 +141,7 @@ class State:
 
     def received(self, record: Any) -> Received:
         """A record that is handled now."""
-        if self.thread is None and _is_alone():
+        if self.thread is None and is_alone():
             self.thread = threading.get_ident()
         partition = TopicPartition(record.topic, record.partition)
         with self.lock:
@@ -262,24 +263,11 @@ class State:
             _lose(processing, reason)
 
 
-def _is_alone() -> bool:
-    """Whether this must be the consumer's thread, though nobody has seen it polling: no other is."""
-    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
-    return all(each.name.startswith("kafka") or "-network-thread" in each.name for each in others)
-
-
 def _lose(processing: Processing, reason: str) -> None:
     try:
         processing.lose(reason)
     except Exception:  # noqa: BLE001 - we are in the middle of the client's rebalance
         faults.report("ending the span of a record that is not ours any more")
-
-
-def done_of(processing: Processing, native: Received) -> Done:
-    """What the span of a commit is to say of a record."""
-    described = next(each for each in processing.deliveries if each.native is native)
-    light = described._replace(headers=None, native=None)
-    return Done(native.record.offset, light, processing.span.get_span_context())
 
 
 def state_of(consumer: Any) -> State | None:

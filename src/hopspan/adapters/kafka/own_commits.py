@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import get_current_span
 
 from hopspan import faults
-from hopspan.adapters.kafka.commits import inside, record_commit
-from hopspan.adapters.kafka.consumers import State, done_of
+from hopspan.adapters.kafka.commits import done_of, inside, record_commit
 from hopspan.adapters.kafka.errors import failure
 from hopspan.model import SUCCESS, Outcome, Verdict
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.adapters._kafka_frontier import Done
+    from hopspan.adapters.kafka.consumers import State
 
 
 class _Commit:
