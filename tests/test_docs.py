@@ -1,9 +1,10 @@
 """The documentation holds: blocks run, links resolve, every name and setting is in it.
 
 A page runs in a process of its own, its Python blocks in order and in one namespace, with warnings
-as errors and `AMQP_URL` leading to a broker in this process. A `text` block that follows a Python
-block is what it prints, with "..." for what differs from run to run. A block that begins with a
-comment naming a file is that file: it is put where the page says, and imported.
+as errors, and with `AMQP_URL` and `KAFKA_BOOTSTRAP` leading to brokers in this process. A `text`
+block that follows a Python block is what it prints, with "..." for what differs from run to run. A
+block that begins with a comment naming a file is that file: it is put where the page says, and
+imported.
 
 `start_consuming` ends as it does in real life, when the consumer is cancelled: a queue that has
 been emptied and settled is deleted. (So pages publish first, and consume then.)
@@ -29,13 +30,15 @@ import hopspan.testing
 from hopspan import config
 
 pika = pytest.importorskip("pika")
+pytest.importorskip("kafka")
 
 from tests.fakes.amqp import FakeRabbit  # noqa: E402 - needs pika
+from tests.fakes.kafka import FakeKafka  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EVERYTHING = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-DEADLINE = 30
+DEADLINE = 60
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ((?:\w+/)*\w+\.py)\n")
@@ -74,6 +77,12 @@ def python(page: Path) -> list[Block]:
 def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
+
+# All are errors, but for what kafka-python 3.0 says while it is imported.
+WARNINGS = [
+    "-Werror",
+    *(f"-Wignore:{each}_text is deprecated:DeprecationWarning" for each in ("read", "open")),
+]
 
 # Runs in the page's own process: what it executes is `__main__`, and tracebacks name the page.
 RUN = f"""
@@ -158,13 +167,13 @@ def test_every_python_block_runs_and_prints_what_the_page_says(page: Path, tmp_p
         "adapters": adapters,
         "blocks": [(block.source, block.line) for block in executed],
     }
-    with FakeRabbit() as broker:
+    with FakeRabbit() as broker, FakeKafka(join_delay=0.05) as kafka:
         attendant = Attendant(broker, page)
         try:
             done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", RUN],
+                [sys.executable, *WARNINGS, "-c", RUN],
                 input=json.dumps(task),
-                env={**os.environ, "AMQP_URL": broker.url},
+                env={**os.environ, "AMQP_URL": broker.url, "KAFKA_BOOTSTRAP": kafka.bootstrap},
                 capture_output=True,
                 text=True,
                 timeout=2 * DEADLINE,
@@ -175,6 +184,8 @@ def test_every_python_block_runs_and_prints_what_the_page_says(page: Path, tmp_p
         assert done.returncode == 0, done.stderr
         assert broker.until(lambda: not broker._connections)
         assert unsettled(broker) == [], "the page says that all of it was settled"
+        assert kafka.until(lambda: not kafka.connections())
+        assert uncommitted(kafka) == [], "the page says that all of it was committed"
     assert "hopspan failed" not in done.stderr
     printed = done.stdout.split(f"{MARK}\n")
     for block, output in zip(executed, printed, strict=False):
@@ -185,6 +196,16 @@ def test_every_python_block_runs_and_prints_what_the_page_says(page: Path, tmp_p
 def unsettled(broker: FakeRabbit) -> list[str]:
     """Queues to which messages went back when the page's connections closed."""
     return [name for name in broker._state.queues if broker.ready(name)]
+
+
+def uncommitted(kafka: FakeKafka) -> list[str]:
+    """Groups that have committed something of a topic, and not all of it."""
+    return [
+        group
+        for group in kafka._state.groups
+        for (topic, partition), offset in kafka.committed(group).items()
+        if offset < kafka.end(topic, partition)
+    ]
 
 
 def assert_prints(expected: str, actual: str, where: str) -> None:

@@ -31,8 +31,8 @@ class Frontier:
     """One partition from its assignment to its revocation; a later assignment has another one."""
 
     __slots__ = (
-        "_attempts", "_ceiling", "_open", "alive", "committed", "counted", "done",
-        "epoch", "handling", "is_dirty", "position", "settled_below",
+        "_attempts", "_ceiling", "_newest", "_open", "alive", "committed", "counted", "done",
+        "epoch", "handling", "is_dirty", "is_guess", "position", "settled_below",
     )  # fmt: skip
 
     MOST = 100_000
@@ -41,9 +41,11 @@ class Frontier:
     """How many are kept where nobody settles, and it does not matter."""
     MOST_DONE = 1_000
 
-    def __init__(self) -> None:
-        self.alive: bool = True
+    def __init__(self, *, alive: bool = True) -> None:
+        self.alive: bool = alive
         """Whether the partition is still ours."""
+        self.is_guess: bool = True
+        """Whether no handing out was seen yet, so that what is handled has to tell."""
         self.counted: set[int] = set()
         """The open records that a poll has counted."""
         self.position: int | None = None
@@ -59,7 +61,9 @@ class Frontier:
         self.handling: dict[int, list[tuple[Processing, Any]]] = {}
         """Who handles which record just now; more than one where it is in a batch as well."""
         self.done: list[Done] = []
-        self._open: dict[int, Any] = {}
+        # Offsets, in the order in which they were handed out. No records: they may be large.
+        self._open: dict[int, None] = {}
+        self._newest: Sequence[Any] = ()
         self._attempts: dict[int, int] = {}
         self._ceiling: int | None = None
 
@@ -77,7 +81,10 @@ class Frontier:
             if len(self._open) >= self.MOST and record.offset not in self._open:
                 self._lower_ceiling(record.offset)
                 break
-            self._open[record.offset] = record
+            self._open[record.offset] = None
+        if len(self.counted) > self.MOST:
+            self.counted.intersection_update(each.offset for each in records)
+        self.is_guess, self._newest = False, records
         self._begin(records[0].offset)
         self.position = records[-1].offset + 1
         self.settled_below = min(self.settled_below, records[0].offset)
@@ -85,12 +92,16 @@ class Frontier:
     def _lower_ceiling(self, offset: int) -> None:
         self._ceiling = offset if self._ceiling is None else min(offset, self._ceiling)
 
-    def saw(self, record: Any) -> None:
-        """A record is handled whose handing out was not seen."""
-        if record.offset not in self._open and record.offset >= self.settled_below:
-            self._open[record.offset] = record
-            self._begin(record.offset)
-            self.position = max(self.position or 0, record.offset + 1)
+    def saw(self, offset: int) -> None:
+        """A record is handled. Where no handing out was seen, this is what tells of it.
+
+        Otherwise it is open already, or it is not to count: it is done, or of a batch from before
+        the partition was lost or the application went elsewhere, and will be handed out again.
+        """
+        if self.is_guess and offset >= self.settled_below:
+            self._open[offset] = None
+            self._begin(offset)
+            self.position = max(self.position or 0, offset + 1)
 
     def _begin(self, offset: int) -> None:
         """Where the first record was read from needs no commit."""
@@ -98,8 +109,8 @@ class Frontier:
             self.committed = offset
 
     def holds(self, record: Any) -> bool:
-        """Whether this very record is open."""
-        return self._open.get(record.offset) is record
+        """Whether this very record was handed out last, and is open."""
+        return record.offset in self._open and any(each is record for each in self._newest)
 
     def attempt(self, offset: int) -> int:
         """Which attempt at a record this is, from 1, in this process."""
@@ -126,15 +137,15 @@ class Frontier:
         self._attempts[offset] = self._attempts.get(offset, 0) + 1
 
     def _forget_idle(self) -> None:
-        self._open = {each: self._open[each] for each in self.handling if each in self._open}
+        self._open = {each: None for each in self.handling if each in self._open}
         self.counted.intersection_update(self._open)
 
     def sought(self, offset: int | None) -> None:
         """The application went to another place: what it has not begun to handle, it has left."""
         self._forget_idle()
         self._attempts.clear()
-        self._ceiling = self.committed = None
-        self.position = offset
+        self._ceiling = None
+        self.position = self.committed = offset
         self.settled_below = 0 if offset is None else min(self.settled_below, offset)
 
     def settle_below(self, offset: int) -> list[Done]:
@@ -145,6 +156,7 @@ class Frontier:
             is_past_all = self.position is not None and offset >= self.position
             self._ceiling = None if is_past_all else max(offset, self._ceiling)
         self.settled_below = self.committed = offset
+        self.is_dirty = bool(self.done)
         return self.take_done(offset)
 
     def handled_below(self, offset: int) -> list[tuple[Processing, Any]]:
@@ -153,10 +165,8 @@ class Frontier:
 
     def frontier(self) -> int | None:
         """What may be committed: everything below it is done."""
-        lowest = min(self._open, default=self.position)
-        if self._ceiling is None or lowest is None:
-            return self._ceiling if lowest is None else lowest
-        return min(lowest, self._ceiling)
+        bounds = (self.position, self._ceiling, min(self._open, default=None))
+        return min((each for each in bounds if each is not None), default=None)
 
     def due(self) -> int | None:
         """The frontier, where it is further than what was committed."""

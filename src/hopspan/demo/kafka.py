@@ -18,7 +18,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPart
 from hopspan.demo.stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DEFAULT_PORT = 9092
 TOPICS = ("orders", "dead-letters")
@@ -52,7 +52,7 @@ class Kafka:
         self.shown: str = shown
         self.prefix: str = self._claim()
         """What this run's names begin with."""
-        self.environ: dict[str, str] = {
+        self.environ: Mapping[str, str] = {
             "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
             "ORDERS_PREFIX": self.prefix,
         }
@@ -167,7 +167,7 @@ def cluster_id(bootstrap: str) -> str | None:
 
 def _admin(bootstrap: str) -> KafkaAdminClient:
     """Connect within a few seconds."""
-    settings = {
+    settings: dict[str, Any] = {
         "bootstrap_timeout_ms": SECONDS_TO_ANSWER * 1000,  # kafka-python 3
         "request_timeout_ms": SECONDS_TO_DELETE * 1000,
     }

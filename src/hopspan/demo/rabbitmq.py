@@ -16,7 +16,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from hopspan.demo.stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 QUEUES = ("fulfilment", "dead-letters")
 EXCHANGE = "orders"
@@ -48,7 +48,7 @@ class RabbitMQ:
         self.shown: str = f"RabbitMQ at {where}"
         self.prefix: str = self._claim()
         """What this run's names begin with."""
-        self.environ: dict[str, str] = {"AMQP_URL": url, "ORDERS_PREFIX": self.prefix}
+        self.environ: Mapping[str, str] = {"AMQP_URL": url, "ORDERS_PREFIX": self.prefix}
 
     def dismiss(self, stop: Callable[[], None]) -> None:  # noqa: ARG002 - RabbitMQ tells them
         """Delete this run's queues and exchange. Consumers of a deleted queue are told, and end.

@@ -32,25 +32,16 @@ class Stage(Protocol):
     Used by one thread.
     """
 
-    @property
-    def shown(self) -> str:
-        """Which broker, and where, for people; without a password."""
-
-    @property
-    def package(self) -> str:
-        """The example's services for this broker: their package in `examples`."""
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        """What tells the services where the broker is, and which names are theirs."""
-
-    @property
-    def introduction(self) -> str:
-        """What the traces show, said before them."""
-
-    @property
-    def legend(self) -> str:
-        """The words in the traces, explained after them."""
+    shown: str
+    """Which broker, and where, for people; without a password."""
+    package: str
+    """The example's services for this broker: their package in `examples`."""
+    environ: Mapping[str, str]
+    """What tells the services where the broker is, and which names are theirs."""
+    introduction: str
+    """What the traces show, said before them."""
+    legend: str
+    """The words in the traces, explained after them."""
 
     def dismiss(self, stop: Callable[[], None]) -> None:
         """Make the consumers end by themselves: the broker tells them, or `stop` does.

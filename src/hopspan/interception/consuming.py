@@ -97,16 +97,18 @@ def receives(reader: Callable[..., Fetch], ends: tuple[type[BaseException], ...]
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        about = f"{binding.adapter.NAME} receive"
+
         @functools.wraps(original)
         def receive(self: Any, *args: Any, **kwargs: Any) -> Any:
             fetch = (
                 read_call(reader, self, args, kwargs)
-                if binding.active and not inside.get()
+                if binding.active and inside.get() != about
                 else None
             )
             if fetch is None:
                 return original(self, *args, **kwargs)
-            began, clock, token = time_ns(), perf_counter(), inside.set(True)
+            began, clock, token = time_ns(), perf_counter(), inside.set(about)
             try:
                 result = original(self, *args, **kwargs)
             except ends:
@@ -147,14 +149,15 @@ def received(binding: Binding, fetch: Fetch, result: Any, timing: tuple[int, flo
 class _Quietly:
     """The client's iterator, asked in such a way that what it calls of itself is no operation."""
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, client: str) -> None:
         self._source = source
+        self._about = f"{client} receive"
 
     def __iter__(self) -> _Quietly:
         return self
 
     def __next__(self) -> Any:
-        token = inside.set(True)
+        token = inside.set(self._about)
         try:
             return next(self._source)
         finally:
@@ -191,7 +194,7 @@ def iterates(
                     return NOTHING
                 return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
 
-            loop = Loop(_Quietly(source), start)
+            loop = Loop(_Quietly(source, binding.adapter.NAME), start)
             try:
                 keep(self, loop)
             except Exception:  # noqa: BLE001

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from hopspan.conventions import Action
     from hopspan.model import Delivery, Endpoint
 
-inside: ContextVar[bool] = ContextVar("hopspan-inside", default=False)
-"""Set while the client runs inside an intercepted call: what it calls of itself is no operation."""
+inside: ContextVar[str] = ContextVar("hopspan-inside", default="")
+"""What the client is about while it runs inside an intercepted call, as `"{client} send"`: what it
+calls of itself for that is no operation. What the application does in between, in a serialiser or a
+rebalance listener, is another matter."""
 
 
 class Subscription(NamedTuple):

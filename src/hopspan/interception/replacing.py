@@ -13,12 +13,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+    from types import MethodType
 
 _beside: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
-def replace_on(instance: Any, replaced: Mapping[str, Callable[..., Any]]) -> None:
+def replace_on(instance: Any, replaced: Mapping[str, MethodType]) -> None:
     """Have these in place of the instance's methods of the same names."""
     attributes = getattr(instance, "__dict__", None)
     by_class = {
@@ -29,7 +30,8 @@ def replace_on(instance: Any, replaced: Mapping[str, Callable[..., Any]]) -> Non
     if attributes is not None:
         attributes.update((name, each) for name, each in replaced.items() if name not in by_class)
     if by_class:
-        _beside[instance] = by_class
+        # Unbound: what is kept here must not keep the instance.
+        _beside[instance] = {name: method.__func__ for name, method in by_class.items()}
         kind: Any = type(instance)
         instance.__class__ = dispatching(kind, frozenset(by_class))
 
@@ -53,10 +55,10 @@ def _dispatch(kind: Any, name: str) -> Any:
     original = getattr(kind, name)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _beside[self][name](*args, **kwargs)
+        return _beside[self][name](self, *args, **kwargs)
 
     async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return await _beside[self][name](*args, **kwargs)
+        return await _beside[self][name](self, *args, **kwargs)
 
     method: Any = call_async if inspect.iscoroutinefunction(original) else call
     method.__name__, method.__doc__ = name, original.__doc__

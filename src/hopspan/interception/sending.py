@@ -34,14 +34,16 @@ def sends(
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        about = f"{binding.adapter.NAME} send"
+
         @functools.wraps(original)
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not binding.active or inside.get():
+            if not binding.active or inside.get() == about:
                 return original(self, *args, **kwargs)
             operation, changed = start_send(binding, action, reader, (self, *args), kwargs)
             if operation is None:
                 return original(self, *args, **kwargs)
-            token = inside.set(True)
+            token = inside.set(about)
             try:
                 result = original(self, *changed[0], **changed[1])
             except BaseException as error:

@@ -33,13 +33,16 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     """
     known = binding_of(instance)
     if known is not None:
-        known.face = Face({**known.face.settings, **face.settings})
+        face = Face({**known.face.settings, **face.settings})
+        _refuse_on(instance, adapter, face)
+        known.face = face
         return instance
     points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
     if not mine:
         raise _unwrappable(instance)
     adapter.prepare(instance)
+    _refuse_on(instance, adapter, face)
     binding = Binding(adapter, face=face)
     replaced: dict[str, Any] = {}
     for point in mine:
@@ -55,6 +58,12 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     replace_on(instance, replaced)
     keep_binding(instance, binding)
     return instance
+
+
+def _refuse_on(instance: Any, adapter: Adapter, face: Face) -> None:
+    policy = face.over(instrumenter_for(adapter.NAME)).config.policy
+    if policy.settles and adapter.settles_by_itself(instance):
+        raise settled_already(policy, adapter, "this consumer")
 
 
 def _unwrappable(instance: Any) -> UnknownMessageError:
@@ -100,10 +109,7 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
     face = Face(settings)
     policy = face.over(instrumenter_for(adapter.NAME)).config.policy
     refuse(policy, adapter)
-    bound = bind(native, adapter, face)
-    if policy.settles and adapter.settles_by_itself(native):
-        raise settled_already(policy, adapter, "this consumer")
-    return bound
+    return bind(native, adapter, face)
 
 
 def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:

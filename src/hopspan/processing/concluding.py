@@ -128,7 +128,8 @@ def warn_of_dropped(delivery: Delivery) -> None:
 def warn_of_late_work(delivery: Delivery) -> None:
     """Say that deferred work begins when it does not count any more."""
     faults.logger.warning(
-        "deferred work on a message of %s begins after its handling was concluded, because "
-        "the handler raised or the operation was used before; nothing more is settled",
+        "deferred work on a message of %s begins after its handling was concluded, because the "
+        "handler raised, the operation was used before, or the partition was lost; nothing more is "
+        "settled",
         delivery.endpoint.destination,
     )

@@ -87,6 +87,7 @@ class Settling:
             return False
         finally:
             self.is_ours = False
+        self.verdicts[index] = settlement.verdict
         self._record(index, settlement, (began, perf_counter() - clock))
         return True
 

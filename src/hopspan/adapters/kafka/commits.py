@@ -11,6 +11,7 @@ from opentelemetry.trace import get_current_span
 
 from hopspan import faults
 from hopspan.adapters import _kafka
+from hopspan.adapters._kafka_frontier import Done
 from hopspan.adapters.kafka.errors import failure
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from kafka import TopicPartition
     from opentelemetry.trace import SpanContext
 
-    from hopspan.adapters._kafka_frontier import Done, Frontier
+    from hopspan.adapters._kafka_frontier import Frontier
     from hopspan.adapters.kafka.committing import Committer
-    from hopspan.adapters.kafka.consumers import State
+    from hopspan.adapters.kafka.consumers import Received, State
+    from hopspan.processing import Processing
     from hopspan.telemetry import Instrumenter
 
 Offsets = dict["TopicPartition", OffsetAndMetadata]
@@ -72,7 +74,8 @@ class Call:
         if self._end(failed=False):
             for _, frontier, offset in self._told:
                 frontier.committed = max(offset, frontier.committed or 0)
-            self._record(SUCCESS)
+            if any(self._covered):  # or it only told once more what had no answer yet
+                self._record(SUCCESS)
 
     def failed(self, error: BaseException) -> None:
         """The broker has not: the next commit is to tell it."""
@@ -99,6 +102,13 @@ class Call:
         covered = [each for several in self._covered for each in several]
         timing = (self._began, perf_counter() - self._clock)
         self._committer.record((self.offsets, covered), outcome, timing, self._inside)
+
+
+def done_of(processing: Processing, native: Received) -> Done:
+    """What the span of a commit is to say of a record."""
+    described = next(each for each in processing.deliveries if each.native is native)
+    light = described._replace(headers=None, native=None)
+    return Done(native.record.offset, light, processing.span.get_span_context())
 
 
 def inside(covered: list[Done], here: SpanContext) -> Context:

@@ -88,7 +88,7 @@ class Committer:
     def prepare(self, partitions: Iterable[TopicPartition] | None = None) -> Call | None:
         """The commit that is to be sent now; None where there is nothing to commit."""
         state = self._state
-        if state.group is None or self.is_off:
+        if state.group is None or self.is_off or not state.settles:
             return None
         told: list[tuple[TopicPartition, Frontier, int]] = []
         with state.lock:

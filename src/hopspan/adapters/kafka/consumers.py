@@ -17,9 +17,10 @@ from kafka import TopicPartition
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import _kafka
-from hopspan.adapters._kafka_frontier import Done, Frontier
+from hopspan.adapters._kafka_frontier import Frontier
 from hopspan.adapters.kafka.committing import Committer
 from hopspan.adapters.kafka.rewinding import Rewinding
+from hopspan.adapters.kafka.threads import is_alone
 from hopspan.interception import INTERCEPTED
 from hopspan.telemetry import binding_of, instrumenter_for
 
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps what is kept of it."""
 
-_SLICE = 0.2
-"""Seconds after which a blocking poll looks for what other threads have concluded."""
+_SLICE = 1.0
+"""Seconds after which a blocking poll looks for what other threads have concluded. Not much less:
+polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
 class Received(NamedTuple):
@@ -69,6 +71,7 @@ class State:
         self.committer: Committer = Committer(self)
         self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
+        self._seen: set[TopicPartition] = set()
         self._suspended: dict[TopicPartition, tuple[Frontier, object]] = {}
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self._endpoints: dict[str, Endpoint] = {}
@@ -126,28 +129,37 @@ class State:
         """A poll has counted these records; who handles them need not."""
         with self.lock:
             for partition, records in batches.items():
-                self._frontier(partition).counted.update(each.offset for each in records)
+                frontier = self.find(partition) or self._frontier(partition)
+                frontier.counted.update(each.offset for each in records)
 
     def _frontier(self, partition: TopicPartition) -> Frontier:
         frontier = self.frontiers.get(partition)
         if frontier is None:
             frontier = self.frontiers[partition] = Frontier()
+            self._seen.add(partition)
         return frontier
 
     def received(self, record: Any) -> Received:
         """A record that is handled now."""
-        if self.thread is None and threading.current_thread() is threading.main_thread():
-            # Elsewhere it may be a pool's thread, so there the next poll has to tell.
+        if self.thread is None and is_alone():
             self.thread = threading.get_ident()
         partition = TopicPartition(record.topic, record.partition)
         with self.lock:
-            frontier = self._frontier(partition)
-            frontier.saw(record)
+            frontier = self.find(partition)
+            if frontier is None:
+                was_ours = partition in self._seen
+                frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
+            frontier.saw(record.offset)
         return Received(self.consumer(), record, frontier)
 
+    def find(self, partition: TopicPartition) -> Frontier | None:
+        """The frontier of a partition that is ours, or may turn out to be."""
+        suspended = self._suspended.get(partition)
+        return self.frontiers.get(partition) if suspended is None else suspended[0]
+
     def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record, and it is still open."""
-        frontier = self.frontiers.get(TopicPartition(record.topic, record.partition))
+        """Whether this consumer has handed out this very record last, and it is still open."""
+        frontier = self.find(TopicPartition(record.topic, record.partition))
         return frontier is not None and frontier.holds(record)
 
     # -- settling --------------------------------------------------------------------------------
@@ -166,8 +178,9 @@ class State:
         """The application went to another place."""
         with self.lock:
             self.rewinding.forget(partition)
-            if partition in self.frontiers:
-                self.frontiers[partition].sought(offset)
+            frontier = self.find(partition)
+            if frontier is not None:
+                frontier.sought(offset)
 
     # -- on the consumer's thread ----------------------------------------------------------------
 
@@ -224,6 +237,14 @@ class State:
             gone = [each for each, known in suspended.items() if kept.get(each) is not known[1]]
         self.lose(gone)
 
+    def lose_all(self, reason: str) -> None:
+        """Nothing is ours any more, nor will it be."""
+        self.lose(self.partitions(), reason)
+
+    def partitions(self) -> list[TopicPartition]:
+        """Those that are ours, or may turn out to be."""
+        return [*self.frontiers, *self._suspended]
+
     def lose(self, partitions: Iterable[TopicPartition], reason: str = "revoked") -> None:
         """They are somebody else's: open spans end, and nothing is committed for them any more."""
         lost: list[Processing] = []
@@ -247,13 +268,6 @@ def _lose(processing: Processing, reason: str) -> None:
         processing.lose(reason)
     except Exception:  # noqa: BLE001 - we are in the middle of the client's rebalance
         faults.report("ending the span of a record that is not ours any more")
-
-
-def done_of(processing: Processing, native: Received) -> Done:
-    """What the span of a commit is to say of a record."""
-    described = next(each for each in processing.deliveries if each.native is native)
-    light = described._replace(headers=None, native=None)
-    return Done(native.record.offset, light, processing.span.get_span_context())
 
 
 def state_of(consumer: Any) -> State | None:

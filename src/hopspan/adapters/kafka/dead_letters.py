@@ -44,15 +44,18 @@ def publish(native: Received, target: tuple[str, Any], processing: Processing | 
         1 if native.frontier is None else native.frontier.attempt(record.offset),
     )
     headers = _kafka.dead_letter_headers(record.headers, origin)
-    send = _send_of(producer)
+    send = _send_of(producer, processing)
     future = send(topic, value=record.value, key=record.key, headers=headers)
     seconds = (producer.config.get("delivery_timeout_ms") or _PATIENCE * 1000) / 1000
     future.get(timeout=seconds + 1)
 
 
-def _send_of(producer: Any) -> Callable[..., Any]:
+def _send_of(producer: Any, processing: Processing | None) -> Callable[..., Any]:
     """The producer's `send`, with a span and the context in the headers."""
-    return producer.send if not isinstance(producer, KafkaProducer) else traced_send(producer)
+    if not isinstance(producer, KafkaProducer) or processing is None:
+        bare: Callable[..., Any] = producer.send
+        return bare
+    return traced_send(producer, processing.instrumenter)
 
 
 def refusal(target: tuple[str, Any], record: Any) -> str | None:
@@ -63,6 +66,13 @@ def refusal(target: tuple[str, Any], record: Any) -> str | None:
         return (
             f"dead_letter({topic!r}, producer=...) needs a KafkaProducer, and was given "
             f"{type(producer).__name__}"
+        )
+    if config.get("acks") == 0 or config.get("transactional_id"):
+        setting = "acks" if config.get("acks") == 0 else "transactional_id"
+        return (
+            f"the producer of dead_letter({topic!r}) has {setting}={config[setting]!r}, so nobody "
+            "knows whether the broker has the copy and keeps it. Give dead_letter a producer of "
+            "its own, with acks and without transactions"
         )
     for what in ("key", "value"):
         given = getattr(record, what)

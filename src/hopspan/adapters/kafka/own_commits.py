@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import get_current_span
 
 from hopspan import faults
-from hopspan.adapters.kafka.commits import inside, record_commit
-from hopspan.adapters.kafka.consumers import State, done_of
+from hopspan.adapters.kafka.commits import done_of, inside, record_commit
 from hopspan.adapters.kafka.errors import failure
 from hopspan.model import SUCCESS, Outcome, Verdict
 
@@ -17,13 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.adapters._kafka_frontier import Done
+    from hopspan.adapters.kafka.consumers import State
 
 
 class _Commit:
     """A commit by the application: it settles what lies below its offsets."""
 
     def __init__(self, state: State, consumer: Any, offsets: Any) -> None:
-        state.attend()
+        if state.is_here():  # what was to be sought back must not be in the client's position
+            state.attend()
         self._state = state
         self._instrumenter = state.telemetry(consumer)
         with state.lock:
@@ -52,7 +53,7 @@ class _Commit:
         handled: list[tuple[Any, Any]] = []
         with self._state.lock:
             for partition, offset in self._targets.items():
-                frontier = self._state.frontiers.get(partition)
+                frontier = self._state.find(partition)
                 if frontier is not None and offset is not None:
                     covered.extend(frontier.settle_below(offset))
                     handled.extend(frontier.handled_below(offset))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hopspan.adapters.kafka.consumers import State
 
 
+_PUT_ASIDE = "_paused_partition_records"
+
+
 class Rewinding:
     """One consumer's. What touches the client runs on the consumer's thread."""
 
@@ -58,8 +61,10 @@ class Rewinding:
         with state.lock:
             offset, pause = self._rewinds.pop(partition, (0, 0.0))
             frontier = state.frontiers.get(partition)
-        if frontier is None or frontier.position is None or offset >= frontier.position:
-            return  # it is revoked, or will be handed out again as it is
+        if frontier is None:
+            return  # it is revoked
+        if frontier.position is not None and offset >= frontier.position:
+            return  # it will be handed out again as it is
         try:
             state.kind.seek(state.consumer(), partition, offset)
         except Exception:  # noqa: BLE001 - next time, or whoever has the partition then
@@ -82,4 +87,8 @@ class Rewinding:
         now = monotonic()
         for partition in [each for each, until in list(self._pauses.items()) if until <= now]:
             self._pauses.pop(partition, None)
-            state.kind.resume(state.consumer(), partition)
+            consumer = state.consumer()
+            # kafka-python 3.0 never fetches on from what it has put aside while the partition was
+            # paused, once another was read; and it is what lies before the seek.
+            getattr(getattr(consumer, "_fetcher", None), _PUT_ASIDE, {}).pop(partition, None)
+            state.kind.resume(consumer, partition)

@@ -19,7 +19,7 @@ from hopspan.telemetry import Binding, binding_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hopspan.telemetry import Operation
+    from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
 """The first broker version whose message format has headers."""
@@ -96,19 +96,20 @@ class _Unanswered:
 _unanswered = _Unanswered()
 
 
-def completes(_producer: Any, operation: Operation, future: Any) -> bool:
+def completes(producer: Any, operation: Operation, future: Any) -> bool:
     """A send is over when its future is done, on whatever thread that is."""
     _unanswered.add(operation)
-    future.add_callback(partial(_sent, operation))
+    is_acked = producer.config.get("acks") != 0
+    future.add_callback(partial(_sent, operation, is_acked))
     future.add_errback(partial(_failed, operation))
     return True
 
 
-def _sent(operation: Operation, metadata: Any) -> None:
+def _sent(operation: Operation, is_acked: bool, metadata: Any) -> None:
     try:
         _unanswered.remove(operation)
         attributes: dict[str, Any] = {names.PARTITION_ID: str(metadata.partition)}
-        if metadata.offset is not None and metadata.offset >= 0:  # acks=0 tells none
+        if is_acked and metadata.offset is not None and metadata.offset >= 0:
             attributes[_kafka.OFFSET] = metadata.offset
         operation.end(attributes=attributes)
     except Exception:  # noqa: BLE001 - or the client would log it as one of the application's
@@ -126,10 +127,10 @@ def _failed(operation: Operation, error: BaseException) -> None:
 traced = sends(_kafka.SEND, send, completes)
 
 
-def traced_send(producer: Any) -> Callable[..., Any]:
+def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]:
     """The `send` of a producer that need not be wrapped or instrumented."""
     if binding_of(producer) is not None or hasattr(type(producer).send, INTERCEPTED):
         bare: Callable[..., Any] = producer.send
         return bare
-    intercepted = traced(type(producer).send, Binding(adapter_of(type(producer))))
+    intercepted = traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
     return partial(intercepted, producer)

@@ -105,7 +105,7 @@ def _patiently(  # noqa: PLR0917
         left = max(0.0, deadline - monotonic())
         nap = left if patience is None else min(left, patience)
         records = original(consumer, nap * 1000, *args, **named)
-        if records or monotonic() >= deadline:
+        if records or monotonic() >= deadline or getattr(consumer, "_closed", False):
             return records
         state.attend()
         patience = state.patience()
@@ -169,7 +169,7 @@ def _assign(
     state.committer.commit(wait=True)
     result = original(consumer, *args, **kwargs)
     kept = consumer.assignment()
-    state.lose([each for each in list(state.frontiers) if each not in kept])
+    state.lose([each for each in state.partitions() if each not in kept])
     return result
 
 
@@ -181,7 +181,7 @@ def _close(
         loop.leave()
     state.attend()
     state.committer.commit(wait=True)
-    state.lose(list(state.frontiers), "closed")
+    state.lose_all("closed")
     return original(consumer, *args, **kwargs)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-import broker
 from opentelemetry import baggage, trace
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic, BasicProperties
 
 import hopspan
+from orders.on_rabbitmq import broker
 
 
 # Whatever happens in here, the message is done: there is no dead-letter queue for dead letters.

@@ -1,0 +1,1 @@
+"""The shop on Kafka, with kafka-python."""
