@@ -130,10 +130,13 @@ class Frontier:
         self._attempts.pop(offset, None)
         self.counted.discard(offset)
 
+    def is_open(self, offset: int) -> bool:
+        """Whether a record was handed out and is not done, nor left by the application."""
+        return offset in self._open
+
     def requeue(self, offset: int) -> None:
-        """A record is to be handed out again; until it is done, it is open."""
+        """An open record is to be handed out again; it stays open until it is done."""
         self.counted.discard(offset)
-        self._open.setdefault(offset, None)
         self._attempts[offset] = self._attempts.get(offset, 0) + 1
 
     def _forget_idle(self) -> None:
@@ -156,8 +159,9 @@ class Frontier:
             is_past_all = self.position is not None and offset >= self.position
             self._ceiling = None if is_past_all else max(offset, self._ceiling)
         self.settled_below = self.committed = offset
+        covered = self.take_done(offset)
         self.is_dirty = bool(self.done)
-        return self.take_done(offset)
+        return covered
 
     def handled_below(self, offset: int) -> list[tuple[Processing, Any]]:
         """Who handles the records below an offset just now."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hopspan.model import Outcome
     from hopspan.telemetry import Instrumenter
 
-_CLOSING_MS = 10_000
+PATIENCE_MS = 10_000.0
 """How long to wait for a commit's answer."""
 
 
@@ -59,26 +59,27 @@ class Committer:
         ):
             self.commit(wait=strategy.wait)
 
-    def commit(self, *, wait: bool) -> None:
+    def commit(self, *, wait: bool, patience_ms: float = PATIENCE_MS) -> None:
         """Commit what is done and not committed. Never raises.
 
         Args:
             wait: Until the broker has answered; also for what was sent before and is not answered.
+            patience_ms: For how long at most.
         """
         call = self.prepare()
         if call is not None:
             try:
-                self._send(call, wait=wait)
+                self._send(call, patience_ms if wait else None)
             except Exception as error:  # noqa: BLE001 - the client's: told by the span and the log
                 call.failed(error)
                 return
         if wait and self._unanswered is not None:
             self._unanswered.succeeded()  # what was committed since covers it
 
-    def _send(self, call: Call, *, wait: bool) -> None:
+    def _send(self, call: Call, patience_ms: float | None) -> None:
         state = self._state
-        if wait:
-            state.kind.commit(state.consumer(), call.offsets, _CLOSING_MS)
+        if patience_ms is not None:
+            state.kind.commit(state.consumer(), call.offsets, patience_ms)
             call.succeeded()
         else:
             self._unanswered = call

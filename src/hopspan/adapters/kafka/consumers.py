@@ -21,15 +21,12 @@ from hopspan.adapters._kafka_frontier import Frontier
 from hopspan.adapters.kafka.committing import Committer
 from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.adapters.kafka.threads import is_alone
-from hopspan.interception import INTERCEPTED
-from hopspan.telemetry import BOUND, Binding, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from hopspan.model import Endpoint
     from hopspan.processing import Loop, Processing
-    from hopspan.telemetry import Instrumenter
 
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps what is kept of it."""
@@ -99,15 +96,6 @@ class State:
                 self._about[_kafka.CLUSTER_ID] = cluster_id
         return self._about
 
-    def telemetry(self, consumer: Any) -> Instrumenter | None:
-        """Whose settings hold for what the application does with the consumer by itself."""
-        bound = getattr(consumer, BOUND, None)
-        if isinstance(bound, Binding):
-            return bound.instrumenter
-        if self.committer.instrumenter is None and hasattr(self.kind.poll, INTERCEPTED):
-            return instrumenter_for("kafka")
-        return self.committer.instrumenter
-
     def is_here(self) -> bool:
         """Whether this is the consumer's thread."""
         return self.thread == threading.get_ident()
@@ -167,8 +155,13 @@ class State:
     def requeue(
         self, frontier: Frontier, partition: TopicPartition, offset: int, pause: float
     ) -> None:
-        """Hand a record out again; `pause` seconds later, if the client is to wait."""
+        """Hand a record out again; `pause` seconds later, if the client is to wait.
+
+        Nothing is done for one that is done already, or that the application has left by a seek.
+        """
         with self.lock:
+            if not frontier.is_open(offset):
+                return
             frontier.requeue(offset)
             self.rewinding.add(partition, offset, pause)
         if self.is_here():

@@ -10,13 +10,26 @@ from opentelemetry.trace import get_current_span
 from hopspan import faults
 from hopspan.adapters.kafka.commits import done_of, inside, record_commit
 from hopspan.adapters.kafka.errors import failure
+from hopspan.interception import INTERCEPTED
 from hopspan.model import SUCCESS, Outcome, Verdict
+from hopspan.telemetry import BOUND, Binding, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.adapters._kafka_frontier import Done
     from hopspan.adapters.kafka.consumers import State
+    from hopspan.telemetry import Instrumenter
+
+
+def _telemetry(state: State, consumer: Any) -> Instrumenter | None:
+    """Whose settings hold for what the application does with a consumer by itself."""
+    bound = getattr(consumer, BOUND, None)
+    if isinstance(bound, Binding):
+        return bound.instrumenter
+    if state.committer.instrumenter is None and hasattr(state.kind.poll, INTERCEPTED):
+        return instrumenter_for("kafka")
+    return state.committer.instrumenter
 
 
 class _Commit:
@@ -26,7 +39,7 @@ class _Commit:
         if state.is_here():  # what was to be sought back must not be in the client's position
             state.attend()
         self._state = state
-        self._instrumenter = state.telemetry(consumer)
+        self._instrumenter = _telemetry(state, consumer)
         with state.lock:
             positions = {each: at.position for each, at in state.frontiers.items()}
         self._targets = (
@@ -74,6 +87,8 @@ class _Commit:
 
 
 def _began(state: State, consumer: Any, offsets: Any) -> _Commit | None:
+    if not (offsets is None or isinstance(offsets, dict)):
+        return None  # the client is about to say so
     try:
         return _Commit(state, consumer, offsets)
     except Exception:  # noqa: BLE001 - the client is about to judge the arguments
