@@ -137,7 +137,7 @@ class State:
             if frontier is None:
                 was_ours = partition in self._seen
                 frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
-            frontier.saw(record.offset)
+            frontier.saw(record)
         return Received(self.consumer(), record, frontier)
 
     def find(self, partition: TopicPartition) -> Frontier | None:
@@ -146,7 +146,7 @@ class State:
         return self.frontiers.get(partition) if suspended is None else suspended[0]
 
     def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record last, and it is still open."""
+        """Whether this consumer has handed out this very record, and it is still open."""
         frontier = self.find(TopicPartition(record.topic, record.partition))
         return frontier is not None and frontier.holds(record)
 
@@ -266,3 +266,22 @@ def _lose(processing: Processing, reason: str) -> None:
 def state_of(consumer: Any) -> State | None:
     """What is kept of a consumer, if anything is."""
     return getattr(consumer, "__dict__", {}).get(STATE)
+
+
+_tracked: dict[int, weakref.ref[Any]] = {}
+
+
+def remember(consumer: Any) -> None:
+    """Look for records in this consumer as well, for as long as it lives."""
+    key = id(consumer)
+    _tracked[key] = weakref.ref(consumer, lambda _: _tracked.pop(key, None))
+
+
+def tracker_of(record: Any) -> Any:
+    """The consumer that has handed out this very record, or None."""
+    for kept in list(_tracked.values()):
+        consumer = kept()
+        state = state_of(consumer)
+        if state is not None and state.holds(record):
+            return consumer
+    return None

@@ -8,23 +8,21 @@ there; the consumer keeps its identity, and is an instance of all that it was.
 from __future__ import annotations
 
 import inspect
-import weakref
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from kafka import TopicPartition
 
+from hopspan import faults
 from hopspan.adapters.kafka import own_commits
 from hopspan.adapters.kafka.committing import PATIENCE_MS
-from hopspan.adapters.kafka.consumers import STATE, State, state_of
+from hopspan.adapters.kafka.consumers import STATE, State, remember, state_of
 from hopspan.adapters.kafka.rebalancing import follow
 from hopspan.interception import INTERCEPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-tracked_consumers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def track(consumer: Any) -> State:
@@ -32,21 +30,15 @@ def track(consumer: Any) -> State:
     state = state_of(consumer)
     if state is None:
         kind: Any = type(consumer)
-        state = State(consumer, kind)
-        consumer.__dict__[STATE] = state
-        consumer.__class__ = _tracked(kind)
-        tracked_consumers.add(consumer)
-        follow(consumer, state)
+        state = consumer.__dict__[STATE] = State(consumer, kind)
+        try:
+            follow(consumer, state)
+            consumer.__class__ = _tracked(kind)
+        except Exception:  # noqa: BLE001 - a subclass that cannot be derived from, say
+            state.committer.is_off = True
+            faults.report("following a consumer; nothing is committed for it")
+        remember(consumer)
     return state
-
-
-def tracker_of(record: Any) -> Any:
-    """The consumer that has handed out this very record, or None."""
-    for consumer in list(tracked_consumers):
-        state = state_of(consumer)
-        if state is not None and state.holds(record):
-            return consumer
-    return None
 
 
 @lru_cache(maxsize=64)
