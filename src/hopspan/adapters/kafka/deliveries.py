@@ -11,8 +11,9 @@ from hopspan import conventions as names
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka import dead_letters
 from hopspan.adapters.kafka.commits import done_of
-from hopspan.adapters.kafka.consumers import Received, State, state_of, tracker_of
+from hopspan.adapters.kafka.consumers import Received, State, state_of
 from hopspan.adapters.kafka.errors import RevokedError
+from hopspan.adapters.kafka.registry import tracker_of
 from hopspan.adapters.kafka.tracking import track
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
 

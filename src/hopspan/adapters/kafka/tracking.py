@@ -17,8 +17,9 @@ from kafka import TopicPartition
 from hopspan import faults
 from hopspan.adapters.kafka import own_commits
 from hopspan.adapters.kafka.committing import PATIENCE_MS
-from hopspan.adapters.kafka.consumers import STATE, State, remember, state_of
+from hopspan.adapters.kafka.consumers import STATE, State, state_of
 from hopspan.adapters.kafka.rebalancing import follow
+from hopspan.adapters.kafka.registry import remember
 from hopspan.interception import INTERCEPTED
 
 if TYPE_CHECKING:
