@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def _tracked(consumer: Any) -> State:
     if state is None:
         state = track(consumer)
         state.missed = True
+        state.thread = threading.get_ident()  # it is being polled
     return state
 
 

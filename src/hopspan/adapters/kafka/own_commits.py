@@ -130,12 +130,23 @@ def commit_async(
     own = _began(state, consumer, offsets)
     if own is None or (callback is not None and not callable(callback)):
         return original(consumer, offsets, callback, *args, **kwargs)
+    if not _must_look_up(consumer):
+        future = original(consumer, offsets, callback, *args, **kwargs)
+        future.add_callback(own.answered)
+        future.add_errback(own.answered)
+        return future
     theirs = callback or consumer.config.get("default_offset_commit_callback")
 
-    # Not the future: where the coordinator has to be looked up, that is the lookup's.
+    # The future is the lookup's: only the callback hears of the commit.
     def answered(told: Any, answer: Any) -> None:
         own.answered(answer)
         if theirs is not None:
             theirs(told, answer)
 
     return original(consumer, offsets, answered, *args, **kwargs)
+
+
+def _must_look_up(consumer: Any) -> bool:
+    """Whether the group's coordinator is not known just now. Private to the client."""
+    unknown = getattr(getattr(consumer, "_coordinator", None), "coordinator_unknown", None)
+    return bool(unknown()) if callable(unknown) else True

@@ -13,7 +13,8 @@ from kafka import KafkaConsumer
 import hopspan
 from hopspan import Commits
 from hopspan.adapters.kafka import tracking
-from hopspan.adapters.kafka.consumers import state_of, tracker_of
+from hopspan.adapters.kafka.consumers import state_of
+from hopspan.adapters.kafka.registry import tracker_of
 from hopspan.adapters.kafka.tracking import track
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
