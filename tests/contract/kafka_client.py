@@ -936,7 +936,7 @@ def _cannot_reject() -> None:
 def on_fake(features: Features, **shape: Any) -> Iterator[KafkaClient]:
     """A client of a fake broker of its own."""
     with (
-        FakeKafka() as broker,
+        FakeKafka(join_delay=0.2) as broker,
         KafkaClient(FakeBackstage(broker), features, broker=broker, **shape) as client,
     ):
         yield client

@@ -1257,6 +1257,10 @@ class _Heard(ConsumerRebalanceListener):  # type: ignore[misc]
         self.revoked.append(set(revoked))
 
 
+JOINING = 500
+"""How long to poll for, in ms: with less, kafka-python 3 may never get into its group."""
+
+
 def _joined(client: KafkaClient, heard: _Heard) -> list[Any]:
     """A record of each of two partitions, handed out to the only member of the group."""
     client.queue = client.backstage.topic(2)
@@ -1268,7 +1272,7 @@ def _joined(client: KafkaClient, heard: _Heard) -> list[Any]:
     records: dict[int, Any] = {}
 
     def both() -> bool:
-        for record in client.poll():
+        for record in client.poll(JOINING):
             records.setdefault(record.partition, record)
         return len(records) == 2
 
@@ -1282,7 +1286,7 @@ def _until_shared(client: KafkaClient, other: Any) -> None:
 
     def keep_polling() -> None:
         while not done.is_set():
-            other.poll(50)
+            other.poll(JOINING)
 
     polling = client.in_thread(keep_polling)
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 
 import hopspan
 from hopspan.adapters import adapter_named
-from tests.contract.client import Client, Message, Ran, raises, succeeds
+from tests.contract.client import DEADLINE, Client, Message, Ran, raises, succeeds
 from tests.contract.suite import FACES, SAMPLINGS, needs, over
 from tests.contract.telemetry import Span, silence
 
@@ -449,17 +451,22 @@ def a_fault_at_the_end_of_a_publish_does_not_hide_what_became_of_it(
 ) -> None:
     with silence():
         untraced = client.send_so_that(outcome, "blocking")
+    expected = int(untraced.error is not None or place.endswith("end"))
     with _broken(client, place):
         if style == "blocking":
             assert type(untraced.raised) is type(client.send_so_that(outcome, style).raised)
         else:
             client.send_at_once([outcome], style, unseen=True)
+        # The client may tell its caller before it tells us.
+        deadline = time.monotonic() + DEADLINE
+        while len(client.lines.records) < expected and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
     said = client.lines.take()
     publish = _publish(client)
     doing = (f"ending a {publish}", f"reading what became of a {publish}", END)
     faults = set(map(_line, doing))
     assert set(said) <= faults
-    assert len(said) == (untraced.error is not None or place.endswith("end"))
+    assert expected == len(said)
 
 
 RECEIVING = {
