@@ -6,7 +6,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
+from kafka.structs import TopicPartition
 
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.consumers import Received, State, state_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
-from kafka import OffsetAndMetadata
+from kafka.structs import OffsetAndMetadata
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
@@ -18,7 +18,7 @@ from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kafka import TopicPartition
+    from kafka.structs import TopicPartition
     from opentelemetry.trace import SpanContext
 
     from hopspan.adapters._kafka_frontier import Frontier

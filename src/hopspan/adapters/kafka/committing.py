@@ -16,7 +16,7 @@ from hopspan.settlement import Commits
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kafka import TopicPartition
+    from kafka.structs import TopicPartition
     from opentelemetry.context import Context
 
     from hopspan.adapters._kafka_frontier import Done, Frontier

@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kafka import TopicPartition
+from kafka.structs import TopicPartition
 
 from hopspan import conventions as names
 from hopspan import faults

@@ -134,7 +134,7 @@ def _failed(operation: Operation, error: BaseException) -> None:
         faults.report("ending a send")
 
 
-traced = sends(_kafka.SEND, send, completes)
+_traced: Any = sends(_kafka.SEND, send, completes)
 
 
 def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]:
@@ -143,5 +143,5 @@ def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]
     if is_traced:
         bare: Callable[..., Any] = producer.send
         return bare
-    intercepted = traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
+    intercepted = _traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
     return partial(intercepted, producer)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kafka import TopicPartition
+from kafka.structs import TopicPartition
 
 from hopspan import faults
 from hopspan.adapters.kafka import own_commits
