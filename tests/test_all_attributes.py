@@ -1,7 +1,7 @@
 """Every attribute that leaves the process: published and current, or ours and told in the docs.
 
-One operation of each kind, on pika's own channels, says all that hopspan can say of RabbitMQ; what
-it says is compared with the tables of the conventions' pages.
+One operation of each kind, on the clients' own objects, says all that hopspan can say of RabbitMQ
+and of Kafka; what it says is compared with the tables of the conventions' pages.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from pika.spec import Basic
 
 import hopspan
 from hopspan import conventions as names
-from hopspan.adapters import _amqp
+from hopspan.adapters import _amqp, _kafka
+from hopspan.adapters.kafka import sending
 from hopspan.model import Endpoint
 from hopspan.propagation import MAPPING
+from tests.unit.adapters.kafka.conftest import ORDERS, Consumer, polled, record
+from tests.unit.adapters.kafka.test_sending import Answering, Producer
 from tests.unit.adapters.pika.conftest import Connection, channel_of
 from tests.unit.support import Telemetry, delivery
 
@@ -35,7 +38,7 @@ def spelled() -> dict[str, str]:
     """Every name that the conventions' module and the adapters' own parts spell."""
     return {
         value: f"{module.__name__}.{name}"
-        for module in (names, _amqp)
+        for module in (names, _amqp, _kafka)
         for name, value in vars(module).items()
         if name.isupper()
         and isinstance(value, str)
@@ -172,7 +175,7 @@ def everything(channel: Any, connection: Connection, telemetry: Telemetry) -> No
     received = [delivery(endpoint=Endpoint("rabbitmq", "orders")) for _ in range(2)]
     instrumenter = telemetry.instrumenter()
     for batch in (received[:1], received):
-        instrumenter.start_receive(received[0].endpoint, batch, MAPPING, 1_000).end()
+        instrumenter.start_receive(names.RECEIVE, received[0].endpoint, batch, MAPPING, 1_000).end()
 
 
 @pytest.fixture
@@ -274,3 +277,111 @@ def test_no_value_of_a_header_or_body_is_said(channel: Any, telemetry: Telemetry
         pass
     said = repr([span.attributes for span in telemetry.seen])
     assert not any(secret in said for secret in ("4111", "secret", "alice", "guest"))
+
+
+# -- what is said of Kafka -------------------------------------------------------------------------
+
+KAFKA = {
+    "messaging.system",
+    "messaging.operation.name",
+    "messaging.operation.type",
+    "messaging.destination.name",
+    "messaging.client.id",
+    "server.address",
+    "server.port",
+}
+RECORD = {
+    "messaging.destination.partition.id",
+    "messaging.kafka.offset",
+    "messaging.kafka.message.key",
+    "messaging.kafka.message.tombstone",
+}
+CONSUMED = {"messaging.consumer.group.name", "messaging.kafka.cluster.id"}
+SEVERAL = {"messaging.batch.message_count", "hopspan.links.omitted"}
+
+SAID_OF_KAFKA = {
+    "send": KAFKA | RECORD | {"error.type", "hopspan.unanswered"},
+    "receive": KAFKA | RECORD | CONSUMED | SEVERAL,
+    "process": KAFKA
+    | RECORD
+    | CONSUMED
+    | SETTLED
+    | SEVERAL
+    | {"error.type", "hopspan.attempt", "hopspan.redelivered", "hopspan.cancelled"},
+    "settle": (KAFKA | RECORD | CONSUMED | SETTLED | {"messaging.batch.message_count"})
+    - {"messaging.kafka.message.key"},
+}
+"""What spans of Kafka may say, by operation type (messaging spans and Kafka page, 1.44). Of a settle
+span's destination, the partition."""
+
+
+@pytest.fixture
+def said_of_kafka(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """All attribute names, by operation type: all that there is to say, once."""
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "1")
+    settings: Any = {"message_key": True, **telemetry.settings}
+
+    producer = hopspan.wrap(Answering(), **settings)
+    producer.send("orders", None, b"k", partition=0)
+    producer.error = ConnectionError("gone")
+    producer.send("orders", b"v")
+    producer.error = None
+    hopspan.wrap(Producer(), **settings).send("orders", b"v")
+    sending._unanswered._leave()
+
+    consumer = hopspan.wrap(Consumer(), **settings)
+    cluster = type("Cluster", (), {"cluster_id": "abc"})
+    consumer._client = type("Client", (), {"cluster": cluster})
+    consumer._subscription.assignment = {ORDERS: "a"}
+    headers = [("traceparent", f"00-{1:032x}-{2:016x}-01".encode())]
+    dead = hopspan.dead_letter("dlt", producer=producer)
+    policy = hopspan.requeue_times(1, then=dead)
+    for _ in range(2):
+        (first,) = polled(consumer, record(10, value=None, headers=headers))
+        with (
+            pytest.raises(ValueError, match="bad"),
+            hopspan.process(first, via=consumer, policy=policy),
+        ):
+            raise ValueError("bad")
+    several = polled(consumer, *(record(offset, headers=headers) for offset in (11, 12)))
+    with hopspan.process(several, via=consumer, policy=hopspan.ack_always):
+        pass
+    (last,) = polled(consumer, record(13, headers=headers))
+    with hopspan.process(last, via=consumer, policy=hopspan.ack_always):
+        consumer.close()
+
+    found: dict[str, set[str]] = {}
+    for span in telemetry.seen:
+        kind = span.attributes["messaging.operation.type"]
+        found.setdefault(kind, set()).update(span.attributes)
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(SAID_OF_KAFKA))
+def test_a_span_of_kafka_says_all_that_it_may_and_nothing_else(
+    kind: str, said_of_kafka: dict[str, set[str]]
+) -> None:
+    assert said_of_kafka[kind] == SAID_OF_KAFKA[kind]
+
+
+@pytest.mark.usefixtures("said_of_kafka")
+@pytest.mark.parametrize("metric", sorted(MEASURED))
+def test_a_metric_of_kafka_says_nothing_of_a_single_record(
+    metric: str, telemetry: Telemetry
+) -> None:
+    found = {key for attributes, _ in telemetry.points(metric) for key in attributes}
+    assert found - MEASURED[metric] <= {"messaging.consumer.group.name"}
+
+
+def test_no_key_header_or_value_of_kafkas_is_said(telemetry: Telemetry) -> None:
+    """Privacy: unless the application asks for its keys."""
+    producer = hopspan.wrap(Answering(), **telemetry.settings)
+    producer.send("orders", b"secret body", b"alice", [("card", b"4111-1111")])
+    consumer = hopspan.wrap(Consumer(), **telemetry.settings)
+    fields: Any = {"key": b"alice", "value": b"secret", "headers": [("card", b"4111-1111")]}
+    (first,) = polled(consumer, record(10, **fields))
+    with hopspan.process(first, via=consumer):
+        pass
+    said = repr([span.attributes for span in telemetry.seen])
+    assert len(telemetry.spans) == 3
+    assert not any(secret in said for secret in ("4111", "secret", "alice"))

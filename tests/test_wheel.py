@@ -105,7 +105,18 @@ for attempt in (lambda: hopspan.instrument("pika"), lambda: hopspan.wrap(object(
 """
     missing, unknown = python(snippet, CLIENTS).splitlines()
     assert missing == "pika is not installed: pip install 'hopspan[pika]'"
-    assert unknown.startswith("wrap: <class 'object'> is no channel and no connection")
+    assert unknown.startswith("wrap: <class 'object'> is nothing that hopspan can wrap")
+
+
+def test_each_client_that_is_missing_is_named_with_its_own_remedy() -> None:
+    snippet = """
+import hopspan
+try:
+    hopspan.instrument("kafka")
+except hopspan.HopspanError as error:
+    print(error)
+"""
+    assert python(snippet, CLIENTS) == "kafka is not installed: pip install 'hopspan[kafka]'\n"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +132,26 @@ def test_with_pika_alone_only_pika_is_imported_and_only_when_it_is_needed(need: 
     before = "import hopspan; hopspan.consumer(print); hopspan.inject(); hopspan.extract({})\n"
     assert imported(before, (CLIENTS | SDK) - {"pika"}) == set()
     assert imported(before + need, (CLIENTS | SDK) - {"pika"}) == {"pika"}
-    assert imported(before + need) == {"pika"}
+    if "()" not in need:  # which is for all that there are
+        assert imported(before + need) == {"pika"}
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        "hopspan.instrument()",
+        "hopspan.instrument('kafka')",
+        "from kafka import KafkaProducer; hopspan.wrap(object.__new__(KafkaProducer))",
+    ],
+)
+def test_with_kafka_alone_only_kafka_is_imported_and_only_when_it_is_needed(need: str) -> None:
+    needs("kafka")
+    before = (
+        "import warnings; warnings.simplefilter('ignore', DeprecationWarning)  # kafka-python 3.0\n"
+        "import hopspan; hopspan.consumer(print); hopspan.inject(); hopspan.extract({})\n"
+    )
+    assert imported(before, (CLIENTS | SDK) - {"kafka"}) == set()
+    assert imported(before + need, (CLIENTS | SDK) - {"kafka"}) == {"kafka"}
 
 
 def test_the_command_says_its_version(metadata: Any) -> None:
@@ -138,13 +168,14 @@ def test_the_demo_says_what_it_is_missing() -> None:
     assert python(snippet, CLIENTS | SDK).endswith("pip install 'hopspan[demo]'\n1\n")
 
 
-def test_the_zero_code_launcher_finds_an_instrumentor(metadata: Any) -> None:
-    found = entry_points(group="opentelemetry_instrumentor", name="hopspan_pika")
+@pytest.mark.parametrize("client", ["kafka", "pika"])
+def test_the_zero_code_launcher_finds_an_instrumentor(client: str, metadata: Any) -> None:
+    found = entry_points(group="opentelemetry_instrumentor", name=f"hopspan_{client}")
     (entry,) = {each.value for each in found}
-    assert entry == "hopspan.instrumentation:PikaInstrumentor"
-    snippet = """
+    assert entry == f"hopspan.instrumentation:{client.title()}Instrumentor"
+    snippet = f"""
 from importlib.metadata import entry_points
-(entry, *_) = entry_points(group="opentelemetry_instrumentor", name="hopspan_pika")
+(entry, *_) = entry_points(group="opentelemetry_instrumentor", name="hopspan_{client}")
 instrumentor = entry.load()()
 instrumentor.instrument(skip_dep_check=True)
 instrumentor.uninstrument()

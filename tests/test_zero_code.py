@@ -1,4 +1,4 @@
-"""`opentelemetry-instrument python app.py` traces pika through our entry point, and never twice.
+"""`opentelemetry-instrument python app.py` traces a client by our entry point, and never twice.
 
 The real launcher starts the application in a process of its own; the broker is the fake one, in
 this process.
@@ -18,16 +18,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
+pytest.importorskip("kafka")
 pytest.importorskip("pika")
 pytest.importorskip("opentelemetry.sdk")
 
 from tests.fakes.amqp import FakeRabbit
+from tests.fakes.kafka import FakeKafka
 
 LAUNCHER = Path(sys.executable).with_name("opentelemetry-instrument")
-CONTRIB = "opentelemetry.instrumentation.pika"
 DEADLINE = 60
 
-APP = '''
+PIKA = '''
 """Sends two messages and handles them; knows nothing of tracing."""
 
 import sys
@@ -51,6 +52,70 @@ channel.basic_consume("orders", on_order)
 channel.start_consuming()
 connection.close()
 '''
+
+KAFKA = '''
+"""The same."""
+
+import sys
+
+from kafka import KafkaConsumer, KafkaProducer
+
+producer = KafkaProducer(bootstrap_servers=sys.argv[1])
+for value in (b"good", b"bad"):
+    producer.send("orders", value).get(30)
+producer.close()
+
+consumer = KafkaConsumer(
+    "orders", bootstrap_servers=sys.argv[1], group_id="billing", auto_offset_reset="earliest",
+    enable_auto_commit=False,
+)
+for record in consumer:
+    if record.value == b"bad":
+        break
+consumer.close()
+'''
+
+
+class Case(NamedTuple):
+    """A client, with an application that knows nothing of tracing."""
+
+    client: str
+    app: str
+    broker: Any
+    names: list[str]
+    """The spans, in the order in which they end."""
+    package: str
+    """The other instrumentation's."""
+
+    @property
+    def contrib(self) -> str:
+        """Its module."""
+        return f"opentelemetry.instrumentation.{self.client}"
+
+
+CASES = [
+    Case(
+        "pika",
+        PIKA,
+        FakeRabbit,
+        ["publish orders", "publish orders", "process orders", "process orders"],
+        "opentelemetry-instrumentation-pika",
+    ),
+    Case(
+        "kafka",
+        KAFKA,
+        FakeKafka,
+        ["send orders", "send orders", "process orders", "process orders"],
+        "opentelemetry-instrumentation-kafka-python",
+    ),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.client)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
 
 # What a distribution of OpenTelemetry does: the launcher itself leaves the SDK alone. Spans are
 # written as lines of JSON, at once.
@@ -83,7 +148,7 @@ class Configurator:
         trace.set_tracer_provider(provider)
 '''
 RIVAL = '''
-"""Another instrumentation of pika, which has not wrapped anything yet."""
+"""Another instrumentation of the client, which has not wrapped anything yet."""
 
 
 class Instrumentor:
@@ -117,21 +182,25 @@ def distribution(folder: Path, name: str, group: str, entry: str, module: str) -
 class Launcher:
     """The standard launcher, with a distribution that sets the SDK up."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        self._folder, self._url = folder, url
-        (folder / "app.py").write_text(APP)
+    def __init__(self, folder: Path, url: str, case: Case) -> None:
+        self._folder, self._url, self._case = folder, url, case
+        (folder / "app.py").write_text(case.app)
         distribution(
             folder, "sdkdistro", "opentelemetry_configurator", "sdk = sdkdistro:Configurator", SDK
         )
 
     def add_rival(self) -> None:
-        """Install something else that instruments pika."""
-        distribution(
-            self._folder, "rival", "opentelemetry_instrumentor", "pika = rival:Instrumentor", RIVAL
-        )
+        """Install something else that instruments the client."""
+        entry = f"{self._case.client} = rival:Instrumentor"
+        distribution(self._folder, "rival", "opentelemetry_instrumentor", entry, RIVAL)
 
     def run(self, *without: str, check: bool = True, **environment: str) -> Said:
-        """Run the application under the launcher, without some instrumentations."""
+        """Run the application under the launcher, without some instrumentations.
+
+        Those of the clients that it does not use are left out in any case.
+        """
+        others = [each.client for each in CASES if each.client != self._case.client]
+        without = (*without, *others, *(f"hopspan_{each}" for each in others))
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -161,29 +230,31 @@ class Launcher:
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
+def launcher(tmp_path: Path, case: Case) -> Iterator[Launcher]:
     """The launcher, with a broker for its application."""
     if not LAUNCHER.exists():
         pytest.skip("the launcher, opentelemetry-instrumentation, is not installed")
-    if not entry_points(group="opentelemetry_instrumentor", name="hopspan_pika"):
+    if not entry_points(group="opentelemetry_instrumentor", name=f"hopspan_{case.client}"):
         pytest.skip("hopspan runs from its source tree here: it has no entry points")
-    with FakeRabbit() as broker:
-        yield Launcher(tmp_path, broker.url)
+    with case.broker() as broker:
+        yield Launcher(tmp_path, getattr(broker, "url", None) or broker.bootstrap, case)
 
 
 @pytest.fixture
-def contrib() -> str:
-    """The other instrumentation of pika, where it is installed."""
+def contrib(case: Case) -> str:
+    """The other instrumentation of the client, where it is installed."""
     if importlib.util.find_spec("opentelemetry.instrumentation") is None:
         pytest.skip("the launcher, opentelemetry-instrumentation, is not installed")
-    if importlib.util.find_spec(CONTRIB) is None:
-        pytest.skip("opentelemetry-instrumentation-pika is not installed")
-    return CONTRIB
+    if importlib.util.find_spec(case.contrib) is None:
+        pytest.skip(f"{case.package} is not installed")
+    return case.contrib
 
 
-def test_the_launcher_traces_an_application_that_knows_nothing_of_it(launcher: Launcher) -> None:
-    said = launcher.run("pika")  # whatever else instruments pika here
-    assert said.names() == ["publish orders", "publish orders", "process orders", "process orders"]
+def test_the_launcher_traces_an_application_that_knows_nothing_of_it(
+    launcher: Launcher, case: Case
+) -> None:
+    said = launcher.run(case.client)  # whatever else instruments it here
+    assert said.names() == case.names
     assert len(said.spans) == 4
     sent, handled = said.spans[:2], said.spans[2:]
     assert [span["parent"] for span in handled] == [span["id"] for span in sent]
@@ -191,49 +262,59 @@ def test_the_launcher_traces_an_application_that_knows_nothing_of_it(launcher: L
     assert said.complaints == []
 
 
-def test_the_launcher_can_be_told_to_leave_it_out(launcher: Launcher) -> None:
-    assert launcher.run("pika", "hopspan_pika") == Said([], "", [])
+def test_the_launcher_can_be_told_to_leave_it_out(launcher: Launcher, case: Case) -> None:
+    assert launcher.run(case.client, f"hopspan_{case.client}") == Said([], "", [])
 
 
-def test_the_environment_sets_it_up(launcher: Launcher) -> None:
-    said = launcher.run("pika", HOPSPAN_SETTLE_SPANS="all")
-    assert said.names().count("ack orders") == 2
+def test_the_environment_sets_it_up(launcher: Launcher, case: Case) -> None:
+    said = launcher.run(case.client, HOPSPAN_CORRELATION="link")
+    assert said.names() == case.names
+    assert [span["parent"] for span in said.spans[2:]] == [None, None]
 
 
-def test_beside_another_instrumentation_it_steps_back_and_says_so(launcher: Launcher) -> None:
+def test_beside_another_instrumentation_it_steps_back_and_says_so(
+    launcher: Launcher, case: Case
+) -> None:
     launcher.add_rival()
     said = launcher.run()
     assert said.names() == []
     assert "the rival was loaded" in said.other
     (complaint,) = said.complaints
-    assert complaint.startswith("hopspan leaves pika alone, or spans would be doubled: ")
+    client = case.client
+    assert complaint.startswith(f"hopspan leaves {client} alone, or spans would be doubled: ")
     assert complaint.endswith(
-        " is installed as well; add pika or hopspan_pika to OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+        f" is installed as well; add {client} or hopspan_{client} to "
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
     )
 
 
-def test_with_the_other_instrumentation_left_out_it_is_there(launcher: Launcher) -> None:
+def test_with_the_other_instrumentation_left_out_it_is_there(
+    launcher: Launcher, case: Case
+) -> None:
     launcher.add_rival()
-    said = launcher.run("pika")
-    assert said.names() == ["publish orders", "publish orders", "process orders", "process orders"]
+    said = launcher.run(case.client)
+    assert said.names() == case.names
     assert (said.other, said.complaints) == ("", [])
 
 
-def test_it_does_not_lose_a_policy_beside_another_instrumentation(launcher: Launcher) -> None:
+def test_it_does_not_lose_a_policy_beside_another_instrumentation(
+    launcher: Launcher, case: Case
+) -> None:
     launcher.add_rival()
     said = launcher.run(check=False, HOPSPAN_POLICY="requeue_once")
-    assert "hopspan leaves pika alone, and HOPSPAN_POLICY is lost: rival" in said.complaints[-1]
+    lost = f"hopspan leaves {case.client} alone, and HOPSPAN_POLICY is lost: rival"
+    assert lost in said.complaints[-1]
 
 
-def test_beside_contrib_no_span_is_doubled(launcher: Launcher, contrib: str) -> None:
+def test_beside_contrib_no_span_is_doubled(launcher: Launcher, contrib: str, case: Case) -> None:
     said = launcher.run()
     assert said.names() == []
     assert said.names(contrib) != []
     (complaint,) = said.complaints
-    assert "opentelemetry-instrumentation-pika is installed as well" in complaint
+    assert f"{case.package} is installed as well" in complaint
 
 
-def test_instead_of_contrib_it_traces_alone(launcher: Launcher, contrib: str) -> None:
-    said = launcher.run("pika")
+def test_instead_of_contrib_it_traces_alone(launcher: Launcher, contrib: str, case: Case) -> None:
+    said = launcher.run(case.client)
     assert said.names(contrib) == []
-    assert len(said.names()) == 4
+    assert said.names() == case.names

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
@@ -29,6 +29,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from integration.brokers.services import address
 from integration.faults.journal import Run, Tail, runs_of
 from integration.faults.proxy import Link, Proxy
+from integration.faults.waiting import STEP_SECONDS, wait
 from integration.faults.worker import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,8 +37,6 @@ FAULTS = (
     "kill", "cut", "kill at ended", "cut losing 5", "kill at exporting",
     "cut losing 1", "kill at started", "cut", "kill", "cut losing 10",
 )  # fmt: skip
-STEP_SECONDS = 60.0
-"""How long anything that a fault is to bring about may take."""
 
 
 class Plan(NamedTuple):
@@ -69,20 +68,6 @@ class Records(NamedTuple):
     """How many messages are still in the queue."""
     troubles: list[str]
     seconds: float
-
-
-class OverdueError(AssertionError):
-    """Something did not come about in time."""
-
-
-def wait(condition: Callable[[], Any], what: str, seconds: float = STEP_SECONDS) -> Any:
-    """Wait for something to become true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise OverdueError(f"{what}: not within {seconds} s")
-        time.sleep(0.005)
-    return found
 
 
 class Broker:

@@ -59,9 +59,11 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
 
 def _check(name: str) -> None:
     if name not in ADAPTERS:
-        raise ConfigurationError(f"unknown client {name!r}; hopspan knows {', '.join(ADAPTERS)}")
+        known = ", ".join(ADAPTERS).replace("_", "-")
+        raise ConfigurationError(f"unknown client {name!r}; hopspan knows {known}")
     if not _is_installed(name):
-        raise ConfigurationError(f"{name} is not installed: pip install 'hopspan[{name}]'")
+        extra = name.replace("_", "-")
+        raise ConfigurationError(f"{extra} is not installed: pip install 'hopspan[{extra}]'")
 
 
 def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
@@ -77,7 +79,7 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
         binding = Binding(adapter, Instrumenter(config))
         woven = weave(adapter.POINTS, binding)
         _woven[name] = (binding, woven, settings)
-        install(name, binding.instrumenter)
+        install(adapter.NAME, binding.instrumenter)
 
 
 def uninstrument(*clients: str) -> None:
@@ -97,7 +99,7 @@ def uninstrument(*clients: str) -> None:
                 binding, woven, _ = _woven.pop(name)
                 binding.instrumenter.switch.on = False
                 unweave(woven)
-                install(name, None)
+                install(binding.adapter.NAME, None)
 
 
 def _is_installed(name: str) -> bool:

@@ -64,9 +64,14 @@ class _PairsCodec(Codec):
         return (pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2)  # noqa: PLR2004
 
     def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
-        kept = [pair for pair in headers or () if not pair or _folded(pair[0]) not in stale]
+        kept = [pair for pair in headers or () if not _is_stale(pair, stale)]
         kept.extend((key, value.encode("utf-8")) for key, value in fresh.items())
         return kept
+
+
+def _is_stale(pair: object, stale: frozenset[str]) -> bool:
+    """Whether a header is one of these. What is no header at all is the client's to refuse."""
+    return isinstance(pair, list | tuple) and bool(pair) and _folded(pair[0]) in stale
 
 
 MAPPING: Codec = _MappingCodec()

@@ -24,9 +24,11 @@ pytest.register_assert_rewrite(
         for name in (
             "amqp_client",
             "client",
+            "kafka_client",
             "pika_client",
             "scenarios_amqp",
             "scenarios_instrumentation",
+            "scenarios_kafka",
             "scenarios_metrics",
             "scenarios_pika",
             "scenarios_privacy",

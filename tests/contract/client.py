@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from opentelemetry import context, propagate, trace
 from typing_extensions import Self
 
 import hopspan
-from hopspan import faults, telemetry
+from hopspan import Verdict, faults, telemetry
 from tests.contract.features import Features
 from tests.contract.telemetry import Lines, Span, Telemetry, baggage_of
 
@@ -154,6 +154,17 @@ class Client(ABC):
 
     # -- how a broker does it ----------------------------------------------------------------------
 
+    operations_besides: tuple[str, ...] = ()
+    """What the client does besides, in `messaging.operation.name`; most scenarios do not care."""
+    doing_besides: tuple[str, ...] = ()
+    """What hopspan is then about when it fails."""
+    not_called: tuple[str, ...] = ()
+    """Parts of an adapter that are there, but are not asked while a message is handled."""
+
+    def held_by(self, place: str) -> tuple[str, ...]:
+        """Settlements that do not go out when this part of hopspan fails."""
+        return ()
+
     NAME: str
     """What users call the client: `hopspan.instrument(NAME)`."""
     passwords: tuple[str, ...] = ()
@@ -188,10 +199,9 @@ class Client(ABC):
     def receives(self) -> str:
         """The name of a span that asks for a message of the queue."""
 
-    @property
     @abstractmethod
-    def settles(self) -> str:
-        """The name of a span in which hopspan gives back or rejects a message of the queue."""
+    def settle_name(self, settlement: str) -> str:
+        """What hopspan calls the operation by which it acks, requeues or rejects a message."""
 
     @property
     @abstractmethod
@@ -202,6 +212,30 @@ class Client(ABC):
     @abstractmethod
     def via(self) -> Any:
         """The consumer, as `hopspan.process` takes it."""
+
+    @property
+    @abstractmethod
+    def reject_on_error(self) -> hopspan.Policy:
+        """The shipped policy that acks what succeeded and rejects what failed."""
+
+    @property
+    @abstractmethod
+    def requeue_once(self) -> hopspan.Policy:
+        """The shipped policy that gives back what failed for the first time, and then rejects."""
+
+    @abstractmethod
+    def policy(
+        self, name: str, decide: Callable[..., Any], verdicts: Iterable[Verdict] = tuple(Verdict)
+    ) -> hopspan.Policy:
+        """A policy of the user's own, with all that the client needs to carry it out."""
+
+    @abstractmethod
+    def fields(self, headers: Any) -> dict[str, Any]:
+        """The headers of a native message as they were given to `carrier`."""
+
+    @abstractmethod
+    def body(self, native: Any) -> bytes:
+        """The body of what `hopspan.current().delivery.native` is."""
 
     @abstractmethod
     def enter_face(self, **settings: Any) -> None:
@@ -316,6 +350,16 @@ class Client(ABC):
     def metric_attributes(self) -> dict[str, Any]:
         """What every point of a metric says about the queue, whatever the operation."""
 
+    @property
+    @abstractmethod
+    def consumer_metric_attributes(self) -> dict[str, Any]:
+        """The same for points that are about consuming."""
+
+    @property
+    def is_asking_seen(self) -> bool:
+        """Whether messages of a subscribed handler were asked for by a consumer that is traced."""
+        return self.features.polls and self.face != "decorated"
+
     @abstractmethod
     def use_generated_queue(self, name: str) -> None:
         """Go on with a queue of this generated name; without one, the broker invents it."""
@@ -423,7 +467,8 @@ class Client(ABC):
 
     def expect_spans(self, *expected: Span) -> None:
         """These spans were recorded and no others, in the order in which they began; or none."""
-        assert list(expected if self.telemetry.records else ()) == self.telemetry.spans()
+        names = {span.name for span in expected}
+        assert list(expected if self.telemetry.records else ()) == self.telemetry.spans(names)
 
     def a_publish(self, **more: Any) -> Span:
         """The span of a message that was sent to the queue."""
@@ -440,8 +485,14 @@ class Client(ABC):
 
     def a_settle(self, settlement: str, **more: Any) -> Span:
         """The span of giving back or rejecting a message, inside of its process span."""
-        span = Span(self.settles, "client", parent=self.processes, settlement=settlement)
+        name = f"{self.settle_name(settlement)} {self.queue}"
+        span = Span(name, "client", parent=self.processes, settlement=settlement)
         return span._replace(**more)
+
+    @property
+    def rejecting(self) -> hopspan.Policy:
+        """A policy that rejects whatever happened."""
+        return self.policy("reject", lambda outcome, delivery: Verdict.REJECT)
 
 
 _PROPAGATOR = propagate.get_global_textmap()

@@ -8,7 +8,7 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from typing import Any
@@ -23,6 +23,7 @@ from pika.exceptions import AMQPError
 from pika.spec import Basic
 
 import hopspan
+from hopspan import Verdict
 from tests.contract.amqp_client import AmqpClient, Frame
 from tests.contract.client import DEADLINE, Handler, Message, Ran, Sent
 from tests.contract.features import Features
@@ -34,7 +35,11 @@ FEATURES = Features(
     settles=True,
     redelivers=True,
     counts_deliveries=True,
+    nacks=True,
+    acks_on_the_wire=True,
     dead_letters=True,
+    dead_letters_by_itself=True,
+    generated_names=True,
     auto_acks=True,
     keeps_headers_on_requeue=True,
     batches=True,
@@ -56,6 +61,8 @@ FEATURES = Features(
     outcomes=("unconfirmed", "confirmed", "unroutable", "refused", "nowhere"),
     senders=("blocking", "select", "asyncio"),
     confirmers=("select", "asyncio"),
+    awaited=("confirmed", "unroutable", "refused"),
+    event_loops=True,
     connections=True,
 )
 
@@ -205,9 +212,8 @@ class PikaClient(AmqpClient):
     def receives(self) -> str:
         return f"receive {self.queue}"
 
-    @property
-    def settles(self) -> str:
-        return f"nack {self.queue}"
+    def settle_name(self, settlement: str) -> str:
+        return "ack" if settlement == "ack" else "nack"
 
     @property
     def rejects(self) -> str:
@@ -216,6 +222,25 @@ class PikaClient(AmqpClient):
     @property
     def via(self) -> Any:
         return self.consumer
+
+    @property
+    def reject_on_error(self) -> hopspan.Policy:
+        return hopspan.reject_on_error
+
+    @property
+    def requeue_once(self) -> hopspan.Policy:
+        return hopspan.requeue_once
+
+    def policy(
+        self, name: str, decide: Callable[..., Any], verdicts: Iterable[Verdict] = tuple(Verdict)
+    ) -> hopspan.Policy:
+        return hopspan.Policy(name, decide, verdicts)
+
+    def fields(self, headers: Any) -> dict[str, Any]:
+        return _in_utc(headers or {})  # type: ignore[no-any-return]
+
+    def body(self, native: Any) -> bytes:
+        return native.body  # type: ignore[no-any-return]
 
     def carrier(self, headers: dict[str, Any] | None) -> Any:
         return pika.BasicProperties(headers=headers)
@@ -473,6 +498,10 @@ class PikaClient(AmqpClient):
             "server.address": parameters.host,
             "server.port": parameters.port,
         }
+
+    @property
+    def consumer_metric_attributes(self) -> dict[str, Any]:
+        return self.metric_attributes
 
     def use_generated_queue(self, name: str) -> None:
         self.queue = self.admin.queue_declare(name).method.queue

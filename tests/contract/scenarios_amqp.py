@@ -356,7 +356,7 @@ def messages_that_were_settled_together_share_one_settle_span(client: AmqpClient
         client.a_process(trace=1, **rejected),
         client.a_settle("reject", trace=1, parent=client.processes, links=(client.processes,) * 2),
     )
-    assert 2 == client.telemetry.attributes(client.settles)["messaging.batch.message_count"]
+    assert 2 == client.telemetry.attributes(f"nack {client.queue}")["messaging.batch.message_count"]
 
 
 # -- the channel goes ------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ def _recorded(client: Client) -> str:
             dict(span.attributes or {}),
             [dict(event.attributes or {}) for event in span.events],
         )
-        for span in client.telemetry.finished()
+        for span in client.telemetry.recorded()
     ]
-    points = [(name, dict(attributes)) for name, attributes, _ in client.telemetry.points()]
+    points = [(name, dict(attributes)) for name, attributes, _ in client.telemetry.all_points()]
     return repr((spans, points))
 
 
@@ -33,7 +33,7 @@ def no_body_and_no_header_is_recorded(client: Client) -> None:
     def handler(_message: Message) -> None:
         raise ValueError("no stock")
 
-    client.handle(handler, policy=hopspan.reject_on_error, settle_spans="all")
+    client.handle(handler, policy=client.reject_on_error, settle_spans="all")
     assert SECRET not in _recorded(client)
     assert "token" not in _recorded(client)
 
@@ -41,7 +41,7 @@ def no_body_and_no_header_is_recorded(client: Client) -> None:
 @over(face=FACES)
 def no_password_is_recorded_or_logged(client: Client) -> None:
     client.send()
-    client.handle(succeeds, policy=hopspan.reject_on_error)
+    client.handle(succeeds, policy=client.reject_on_error)
     recorded = _recorded(client)
     for password in client.passwords:
         assert f":{password}" not in recorded
@@ -51,7 +51,9 @@ def no_password_is_recorded_or_logged(client: Client) -> None:
 def what_a_user_asks_for_by_name_is_recorded(client: Client) -> None:
     def enrich(operation: Any, _native: Any) -> None:
         delivery = hopspan.current().delivery
-        operation.span.set_attribute("order.color", (delivery.headers or {}).get("color", "?"))
+        operation.span.set_attribute(
+            "order.color", client.fields(delivery.headers).get("color", "?")
+        )
 
     client.send(b"order", client.carrier({"color": "red"}))
     client.handle(succeeds, on_end=enrich)

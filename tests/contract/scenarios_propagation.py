@@ -24,9 +24,10 @@ STALE = {
 HEADERS: dict[str, dict[str, Any] | None] = {
     "None": None,
     "empty": {},
-    "full": {"color": "red", "size": 7, "nested": {"deep": ["list", 1]}, "nothing": None},
+    "text": {"color": "red", "shape": "☃"},
     "stale": {"color": "red", **STALE},
 }
+TYPED = {"color": "red", "size": 7, "nested": {"deep": ["list", 1]}, "nothing": None}
 
 
 def _baggage(_message: Message | None = None) -> Mapping[str, object]:
@@ -78,7 +79,6 @@ def a_context_from_elsewhere_is_visible_even_without_an_sdk(client: Client) -> N
 
 
 @over(face=FACES)
-@needs("pushes")
 def a_handlers_parent_is_its_own_messages_publish_and_not_what_was_current_around_it(
     client: Client,
 ) -> None:
@@ -126,7 +126,16 @@ def a_context_is_read_in_any_letter_case_and_as_bytes(
 
 @over(headers=HEADERS, face=("wrapped", "instrumented"))
 def a_callers_headers_are_never_touched(client: Client, headers: str) -> None:
-    given = HEADERS[headers]
+    _never_touched(client, HEADERS[headers])
+
+
+@over(face=("wrapped", "instrumented"))
+@needs("typed_headers")
+def headers_of_all_types_are_never_touched(client: Client) -> None:
+    _never_touched(client, TYPED)
+
+
+def _never_touched(client: Client, given: dict[str, Any] | None) -> None:
     carrier = client.carrier(given)
     before, held = client.contents(carrier), dict(given) if given is not None else None
     with client.span("order"), client.baggage(tenant="acme"):
@@ -138,9 +147,19 @@ def a_callers_headers_are_never_touched(client: Client, headers: str) -> None:
 
 @over(headers=HEADERS, face=("wrapped", "instrumented"))
 def a_message_arrives_with_its_headers_and_one_context(client: Client, headers: str) -> None:
-    given = HEADERS[headers] or {}
+    _arrives_with_one_context(client, HEADERS[headers])
+
+
+@over(face=("wrapped", "instrumented"))
+@needs("typed_headers")
+def a_message_arrives_with_its_headers_of_all_types(client: Client) -> None:
+    _arrives_with_one_context(client, TYPED)
+
+
+def _arrives_with_one_context(client: Client, headers: dict[str, Any] | None) -> None:
+    given = headers or {}
     with client.span("order"), client.baggage(tenant="acme"):
-        client.send(b"order", client.carrier(HEADERS[headers]))
+        client.send(b"order", client.carrier(headers))
     arrived = client.take_untraced()
     kept = {key: value for key, value in given.items() if key not in STALE}
     traceparent = arrived.pop("traceparent")
@@ -313,7 +332,6 @@ PUSHED = {
 
 
 @over(correlation=PUSHED, face=FACES)
-@needs("pushes")
 def a_pushed_delivery_relates_to_its_message_as_it_is_told(
     client: Client, correlation: str
 ) -> None:

@@ -128,20 +128,20 @@ RABBITMQ_DOES_IT = (
 
 
 @over(face=("wrapped", "instrumented"))
-@needs("dead_letters")
+@needs("dead_letters_by_itself")
 def a_dead_letter_policy_is_refused_where_the_broker_does_it(client: Client) -> None:
     said = refusal(PolicyError, lambda: client.subscribe(succeeds, policy=DEAD_LETTER))
     assert RABBITMQ_DOES_IT == said
 
 
 @over(face=("decorated",))
-@needs("dead_letters")
+@needs("dead_letters_by_itself")
 def a_dead_letter_decorator_is_refused_at_the_first_message(client: Client) -> None:
     assert RABBITMQ_DOES_IT == _refused_delivery(client, policy=DEAD_LETTER)
     client.expect_spans(client.a_publish())
 
 
-@needs("dead_letters")
+@needs("dead_letters_by_itself")
 def a_dead_letter_block_is_refused_on_entering(client: Client) -> None:
     client.send()
     block = client.block(client.fetch(), policy=DEAD_LETTER)
@@ -150,7 +150,7 @@ def a_dead_letter_block_is_refused_on_entering(client: Client) -> None:
     assert client.is_current_nothing()
 
 
-@needs("dead_letters")
+@needs("dead_letters_by_itself")
 def a_refused_policy_among_others_is_refused_too(client: Client) -> None:
     policy = hopspan.by_exception({ValueError: DEAD_LETTER}, default=hopspan.requeue_once)
     said = refusal(PolicyError, lambda: client.subscribe(succeeds, policy=policy))
@@ -158,7 +158,7 @@ def a_refused_policy_among_others_is_refused_too(client: Client) -> None:
 
 
 @over(face=("instrumented",))
-@needs("dead_letters")
+@needs("dead_letters_by_itself")
 def a_refused_instrument_call_instruments_nothing(client: Client) -> None:
     refusal(PolicyError, lambda: client.instrument(policy=DEAD_LETTER))
     client.send()
@@ -188,12 +188,13 @@ def a_loop_takes_a_policy_that_settles_nothing(client: Client, style: str) -> No
 def a_channels_policy_has_no_effect_in_a_loop_which_is_said_once(client: Client) -> None:
     client.send(b"1")
     client.send(b"2")
-    for item in client.loop(client.features.loops[0], prefetch=2, policy=hopspan.requeue_once):
+    policy = client.requeue_once
+    for item in client.loop(client.features.loops[0], prefetch=2, policy=policy):
         if client.message(item).body == b"2":
             break
     assert [] == client.settlements()
     assert [
-        f"a loop never settles: <policy requeue_once> on {client.queue} did nothing. Put the "
+        f"a loop never settles: {policy!r} on {client.queue} did nothing. Put the "
         "loop's body into `with hopspan.process(message, via=..., policy=...)`"
     ] == client.lines.take()
 
@@ -342,11 +343,11 @@ def a_decorated_handler_refuses_to_be_called_without_a_message(client: Client) -
     )
 
 
-def only_channels_and_connections_are_wrapped(client: Client) -> None:
+def only_what_a_client_sends_and_receives_by_is_wrapped(client: Client) -> None:
     said = refusal(UnknownMessageError, lambda: hopspan.wrap(object()))
     assert (
-        "wrap: <class 'object'> is no channel and no connection of a client that hopspan knows; give "
-        "it the object that connection.channel() returns, or the connection"
+        "wrap: <class 'object'> is nothing that hopspan can wrap; give it a channel, connection, "
+        "producer or consumer of a client that it knows"
     ) == said
 
 

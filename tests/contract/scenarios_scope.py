@@ -69,7 +69,7 @@ def after_a_handler_the_context_is_what_it_was(client: Client) -> None:
     client.send()
     with client.span("around"), client.baggage(whose="mine"):
         before = get_current()
-        client.handle(raises(ValueError("no")), policy=hopspan.reject_on_error)
+        client.handle(raises(ValueError("no")), policy=client.reject_on_error)
         assert before is get_current()
 
 
@@ -209,7 +209,7 @@ def what_comes_after_the_acknowledgement_is_still_the_handler(client: Client, st
 
 
 @over(style="loops", sampling=SAMPLINGS)
-@needs("settles")
+@needs("nacks")
 def a_loop_knows_a_failure_from_a_rejection(client: Client, style: str) -> None:
     _send(client, b"1")
     for item in client.loop(style):
@@ -360,7 +360,7 @@ def a_loop_that_is_dropped_in_another_thread_leaves_nothing_behind(
 def a_block_in_a_loops_body_settles_and_is_the_same_span(client: Client, style: str) -> None:
     _send(client, b"1")
     for item in client.loop(style):
-        with client.block(client.message(item), policy=hopspan.reject_on_error) as operation:
+        with client.block(client.message(item), policy=client.reject_on_error) as operation:
             assert operation is hopspan.current()
         break
     assert ["ack"] == client.settlements()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -78,6 +78,9 @@ class Telemetry:
         self._exporter = InMemorySpanExporter()
         self._reader = InMemoryMetricReader()
         self.log_records = LogRecords()
+        self.is_aside: Callable[[str, Mapping[str, Any]], bool] = lambda name, attributes: False
+        """What of a client's own is beside the point of most scenarios: by name of the span (none
+        for a point of a metric) and by attributes."""
         self.providers: dict[str, Any] = {}
         if sampling == "no SDK":
             assert type(trace.get_tracer_provider()) is trace.ProxyTracerProvider, (
@@ -119,14 +122,22 @@ class Telemetry:
 
     # What was recorded
 
-    def finished(self) -> list[ReadableSpan]:
-        """The spans as the SDK has them, in the order in which they began."""
+    def recorded(self) -> list[ReadableSpan]:
+        """Really all spans as the SDK has them, in the order in which they began."""
         return sorted(self._exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
 
-    def spans(self) -> list[Span]:
+    def finished(self, also: Collection[str] = ()) -> list[ReadableSpan]:
+        """The spans that are not beside the point, and those of these names."""
+        return [
+            span
+            for span in self.recorded()
+            if span.name in also or not self.is_aside(span.name, span.attributes or {})
+        ]
+
+    def spans(self, also: Collection[str] = ()) -> list[Span]:
         """The finished spans as values, in the order in which they began."""
-        finished = self.finished()
-        names = {span.context.span_id: span.name for span in finished if span.context}
+        finished = self.finished(also)
+        names = {span.context.span_id: span.name for span in self.recorded() if span.context}
         traces: dict[int, int] = {}
         for span in finished:
             traces.setdefault(_trace_id(span), len(traces))
@@ -134,7 +145,7 @@ class Telemetry:
 
     def named(self, name: str) -> list[ReadableSpan]:
         """The finished spans of this name."""
-        return [span for span in self.finished() if span.name == name]
+        return [span for span in self.recorded() if span.name == name]
 
     def attributes(self, name: str) -> dict[str, Any]:
         """All attributes of the only span of this name."""
@@ -142,7 +153,7 @@ class Telemetry:
         return dict(span.attributes or {})
 
     def measured(self) -> set[Measured]:
-        """Every point of hopspan's metrics."""
+        """The points of hopspan's metrics that are not beside the point."""
         return {
             Measured(
                 metric,
@@ -154,6 +165,12 @@ class Telemetry:
         }
 
     def points(self) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+        """The points of hopspan's metrics that are not beside the point."""
+        for metric, attributes, point in self.all_points():
+            if not self.is_aside("", attributes):
+                yield metric, attributes, point
+
+    def all_points(self) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
         """Every point of hopspan's metrics as the SDK has it: metric, attributes, point."""
         for metric in self.exported():
             for point in metric.data.data_points:

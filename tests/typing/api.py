@@ -17,6 +17,7 @@ from typing_extensions import assert_type
 
 import hopspan
 from hopspan import (
+    Commits,
     Deferred,
     Delivery,
     Endpoint,
@@ -113,6 +114,58 @@ hopspan.consumer(settle_spans="some")  # type: ignore[call-overload]
 hopspan.consumer(reraise="yes")  # type: ignore[call-overload]
 
 
+# -- handlers of Kafka's records -------------------------------------------------------------------
+
+
+class Record:
+    """What kafka-python hands out has no types; an application's own stub has."""
+
+    value: bytes
+
+
+class KafkaConsumer:
+    def poll(self, timeout_ms: int = 0) -> dict[str, list[Record]]:
+        return {}
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter([])
+
+
+kafka = hopspan.wrap(KafkaConsumer(), commits=Commits(every=100), message_key=True)
+assert_type(kafka, KafkaConsumer)
+
+
+@hopspan.consumer(via=kafka, policy=hopspan.dead_letter("dlt", producer=object()))
+def on_record(record: Record) -> int:
+    return len(record.value)
+
+
+@hopspan.consumer(via=lambda: kafka, commits=Commits(seconds=5.0, wait=True))
+def on_records(records: list[Record], *, urgent: bool = False) -> int:
+    return len(records)
+
+
+assert_type(on_record(Record()), int)
+assert_type(on_records([Record()], urgent=True), int)
+on_record([Record()])  # type: ignore[arg-type]
+on_records(Record())  # type: ignore[arg-type]
+hopspan.consumer(commits=5)  # type: ignore[call-overload]
+hopspan.consumer(message_key="yes")  # type: ignore[call-overload]
+
+assert_type(Commits().every, "int | None")
+assert_type(Commits().seconds, "float | None")
+assert_type(Commits(1, None, wait=True).wait, bool)
+assert_type(Commits(every=1).checked(), Commits)
+Commits(every="1")  # type: ignore[arg-type]
+Commits(after=1)  # type: ignore[call-arg]
+
+for records in kafka.poll().values():
+    for record in hopspan.each(records, via=kafka):
+        assert_type(record, Record)
+with hopspan.process(kafka.poll(), via=kafka, commits=Commits(every=1)) as polled:
+    assert_type(polled, Processing)
+
+
 # -- policies --------------------------------------------------------------------------------------
 
 
@@ -154,7 +207,16 @@ assert_type(
 assert_type(Policy("mine", decide, {Verdict.ACK}).decide(Outcome(), Delivery(
     Endpoint("memory"), MessageInfo(), None, None
 )), Settlement)  # fmt: skip
+assert_type(hopspan.requeue_times(3, then=Verdict.LEAVE, pause=0.5), Policy)
+assert_type(hopspan.requeue_times(3, then=hopspan.ack_always, pause=1), Policy)
+assert_type(hopspan.requeue_times(3, then=decide), Policy)
+assert_type(hopspan.requeue_times(3).pauses, bool)
+assert_type(Settlement(Verdict.REQUEUE, pause=1.0).pause, float)
 hopspan.requeue_times("3")  # type: ignore[arg-type]
+hopspan.requeue_times(3, then="reject")  # type: ignore[arg-type]
+hopspan.requeue_times(3, pause="1s")  # type: ignore[arg-type]
+hopspan.requeue_times(3, hopspan.manual)  # type: ignore[call-arg]
+hopspan.dead_letter("dlt")  # type: ignore[call-arg]
 hopspan.by_exception({ValueError: "reject"}, default=hopspan.manual)  # type: ignore[dict-item]
 hopspan.by_exception({})  # type: ignore[call-arg]
 

@@ -24,10 +24,12 @@ def test_the_defaults() -> None:
     """Nothing is settled, everything is measured, and contexts are replaced."""
     assert Config() == Config(
         policy=hopspan.manual,
+        commits=hopspan.Commits(every=None, seconds=1.0, wait=False),
         correlation="auto",
         keep_context=False,
         settle_spans="notable",
         metrics=METRICS,
+        message_key=False,
         reraise=False,
         exceptions="event",
         on_start=None,
@@ -57,6 +59,7 @@ PROVIDER = TracerProvider(shutdown_on_exit=False)
 
 KEYWORDS: list[tuple[str, Any, Any]] = [
     ("policy", hopspan.requeue_once, hopspan.requeue_once),
+    ("commits", hopspan.Commits(every=5), hopspan.Commits(every=5)),
     ("correlation", "auto", "auto"),
     ("correlation", "parent", "parent"),
     ("correlation", "link", "link"),
@@ -70,6 +73,8 @@ KEYWORDS: list[tuple[str, Any, Any]] = [
     ("metrics", False, frozenset()),
     ("metrics", [PROCESS_DURATION], frozenset({PROCESS_DURATION})),
     ("metrics", (), frozenset()),
+    ("message_key", True, True),
+    ("message_key", False, False),
     ("reraise", True, True),
     ("reraise", False, False),
     ("on_start", hook, hook),
@@ -129,7 +134,17 @@ def test_a_function_is_made_into_a_policy() -> None:
             "settle_spans=True is not valid: it takes one of notable, all, none",
         ),
         ("keep_context", "yes", "keep_context='yes' is not valid: it takes True or False"),
+        ("message_key", "yes", "message_key='yes' is not valid: it takes True or False"),
         ("reraise", 1, "reraise=1 is not valid: it takes True or False"),
+        *(
+            (
+                "commits",
+                value,
+                f"commits={value!r} is not valid: it takes "
+                "hopspan.Commits(every=..., seconds=..., wait=...)",
+            )
+            for value in (None, 5, (None, 1.0, False), hopspan.Commits, {"every": 5})
+        ),
         (
             "on_start",
             "hook",
@@ -178,9 +193,9 @@ def test_a_function_is_made_into_a_policy() -> None:
         (
             "color",
             "red",
-            "unknown setting color; known settings: correlation, keep_context, logger_provider, "
-            "meter_provider, metrics, on_end, on_start, policy, reraise, settle_spans, "
-            "tracer_provider",
+            "unknown setting color; known settings: commits, correlation, keep_context, "
+            "logger_provider, message_key, meter_provider, metrics, on_end, on_start, policy, "
+            "reraise, settle_spans, tracer_provider",
         ),
         ("exceptions", "logs", None),
     ],
@@ -198,6 +213,12 @@ def test_a_wrong_policy_is_a_policy_error() -> None:
         Config().override({"policy": "requeue_once"})
 
 
+def test_commits_that_can_never_be_are_a_policy_error() -> None:
+    with pytest.raises(PolicyError) as raised:
+        Config().override({"commits": hopspan.Commits(every=0)})
+    assert str(raised.value) == "Commits(every=0): a whole number of 1 or more, or None"
+
+
 VARIABLES: list[tuple[str, str, str, Any]] = [
     ("HOPSPAN_POLICY", "manual", "policy", hopspan.manual),
     ("HOPSPAN_POLICY", "ack_always", "policy", hopspan.ack_always),
@@ -209,6 +230,20 @@ VARIABLES: list[tuple[str, str, str, Any]] = [
     ("HOPSPAN_KEEP_CONTEXT", "true", "keep_context", True),
     ("HOPSPAN_KEEP_CONTEXT", "1", "keep_context", True),
     ("HOPSPAN_KEEP_CONTEXT", " FALSE ", "keep_context", False),
+    ("HOPSPAN_MESSAGE_KEY", "true", "message_key", True),
+    ("HOPSPAN_MESSAGE_KEY", " 0 ", "message_key", False),
+    ("HOPSPAN_COMMITS", "every=100", "commits", hopspan.Commits(every=100, seconds=None)),
+    ("HOPSPAN_COMMITS", "seconds=5", "commits", hopspan.Commits(seconds=5.0)),
+    ("HOPSPAN_COMMITS", "seconds=0.25", "commits", hopspan.Commits(seconds=0.25)),
+    ("HOPSPAN_COMMITS", "seconds=0", "commits", hopspan.Commits(seconds=0.0)),
+    ("HOPSPAN_COMMITS", "wait", "commits", hopspan.Commits(seconds=1.0, wait=True)),
+    ("HOPSPAN_COMMITS", " every=1 , wait ", "commits", hopspan.Commits(1, None, wait=True)),
+    (
+        "HOPSPAN_COMMITS",
+        "wait,seconds=2,every=10",
+        "commits",
+        hopspan.Commits(every=10, seconds=2.0, wait=True),
+    ),
     ("HOPSPAN_RERAISE", "True", "reraise", True),
     ("HOPSPAN_RERAISE", "0", "reraise", False),
     ("HOPSPAN_METRICS", "all", "metrics", METRICS),
@@ -300,6 +335,36 @@ POLICIES = "manual, ack_always, reject_on_error, requeue_once, requeue_times(N)"
         ),
         ("HOPSPAN_RERAISE", "2", "HOPSPAN_RERAISE='2' is not valid: it takes true or false"),
         (
+            "HOPSPAN_MESSAGE_KEY",
+            "all",
+            "HOPSPAN_MESSAGE_KEY='all' is not valid: it takes true or false",
+        ),
+        *(
+            (
+                "HOPSPAN_COMMITS",
+                text,
+                f"HOPSPAN_COMMITS={text!r} is not valid: it takes every=N, seconds=T, wait, or "
+                "several of them",
+            )
+            for text in (
+                "100",
+                "every",
+                "every=",
+                "every=x",
+                "every=-1",
+                "every=1.5",
+                "every=1 wait",
+                "seconds=1s",
+                "seconds=.5",
+                "seconds=-1",
+                "seconds=inf",
+                "seconds=1e3",
+                "wait=true",
+                "every=1,,wait",
+                "every=1,",
+            )
+        ),
+        (
             "HOPSPAN_METRICS",
             "process",
             "HOPSPAN_METRICS='process' is not valid: it takes names out of "
@@ -314,8 +379,9 @@ POLICIES = "manual, ack_always, reject_on_error, requeue_once, requeue_times(N)"
         (
             "HOPSPAN_X",
             "1",
-            "unknown setting HOPSPAN_X; known settings: HOPSPAN_CORRELATION, HOPSPAN_KEEP_CONTEXT, "
-            "HOPSPAN_METRICS, HOPSPAN_POLICY, HOPSPAN_RERAISE, HOPSPAN_SETTLE_SPANS",
+            "unknown setting HOPSPAN_X; known settings: HOPSPAN_COMMITS, HOPSPAN_CORRELATION, "
+            "HOPSPAN_KEEP_CONTEXT, HOPSPAN_MESSAGE_KEY, HOPSPAN_METRICS, HOPSPAN_POLICY, "
+            "HOPSPAN_RERAISE, HOPSPAN_SETTLE_SPANS",
         ),
     ],
 )
@@ -323,6 +389,12 @@ def test_a_wrong_variable_is_an_error_that_names_it(variable: str, text: str, me
     with pytest.raises(ConfigurationError) as raised:
         Config.from_environment({variable: text})
     assert str(raised.value) == message
+
+
+def test_a_variable_for_commits_that_can_never_be_is_an_error() -> None:
+    with pytest.raises(PolicyError) as raised:
+        Config.from_environment({"HOPSPAN_COMMITS": "every=0"})
+    assert str(raised.value) == "Commits(every=0): a whole number of 1 or more, or None"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from opentelemetry.semconv.attributes import error_attributes, exception_attribu
 from opentelemetry.trace import SpanKind
 
 from hopspan import conventions as names
-from hopspan.adapters import _amqp
+from hopspan.adapters import _amqp, _kafka
 from hopspan.conventions import Action, plan
 from hopspan.model import Endpoint, MessageInfo, OperationType, Settlement, Verdict
 
@@ -23,6 +23,8 @@ ATTRIBUTES = {
     "DESTINATION_TEMPLATE": "MESSAGING_DESTINATION_TEMPLATE",
     "DESTINATION_ANONYMOUS": "MESSAGING_DESTINATION_ANONYMOUS",
     "DESTINATION_TEMPORARY": "MESSAGING_DESTINATION_TEMPORARY",
+    "PARTITION_ID": "MESSAGING_DESTINATION_PARTITION_ID",
+    "CLIENT_ID": "MESSAGING_CLIENT_ID",
     "CONSUMER_GROUP": "MESSAGING_CONSUMER_GROUP_NAME",
     "MESSAGE_ID": "MESSAGING_MESSAGE_ID",
     "CONVERSATION_ID": "MESSAGING_MESSAGE_CONVERSATION_ID",
@@ -67,6 +69,11 @@ def test_metric_names_are_the_published_ones(ours: str, theirs: str) -> None:
         (_amqp.SYSTEM, published.MessagingSystemValues.RABBITMQ.value),
         (_amqp.ROUTING_KEY, published.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY),
         (_amqp.DELIVERY_TAG, published.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG),
+        (_kafka.SYSTEM, published.MessagingSystemValues.KAFKA.value),
+        (_kafka.OFFSET, published.MESSAGING_KAFKA_OFFSET),
+        (_kafka.KEY, published.MESSAGING_KAFKA_MESSAGE_KEY),
+        (_kafka.TOMBSTONE, published.MESSAGING_KAFKA_MESSAGE_TOMBSTONE),
+        (_kafka.CLUSTER_ID, published.MESSAGING_KAFKA_CLUSTER_ID),
         (names.ERROR_TYPE, error_attributes.ERROR_TYPE),
         (names.EXCEPTION_TYPE, exception_attributes.EXCEPTION_TYPE),
         (names.EXCEPTION_MESSAGE, exception_attributes.EXCEPTION_MESSAGE),
@@ -92,6 +99,7 @@ def test_our_own_names_are_ours() -> None:
     assert own == {
         "hopspan.attempt",
         "hopspan.redelivered",
+        "hopspan.unanswered",
         "hopspan.settlement",
         "hopspan.settlement.reason",
         "hopspan.cancelled",
@@ -270,6 +278,47 @@ def test_the_cache_of_plans_is_bounded() -> None:
 )
 def test_what_a_span_says_of_its_message(message: MessageInfo, attributes: dict[str, Any]) -> None:
     assert names.message_attributes(message) == attributes
+
+
+KEYED = MessageInfo(attributes={"x": 1}, key=("messaging.kafka.message.key", "k1"))
+
+
+@pytest.mark.parametrize(
+    ("message", "with_key", "attributes"),
+    [
+        (KEYED, False, {"x": 1}),
+        (KEYED, True, {"x": 1, "messaging.kafka.message.key": "k1"}),
+        (MessageInfo(key=("key", "")), True, {"key": ""}),
+        (MessageInfo(), True, {}),
+    ],
+)
+def test_a_key_is_the_applications_and_only_told_on_request(
+    message: MessageInfo, with_key: bool, attributes: dict[str, Any]
+) -> None:
+    assert names.message_attributes(message, with_key=with_key) == attributes
+
+
+def test_a_key_is_not_told_unless_asked() -> None:
+    assert names.message_attributes(KEYED) == {"x": 1}
+
+
+def test_a_settle_span_tells_the_partition_and_no_systems_word_for_a_destination() -> None:
+    message = MessageInfo(
+        "m1",
+        "c1",
+        {
+            "messaging.destination.partition.id": "3",
+            "messaging.rabbitmq.destination.routing_key": "created",
+            "messaging.kafka.offset": 7,
+        },
+        ("messaging.kafka.message.key", "k1"),
+    )
+    assert names.settled_attributes(message) == {
+        "messaging.destination.partition.id": "3",
+        "messaging.kafka.offset": 7,
+        "messaging.message.id": "m1",
+        "messaging.message.conversation_id": "c1",
+    }
 
 
 def test_a_message_keeps_its_attributes_to_itself() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaConsumer, KafkaProducer
 from opentelemetry import trace
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.channel import Channel
@@ -15,11 +17,12 @@ from pika.connection import Connection
 import hopspan
 from hopspan import instrumentation
 from hopspan.config import Config
-from hopspan.instrumentation import PikaInstrumentor
+from hopspan.instrumentation import KafkaInstrumentor, PikaInstrumentor
 from hopspan.model import ConfigurationError, PolicyError
 from hopspan.telemetry import instrumenter_for
 from tests.unit.support import Telemetry
 
+ROOT = Path(__file__).parents[2]
 CLASSES = (BlockingChannel, BlockingConnection, Channel, Connection)
 
 
@@ -155,7 +158,12 @@ def test_it_can_be_instrumented_again(telemetry: Telemetry) -> None:
 @pytest.mark.parametrize(
     ("clients", "settings", "error", "message"),
     [
-        (("pika", "rabbit"), {}, ConfigurationError, "unknown client 'rabbit'; hopspan knows pika"),
+        (
+            ("pika", "rabbit"),
+            {},
+            ConfigurationError,
+            "unknown client 'rabbit'; hopspan knows kafka, pika",
+        ),
         (
             ("pika",),
             {"polices": 1},
@@ -309,12 +317,58 @@ def test_another_instrumentation_that_is_disabled_does_not_matter(
     assert len(woven()) == 9
 
 
-def test_the_entry_point_names_the_instrumentor() -> None:
+@pytest.mark.parametrize(
+    ("name", "instrumentor"),
+    [("hopspan_kafka", KafkaInstrumentor), ("hopspan_pika", PikaInstrumentor)],
+)
+def test_the_entry_point_names_the_instrumentor(name: str, instrumentor: type) -> None:
     """As pyproject.toml has it."""
-    point = EntryPoint(
-        "hopspan_pika", "hopspan.instrumentation:PikaInstrumentor", "opentelemetry_instrumentor"
-    )
-    assert point.load() is instrumentation.PikaInstrumentor
+    path = f"hopspan.instrumentation:{instrumentor.__name__}"
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    assert f'{name} = "{path}"' in lines
+    assert EntryPoint(name, path, "opentelemetry_instrumentor").load() is instrumentor
+
+
+KAFKA_METHODS = {
+    (KafkaProducer, "send"),
+    (KafkaConsumer, "poll"),
+    (KafkaConsumer, "__iter__"),
+    (KafkaConsumer, "__next__"),
+}
+
+
+def of_kafka() -> dict[Any, Any]:
+    return {(owner, name): vars(owner)[name] for owner, name in KAFKA_METHODS}
+
+
+def test_the_launcher_instruments_kafka_and_nothing_else(telemetry: Telemetry) -> None:
+    before = of_kafka()
+    KafkaInstrumentor().instrument(tracer_provider=telemetry.tracer_provider)
+    changed = {each for each, value in of_kafka().items() if value is not before[each]}
+    assert (changed, woven()) == (KAFKA_METHODS, set())
+    assert instrumenter_for("kafka").config.tracer_provider is telemetry.tracer_provider
+    KafkaInstrumentor().uninstrument()
+    assert of_kafka() == before
+
+
+def test_the_launcher_leaves_kafka_to_another_instrumentation_of_kafka(
+    monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+
+    def entry_points(*, group: str, name: str) -> list[EntryPoint]:
+        asked.append((group, name))
+        return [EntryPoint("kafka", "opentelemetry.instrumentation.kafka:KafkaInstrumentor", "x")]
+
+    monkeypatch.setattr(instrumentation, "entry_points", entry_points)
+    before = of_kafka()
+    KafkaInstrumentor().instrument()
+    assert (asked, of_kafka()) == ([("opentelemetry_instrumentor", "kafka")], before)
+    assert [record.message for record in logged.records] == [
+        "hopspan leaves kafka alone, or spans would be doubled: "
+        "opentelemetry.instrumentation.kafka:KafkaInstrumentor is installed as well; add kafka or "
+        "hopspan_kafka to OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+    ]
 
 
 def test_the_global_provider_is_used_where_none_is_given() -> None:

@@ -188,6 +188,112 @@ def test_requeue_times_takes_a_positive_whole_number(times: Any) -> None:
     )
 
 
+# -- what comes after the last requeue -------------------------------------------------------------
+
+DEAD = hopspan.dead_letter("dlt", producer="p")
+
+
+@pytest.mark.parametrize(
+    ("then", "decided"),
+    [
+        (REJECT, Settlement(REJECT, "failed after 1 requeue: ValueError")),
+        (ACK, Settlement(ACK, "failed after 1 requeue: ValueError")),
+        (LEAVE, Settlement(LEAVE, "failed after 1 requeue: ValueError")),
+        (DEAD, Settlement(REJECT, VALUE, ("dlt", "p"))),
+        (hopspan.ack_always, Settlement(ACK)),
+        (lambda outcome, of: LEAVE, Settlement(LEAVE)),
+    ],
+)
+def test_after_the_last_requeue_comes_what_was_said(then: Any, decided: Settlement) -> None:
+    policy = hopspan.requeue_times(1, then=then)
+    assert policy.decide(FAILED, FIRST) == Settlement(REQUEUE, VALUE)
+    assert policy.decide(FAILED, SECOND) == decided
+    assert policy.decide(SUCCESS, SECOND) == Settlement(ACK)
+
+
+@pytest.mark.parametrize(
+    ("then", "verdicts", "target"),
+    [
+        (REJECT, {ACK, REQUEUE, REJECT}, None),
+        (LEAVE, {ACK, REQUEUE, LEAVE}, None),
+        (ACK, {ACK, REQUEUE}, None),
+        (DEAD, {ACK, REQUEUE, REJECT}, ("dlt", "p")),
+        (hopspan.manual, {ACK, REQUEUE, LEAVE}, None),
+    ],
+)
+def test_what_comes_after_is_declared(then: Any, verdicts: set[Verdict], target: Any) -> None:
+    policy = hopspan.requeue_times(2, then=then)
+    assert (policy.verdicts, policy.target) == (verdicts, target)
+    assert policy.name == "requeue_times(2)"
+
+
+@pytest.mark.parametrize("then", ["reject", None, 3, Verdict])
+def test_what_comes_after_is_a_verdict_or_a_policy(then: Any) -> None:
+    with pytest.raises(PolicyError):
+        hopspan.requeue_times(2, then=then)
+
+
+@pytest.mark.parametrize(("pause", "pauses"), [(0, False), (0.0, False), (0.5, True), (3, True)])
+def test_a_pause_is_for_requeues_alone(pause: float, pauses: bool) -> None:
+    policy = hopspan.requeue_times(1, pause=pause)
+    assert policy.pauses is pauses
+    assert policy.decide(FAILED, FIRST) == Settlement(REQUEUE, VALUE, pause=pause)
+    assert [policy.decide(*each).pause for each in ((FAILED, SECOND), (SUCCESS, FIRST))] == [0, 0]
+
+
+def test_other_policies_do_not_pause() -> None:
+    policies = (*settlement.SHIPPED, DEAD, Policy("mine", lambda *_: ACK))
+    assert [policy.pauses for policy in policies] == [False] * len(policies)
+
+
+@pytest.mark.parametrize("pause", [-1, -0.1, float("inf"), float("nan"), "1", None, True])
+def test_a_pause_is_a_duration(pause: Any) -> None:
+    with pytest.raises(PolicyError) as raised:
+        hopspan.requeue_times(2, pause=pause)
+    assert str(raised.value) == f"requeue_times(pause={pause!r}): a pause is a number of seconds"
+
+
+# -- when to commit --------------------------------------------------------------------------------
+
+
+def test_by_default_commits_are_asynchronous_and_a_second_apart() -> None:
+    assert hopspan.Commits() == (None, 1.0, False)
+
+
+@pytest.mark.parametrize(
+    "commits",
+    [
+        hopspan.Commits(),
+        hopspan.Commits(every=1, wait=True),
+        hopspan.Commits(every=1_000, seconds=None),
+        hopspan.Commits(seconds=0),
+        hopspan.Commits(seconds=0.5),
+    ],
+)
+def test_commits_that_can_be_are_themselves(commits: hopspan.Commits) -> None:
+    assert commits.checked() is commits
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        *(
+            ({"every": every}, f"Commits(every={every!r}): a whole number of 1 or more, or None")
+            for every in (0, -1, 1.5, True, "1")
+        ),
+        *(
+            ({"seconds": seconds}, f"Commits(seconds={seconds!r}): a number of seconds, or None")
+            for seconds in (-1, float("inf"), float("nan"), "1", False)
+        ),
+        ({"seconds": None}, "Commits(every=None, seconds=None): nothing would be committed"),
+    ],
+)
+def test_commits_that_can_never_be_say_why(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError) as raised:
+        hopspan.Commits(**fields).checked()
+    assert str(raised.value) == message
+
+
 # -- by_exception ----------------------------------------------------------------------------------
 
 
@@ -262,6 +368,21 @@ def test_by_exception_takes_functions() -> None:
 def test_by_exception_has_the_target_of_a_choice(choice: Any, default: Policy, target: Any) -> None:
     """So that a client which needs a dead-letter topic finds it, and one which has none refuses."""
     assert hopspan.by_exception({ValueError: choice}, default=default).target == target
+
+
+@pytest.mark.parametrize(
+    ("choice", "default", "pauses"),
+    [
+        (REJECT, hopspan.manual, False),
+        (hopspan.requeue_times(1, pause=1), hopspan.manual, True),
+        (REJECT, hopspan.requeue_times(1, pause=1), True),
+    ],
+)
+def test_by_exception_pauses_where_a_choice_does(
+    choice: Any, default: Policy, pauses: bool
+) -> None:
+    """So that a client which cannot wait refuses it."""
+    assert hopspan.by_exception({ValueError: choice}, default=default).pauses is pauses
 
 
 @pytest.mark.parametrize("kind", ["ValueError", int, ValueError("an instance"), None])

@@ -31,7 +31,7 @@ class Frontier:
     """One partition from its assignment to its revocation; a later assignment has another one."""
 
     __slots__ = (
-        "_attempts", "_ceiling", "_newest", "_open", "alive", "committed", "counted", "done",
+        "_attempts", "_ceiling", "_open", "alive", "committed", "counted", "done",
         "epoch", "handling", "is_dirty", "is_guess", "position", "settled_below",
     )  # fmt: skip
 
@@ -61,9 +61,8 @@ class Frontier:
         self.handling: dict[int, list[tuple[Processing, Any]]] = {}
         """Who handles which record just now; more than one where it is in a batch as well."""
         self.done: list[Done] = []
-        # Offsets, in the order in which they were handed out. No records: they may be large.
-        self._open: dict[int, None] = {}
-        self._newest: Sequence[Any] = ()
+        # From offset to the record's identity. Not the records themselves: they may be large.
+        self._open: dict[int, int] = {}
         self._attempts: dict[int, int] = {}
         self._ceiling: int | None = None
 
@@ -81,10 +80,10 @@ class Frontier:
             if len(self._open) >= self.MOST and record.offset not in self._open:
                 self._lower_ceiling(record.offset)
                 break
-            self._open[record.offset] = None
+            self._open[record.offset] = id(record)
         if len(self.counted) > self.MOST:
             self.counted.intersection_update(each.offset for each in records)
-        self.is_guess, self._newest = False, records
+        self.is_guess = False
         self._begin(records[0].offset)
         self.position = records[-1].offset + 1
         self.settled_below = min(self.settled_below, records[0].offset)
@@ -92,16 +91,16 @@ class Frontier:
     def _lower_ceiling(self, offset: int) -> None:
         self._ceiling = offset if self._ceiling is None else min(offset, self._ceiling)
 
-    def saw(self, offset: int) -> None:
+    def saw(self, record: Any) -> None:
         """A record is handled. Where no handing out was seen, this is what tells of it.
 
         Otherwise it is open already, or it is not to count: it is done, or of a batch from before
         the partition was lost or the application went elsewhere, and will be handed out again.
         """
-        if self.is_guess and offset >= self.settled_below:
-            self._open[offset] = None
-            self._begin(offset)
-            self.position = max(self.position or 0, offset + 1)
+        if self.is_guess and record.offset >= self.settled_below:
+            self._open[record.offset] = id(record)
+            self._begin(record.offset)
+            self.position = max(self.position or 0, record.offset + 1)
 
     def _begin(self, offset: int) -> None:
         """Where the first record was read from needs no commit."""
@@ -109,8 +108,8 @@ class Frontier:
             self.committed = offset
 
     def holds(self, record: Any) -> bool:
-        """Whether this very record was handed out last, and is open."""
-        return record.offset in self._open and any(each is record for each in self._newest)
+        """Whether this very record is open."""
+        return self._open.get(record.offset) == id(record)
 
     def attempt(self, offset: int) -> int:
         """Which attempt at a record this is, from 1, in this process."""
@@ -130,14 +129,17 @@ class Frontier:
         self._attempts.pop(offset, None)
         self.counted.discard(offset)
 
+    def is_open(self, offset: int) -> bool:
+        """Whether a record was handed out and is not done, nor left by the application."""
+        return offset in self._open
+
     def requeue(self, offset: int) -> None:
-        """A record is to be handed out again; until it is done, it is open."""
+        """An open record is to be handed out again; it stays open until it is done."""
         self.counted.discard(offset)
-        self._open.setdefault(offset, None)
         self._attempts[offset] = self._attempts.get(offset, 0) + 1
 
     def _forget_idle(self) -> None:
-        self._open = {each: None for each in self.handling if each in self._open}
+        self._open = {each: self._open[each] for each in self.handling if each in self._open}
         self.counted.intersection_update(self._open)
 
     def sought(self, offset: int | None) -> None:
@@ -156,17 +158,20 @@ class Frontier:
             is_past_all = self.position is not None and offset >= self.position
             self._ceiling = None if is_past_all else max(offset, self._ceiling)
         self.settled_below = self.committed = offset
+        covered = self.take_done(offset)
         self.is_dirty = bool(self.done)
-        return self.take_done(offset)
+        return covered
 
     def handled_below(self, offset: int) -> list[tuple[Processing, Any]]:
         """Who handles the records below an offset just now."""
         return [each for at, several in self.handling.items() if at < offset for each in several]
 
     def frontier(self) -> int | None:
-        """What may be committed: everything below it is done."""
-        bounds = (self.position, self._ceiling, min(self._open, default=None))
-        return min((each for each in bounds if each is not None), default=None)
+        """What may be committed: everything below it is done. None where nobody knows."""
+        if self.position is None:
+            return None
+        lowest = min(self._open, default=self.position)
+        return min(each for each in (lowest, self.position, self._ceiling) if each is not None)
 
     def due(self) -> int | None:
         """The frontier, where it is further than what was committed."""

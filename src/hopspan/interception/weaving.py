@@ -100,7 +100,7 @@ def reason_against(original: Any, reader: Callable[..., Any]) -> str | None:
         return _rivalry(original.__qualname__)
     named = _named(reader)
     theirs = _named(original)
-    if theirs[: len(named)] != named:
+    if theirs[: len(named)] != named and not _takes_anything(original):
         return (
             f"this version of the client has ({', '.join(theirs)}) where hopspan knows "
             f"({', '.join(named)}); look for a newer hopspan"
@@ -118,6 +118,12 @@ def _is_wrapped(path: str) -> bool:
     owner, _, method = path.rpartition(".")
     function = getattr(owner_of(owner), method, None)
     return hasattr(function, "__wrapped__") and not hasattr(function, INTERCEPTED)
+
+
+def _takes_anything(function: Callable[..., Any]) -> bool:
+    """Whether a method passes on what it is given, as that of a user's subclass does."""
+    kinds = {each.kind for each in inspect.signature(function).parameters.values()}
+    return {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds
 
 
 def _named(function: Callable[..., Any]) -> list[str]:

@@ -211,7 +211,7 @@ class Instrumenter:
         attributes = dict(names.settlement_attributes(settlement))
         if len(deliveries) == 1:
             attributes.update(names.settled_attributes(deliveries[0].message))
-        else:
+        elif deliveries:
             attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
         action = Action(name, OperationType.SETTLE)
         operation = self._start(

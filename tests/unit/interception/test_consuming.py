@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 
 import hopspan
-from hopspan.interception import consumes, iterates, receives, runs_first
-from hopspan.model import PolicyError, Verdict
+from hopspan.conventions import Action
+from hopspan.interception import Fetch, consumes, iterates, receives, runs_first
+from hopspan.interception.consuming import _Quietly
+from hopspan.model import Endpoint, OperationType, PolicyError, Verdict
 from hopspan.processing.loops import Loop
-from hopspan.testing import Message
+from hopspan.telemetry import Binding
+from hopspan.testing import Message, memory
 from tests.unit.interception import client
 from tests.unit.interception.client import Channel
 from tests.unit.interception.conftest import Intercept
-from tests.unit.support import Seen, Telemetry
+from tests.unit.support import Seen, Telemetry, delivery
 
 CONSUMES = consumes(client.consume)
 RECEIVES = receives(client.get)
@@ -123,8 +127,9 @@ def test_a_policy_on_an_auto_ack_consumer_is_refused_when_subscribing(
     channel, _ = intercept("consume", CONSUMES, policy=hopspan.ack_always)
     with pytest.raises(PolicyError) as raised:
         channel.consume("orders", print, auto_ack=True)
-    assert str(raised.value).startswith(
-        "policy ack_always cannot settle for a consumer of 'orders': it was given auto_ack=True"
+    assert str(raised.value) == (
+        "policy ack_always cannot settle for a consumer of 'orders': it was made with "
+        "auto_ack=True. Make it without, or use policy=hopspan.manual"
     )
     assert channel.calls == []
 
@@ -265,6 +270,71 @@ def test_a_fetch_inside_an_intercepted_call_is_no_operation(
     assert len(telemetry.spans) == 1
 
 
+class NothingError(Exception):
+    """What a client raises for an empty queue."""
+
+
+def test_a_call_that_says_by_raising_that_there_is_nothing_is_no_operation(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("get", receives(client.get, ends=(NothingError,)))
+    channel.error = NothingError()
+    with pytest.raises(NothingError) as raised:
+        channel.get("orders")
+    assert raised.value is channel.error
+    assert telemetry.spans == []
+    channel.error = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        channel.get("orders")
+    assert [span.status.status_code for span in telemetry.spans] == [StatusCode.ERROR]
+
+
+POLL = Action("poll", OperationType.RECEIVE)
+
+
+def polling(several: bool) -> Any:
+    """A call for whatever there is, as a client of several queues has it."""
+
+    def reader(channel: Any, queue: str) -> Fetch:
+        return Fetch(
+            Endpoint("memory", "all"), lambda messages: messages or [], POLL, several=several
+        )
+
+    return receives(reader)
+
+
+A, B = (delivery(endpoint=Endpoint("memory", queue)) for queue in "ab")
+
+
+@pytest.mark.parametrize(
+    ("several", "found", "name"),
+    [
+        (True, [A, A], "poll a"),
+        (True, [A], "poll a"),
+        (True, [A, B], "poll"),
+        (False, [A, A], "poll all"),
+    ],
+)
+def test_a_call_for_whatever_there_is_is_named_after_what_came(
+    several: bool, found: Any, name: str, intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("get", polling(several))
+    channel.waiting = [found]
+    channel.get("all")
+    assert telemetry.only.name == name
+    assert telemetry.only.attributes["messaging.operation.name"] == "poll"
+
+
+def test_a_call_for_whatever_there_is_that_fails_is_named_after_what_it_asked_for(
+    intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("get", polling(several=True))
+    channel.error = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        channel.get("all")
+    assert telemetry.only.name == "poll all"
+
+
 @pytest.mark.parametrize("error", [None, ValueError("bad")])
 def test_afterwards_the_next_fetch_is_one_again(
     error: Exception | None, intercept: Intercept, telemetry: Telemetry
@@ -390,6 +460,80 @@ def test_a_call_that_cannot_be_read_returns_the_clients_own_iterator(
     channel, _ = intercept("iterate", iterates(cannot, cannot))
     assert type(channel.iterate("orders")) is type(iter([]))
     assert len(logged.records) == 1
+
+
+class Asking(Channel):
+    """A client whose iterator gets each message by a call that is intercepted as well."""
+
+    def iterate(self, queue: str) -> Iterator[Any]:
+        return AskingIterator(self, queue)
+
+
+class AskingIterator:
+    def __init__(self, channel: Channel, queue: str) -> None:
+        self.channel, self.queue, self.closed = channel, queue, 0
+
+    def __iter__(self) -> AskingIterator:
+        return self
+
+    def __next__(self) -> Any:
+        found = self.channel.get(self.queue)
+        if found is None:
+            raise StopIteration
+        return found
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def asking(telemetry: Telemetry) -> Asking:
+    """A client whose iterator and whose call are both intercepted."""
+    channel = Asking()
+    binding = Binding(memory, telemetry.instrumenter())
+    for method, interceptor in (("get", RECEIVES), ("iterate", iterating())):
+        changed = interceptor(getattr(Asking, method), binding)
+        channel.__dict__[method] = functools.partial(changed, channel)
+    return channel
+
+
+def test_what_an_iterator_calls_of_itself_is_no_operation(
+    asking: Asking, telemetry: Telemetry
+) -> None:
+    asking.waiting = [Message(), Message()]
+    assert len(list(asking.iterate("orders"))) == 2
+    assert [span.name for span in telemetry.spans] == ["process test", "process test"]
+
+
+def test_what_the_body_of_a_loop_calls_is_an_operation(
+    asking: Asking, telemetry: Telemetry
+) -> None:
+    """Only the client's own calls are not; even after one of them has raised."""
+    asking.waiting = [Message(), Message()]
+    for _ in asking.iterate("orders"):
+        asking.get("orders")
+    asking.waiting = [Message()]
+    asking.get("orders")
+    assert [span.name for span in telemetry.spans] == [
+        "receive orders", "process test", "receive orders",
+    ]  # fmt: skip
+
+
+def test_the_clients_own_iterator_is_within_reach(asking: Asking) -> None:
+    """Some clients' iterators have methods of their own."""
+    loop: Any = asking.iterate("orders")
+    loop.close()
+    assert loop._source._source.closed == 1
+
+
+def test_a_loop_over_what_can_be_copied_can_be_copied() -> None:
+    quiet = _Quietly(iter([1, 2]), "memory")
+    assert list(copy.deepcopy(quiet)) == list(quiet) == [1, 2]
+
+
+def test_what_was_wrapped_around_an_iterator_is_one() -> None:
+    quiet = _Quietly(iter([1, 2]), "memory")
+    assert (iter(quiet) is quiet, list(quiet)) == (True, [1, 2])
 
 
 # -- told first ------------------------------------------------------------------------------------

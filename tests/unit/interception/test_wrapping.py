@@ -171,13 +171,13 @@ def test_an_unknown_object_is_an_error(thing: Any) -> None:
     with pytest.raises(UnknownMessageError) as raised:
         hopspan.wrap(thing)
     assert str(raised.value) == (
-        f"wrap: {type(thing)!r} is no channel and no connection of a client that hopspan knows; "
-        "give it the object that connection.channel() returns, or the connection"
+        f"wrap: {type(thing)!r} is nothing that hopspan can wrap; give it a channel, connection, "
+        "producer or consumer of a client that it knows"
     )
 
 
 def test_a_class_in_place_of_its_object_is_told_so() -> None:
-    with pytest.raises(UnknownMessageError, match="wrap: the class Channel is no channel"):
+    with pytest.raises(UnknownMessageError, match="wrap: the class Channel is nothing that"):
         hopspan.wrap(Channel)
 
 
@@ -199,8 +199,8 @@ def test_another_object_of_a_known_client_is_an_error(
     with pytest.raises(UnknownMessageError) as raised:
         hopspan.wrap(kind())
     assert str(raised.value) == (
-        f"wrap: {kind!r} is no channel and no connection of a client that hopspan knows; "
-        "give it the object that connection.channel() returns, or the connection"
+        f"wrap: {kind!r} is nothing that hopspan can wrap; give it a channel, connection, "
+        "producer or consumer of a client that it knows"
     )
 
 
@@ -219,7 +219,7 @@ def test_a_wrong_setting_is_an_error_and_nothing_is_wrapped(
 
 
 def test_a_policy_that_can_never_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter: Any = Adapting(NAME="small", refusal=lambda policy: "it has no dead letters")
+    adapter: Any = Adapting(NAME="small", refusal=lambda *_: "it has no dead letters")
     monkeypatch.setattr(adapting, "_locators", [lambda kind: adapter])
     with pytest.raises(PolicyError, match="cannot work with small: it has no dead letters"):
         hopspan.wrap(Channel(), policy=hopspan.reject_on_error)

@@ -99,7 +99,7 @@ def test_a_list_is_one_span(telemetry: Telemetry) -> None:
     assert (len(telemetry.spans), first.verdict, second.verdict) == (1, Verdict.ACK, Verdict.ACK)
 
 
-@pytest.mark.parametrize("empty", [[], ()])
+@pytest.mark.parametrize("empty", [[], (), {}])
 def test_nothing_happens_for_an_empty_batch(empty: Any, telemetry: Telemetry) -> None:
     with hopspan.process(empty, **telemetry.settings) as op:
         assert op is NOTHING

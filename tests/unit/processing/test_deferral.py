@@ -211,7 +211,8 @@ def test_work_that_begins_too_late_is_remarked(
     assert message.verdict is Verdict.REJECT
     assert [record.message for record in logged.records] == [
         "deferred work on a message of test begins after its handling was concluded, because the "
-        "handler raised or the operation was used before; nothing more is settled"
+        "handler raised, the operation was used before, or the partition was lost; nothing more is "
+        "settled"
     ]
 
 

@@ -630,3 +630,77 @@ def test_it_prints_without_deliveries(opened: Open) -> None:
     processing.finish()
     processing.deliveries = ()
     assert repr(processing) == "<hopspan processing of : over>"
+
+
+# -- deliveries that are somebody else's by now ----------------------------------------------------
+
+
+def test_what_is_lost_ends_and_says_why(opened: Open, telemetry: Telemetry) -> None:
+    processing = opened(Message(), policy=hopspan.ack_always)
+    processing.lose("revoked")
+    assert telemetry.only == DONE._replace(
+        attributes={
+            **ATTRIBUTES,
+            "hopspan.settlement": "leave",
+            "hopspan.settlement.reason": "revoked",
+            "hopspan.cancelled": True,
+        }
+    )
+    assert (processing.is_over, processing.settled, processing.outcome) == (
+        True,
+        False,
+        Outcome(cancelled=True),
+    )
+
+
+@pytest.mark.parametrize("error", [None, BAD])
+def test_what_is_lost_is_never_settled(
+    error: Exception | None, opened: Open, telemetry: Telemetry
+) -> None:
+    """The handler goes on, and does not know."""
+    message = Message()
+    processing = opened(message, policy=hopspan.reject_on_error)
+    processing.lose("revoked")
+    processing.fail("too late", type="late")
+    processing.finish(error)
+    processing.lose("lost")
+    assert (message.verdict, processing.settled) == (None, False)
+    assert [span.attributes["hopspan.settlement.reason"] for span in telemetry.seen] == ["revoked"]
+
+
+def test_what_is_over_cannot_be_lost(opened: Open, telemetry: Telemetry) -> None:
+    message = Message()
+    processing = opened(message, policy=hopspan.ack_always)
+    processing.finish()
+    processing.lose("revoked")
+    assert (message.verdict, processing.settled) == (Verdict.ACK, True)
+    assert process_span(telemetry).attributes["hopspan.settlement"] == "ack"
+
+
+def test_it_can_be_lost_on_any_thread(opened: Open, telemetry: Telemetry) -> None:
+    processing = opened(Message(), policy=hopspan.ack_always)
+    in_thread(lambda: processing.lose("revoked"))
+    assert (processing.is_over, len(telemetry.spans)) == (True, 1)
+
+
+def test_what_is_lost_is_closed(opened: Open) -> None:
+    closed: list[Any] = []
+    message = Message()
+    adapter = Adapting(closed=lambda native, processing: closed.append(native))
+    processing = opened(message, adapter=adapter)
+    processing.lose("revoked")
+    processing.finish()
+    assert closed == [message]
+
+
+def test_deferred_work_on_what_is_lost_settles_nothing(
+    opened: Open, telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    message = Message()
+    processing = opened(message, policy=hopspan.ack_always)
+    deferred = processing.defer()
+    processing.lose("revoked")
+    with deferred:
+        pass
+    assert (message.verdict, len(telemetry.spans)) == (None, 1)
+    assert [record.levelname for record in logged.records] == ["WARNING"]

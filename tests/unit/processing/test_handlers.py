@@ -421,6 +421,35 @@ def test_a_list_of_messages_is_handled_as_one(telemetry: Telemetry) -> None:
     assert [message.verdict for message in messages] == [Verdict.ACK, Verdict.ACK]
 
 
+@pytest.mark.parametrize("args", [([],), ((),), ({},), ("self", []), ([], "more")])
+def test_an_empty_batch_is_handled_without_a_span(args: Any, telemetry: Telemetry) -> None:
+    """A poll that brought nothing: the handler runs, and says what it says."""
+    handler = hopspan.consumer(policy=hopspan.ack_always, **telemetry.settings)
+    given: list[Any] = []
+
+    @handler
+    def handle(*args: Any) -> str:
+        given.append(args)
+        assert not hopspan.current()
+        return "handled"
+
+    assert (handle(*args), given, telemetry.spans) == ("handled", [args], [])
+
+
+def test_an_empty_batch_is_handled_by_a_coroutine_as_well(telemetry: Telemetry) -> None:
+    @hopspan.consumer(**telemetry.settings)
+    async def handle(batch: list[Message]) -> int:
+        return len(batch)
+
+    assert (asyncio.run(handle([])), telemetry.spans) == (0, [])
+
+
+@pytest.mark.parametrize("nothing", [None, "", 0, b"", False])
+def test_what_is_falsy_is_no_empty_batch(nothing: Any) -> None:
+    with pytest.raises(UnknownMessageError):
+        hopspan.consumer(lambda batch: None)(nothing)
+
+
 def test_the_plain_handler_takes_anything() -> None:
     @hopspan.consumer
     def handler(body: Any) -> Any:

@@ -88,6 +88,19 @@ def test_what_is_current_around_the_loop_is_the_parent(telemetry: Telemetry) -> 
     assert [span.parent for span in telemetry.seen[:3]] == [job.get_span_context().span_id] * 3
 
 
+def test_what_a_poll_returns_is_iterated_message_by_message(telemetry: Telemetry) -> None:
+    """A dictionary of lists, as Kafka's clients have it: a loop over it would be over its keys."""
+    first, second, third = messages()
+    polled: Any = {"orders-0": [first, second], "orders-1": [], "orders-2": [third]}
+    inside = [(message, current_id()) for message in each(telemetry, polled)]
+    assert inside == [(first, "0"), (second, "1"), (third, "2")]
+    assert ids(telemetry) == ["0", "1", "2"]
+
+
+def test_an_empty_poll_is_an_empty_loop(telemetry: Telemetry) -> None:
+    assert (list(each(telemetry, {})), telemetry.spans) == ([], [])
+
+
 def test_an_empty_loop_has_no_span(telemetry: Telemetry) -> None:
     assert list(each(telemetry, [])) == []
     assert telemetry.spans == []

@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 
 from hopspan.model import Delivery, Settlement, Verdict
 from hopspan.processing.settling import Settling
+from hopspan.telemetry import Instrumenter
 from hopspan.testing import Message, memory
 from tests.unit.support import Adapting, Seen, Telemetry
 
@@ -233,12 +234,46 @@ def test_a_settlement_that_failed_half_way_counts_as_not_sent(
 
 @BOTH
 def test_a_fault_while_recording_is_logged_and_the_settlement_stands(
-    send: Callable[..., bool], settling: Make, logged: pytest.LogCaptureFixture
+    send: Callable[..., bool],
+    settling: Make,
+    logged: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cannot(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(Instrumenter, "record_settle", cannot)
+    message = Message()
+    assert send(settling(message), ACK) is True
+    assert (message.verdict, len(logged.records)) == (Verdict.ACK, 1)
+
+
+@BOTH
+def test_a_verdict_without_a_name_goes_nowhere_by_itself_and_has_no_span(
+    send: Callable[..., bool], settling: Make, telemetry: Telemetry
 ) -> None:
     message = Message()
-    adapter = Adapting(SETTLE_NAMES={})
-    assert send(settling(message, adapter=adapter), ACK) is True
-    assert (message.verdict, len(logged.records)) == (Verdict.ACK, 1)
+    adapter = Adapting(SETTLE_NAMES={Verdict.REJECT: "reject"})
+    assert send(settling(message, adapter=adapter, settle_spans="all"), ACK) is True
+    assert (message.verdict, telemetry.spans) == (Verdict.ACK, [])
+
+
+@BOTH
+def test_a_verdict_without_a_name_that_failed_is_told_all_the_same(
+    send: Callable[..., bool],
+    settling: Make,
+    telemetry: Telemetry,
+    logged: pytest.LogCaptureFixture,
+) -> None:
+    def cannot(native: Message, settlement: Settlement) -> None:
+        raise ConnectionError("gone")
+
+    adapter = Adapting(SETTLE_NAMES={}, settle=cannot)
+    assert send(settling(Message(), adapter=adapter), ACK) is False
+    assert [span.name for span in telemetry.spans] == ["ack test"]
+    assert [record.message for record in logged.records] == [
+        "could not ack a message of test; the broker will hand it out again"
+    ]
 
 
 def test_an_awaited_settlement_is_awaited(settling: Make) -> None:

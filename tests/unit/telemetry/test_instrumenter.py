@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
+from hopspan import conventions as names
 from hopspan.conventions import Action
 from hopspan.model import (
     SUCCESS,
@@ -198,7 +199,9 @@ RECEIVED = {
 
 
 def received(telemetry: Telemetry, *deliveries: Delivery) -> None:
-    operation = telemetry.instrumenter().start_receive(ORDERS, deliveries, MAPPING, 1_000)
+    operation = telemetry.instrumenter().start_receive(
+        names.RECEIVE, ORDERS, deliveries, MAPPING, 1_000
+    )
     operation.end(messages=len(deliveries))
 
 

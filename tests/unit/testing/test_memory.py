@@ -182,6 +182,9 @@ def test_it_dead_letters_by_itself() -> None:
     assert memory.refusal(hopspan.dead_letter("dlt", producer=None)) == (
         "a queue in memory keeps what was rejected by itself, in `dead`"
     )
+    assert memory.refusal(hopspan.requeue_times(2, pause=1)) == (
+        "a queue in memory cannot wait; leave out pause="
+    )
     assert memory.refusal(hopspan.reject_on_error) is None
 
 

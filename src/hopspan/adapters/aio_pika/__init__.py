@@ -42,7 +42,7 @@ from hopspan.interception import (
 )
 from hopspan.propagation import MAPPING
 
-NAME = "aio_pika"
+NAME = "aio-pika"
 SYSTEM = _amqp.SYSTEM
 CODEC = MAPPING
 ASYNCHRONOUS = True

@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 from aio_pika import Channel
 from aio_pika.exceptions import DeliveryError, PublishError
-from aiormq.exceptions import AMQPError
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    ConnectionClosed,
+)
 
 from hopspan.adapters import _amqp, _amqp_ledger
 from hopspan.adapters._amqp_settlements import SETTLEMENTS
@@ -79,8 +86,24 @@ def error_type(error: BaseException) -> str | None:
         return _amqp.REPLY_CODES[312]
     if isinstance(error, DeliveryError):
         return _amqp.NACKED
-    code = getattr(error, "code", None) if isinstance(error, AMQPError) else None
-    return _amqp.REPLY_CODES.get(code) if isinstance(code, int) else None
+    for kind, code in _CODES.items():
+        if isinstance(error, kind):
+            return _amqp.REPLY_CODES[code]
+    if (
+        isinstance(error, ChannelClosed | ConnectionClosed)
+        and error.args
+        and isinstance(error.args[0], int)
+    ):
+        return _amqp.REPLY_CODES.get(error.args[0], str(error.args[0]))
+    return None
+
+
+_CODES = {
+    ChannelAccessRefused: 403,
+    ChannelNotFoundEntity: 404,
+    ChannelLockedResource: 405,
+    ChannelPreconditionFailed: 406,
+}
 
 
 def hop(native: Received) -> None:

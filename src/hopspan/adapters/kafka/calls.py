@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
+from kafka.structs import TopicPartition
 
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.consumers import Received, State, state_of
@@ -32,6 +34,7 @@ def _tracked(consumer: Any) -> State:
     if state is None:
         state = track(consumer)
         state.missed = True
+        state.thread = threading.get_ident()  # it is being polled
     return state
 
 

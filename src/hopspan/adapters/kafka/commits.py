@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
-from kafka import OffsetAndMetadata
+from kafka.structs import OffsetAndMetadata
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
@@ -18,7 +18,7 @@ from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kafka import TopicPartition
+    from kafka.structs import TopicPartition
     from opentelemetry.trace import SpanContext
 
     from hopspan.adapters._kafka_frontier import Frontier
@@ -41,6 +41,7 @@ class Call:
         "_inside",
         "_is_over",
         "_told",
+        "future",
         "offsets",
     )
 
@@ -51,6 +52,8 @@ class Call:
         self._told = told
         self._covered = [frontier.take_done(offset) for _, frontier, offset in told]
         self._is_over = False
+        self.future: Any = None
+        """The client's, where it is not waited for."""
         covered = [each for several in self._covered for each in several]
         self._inside = inside(covered, get_current_span().get_span_context())
         self._began, self._clock = time_ns(), perf_counter()
@@ -58,6 +61,11 @@ class Call:
             partition: OffsetAndMetadata(offset, "", frontier.epoch)
             for partition, frontier, offset in told
         }
+
+    def is_on_its_way(self, seconds: float) -> bool:
+        """Whether it was sent less than these seconds ago, and the broker may still answer."""
+        is_done = getattr(self.future, "is_done", False)
+        return not is_done and perf_counter() - self._clock < seconds
 
     def answered(self, _offsets: Any, answer: Any) -> None:
         """What the client calls back with: an error, or the broker's response."""

@@ -16,7 +16,7 @@ from hopspan.settlement import Commits
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kafka import TopicPartition
+    from kafka.structs import TopicPartition
     from opentelemetry.context import Context
 
     from hopspan.adapters._kafka_frontier import Done, Frontier
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from hopspan.model import Outcome
     from hopspan.telemetry import Instrumenter
 
-_CLOSING_MS = 10_000
+PATIENCE_MS = 10_000.0
 """How long to wait for a commit's answer."""
+_ROUND_TRIP = 0.5
+"""Seconds in which an answer is expected."""
 
 
 class Committer:
@@ -40,7 +42,7 @@ class Committer:
         """Whether nothing may be committed, because hopspan has lost sight of the consumer."""
         self._since = 0
         self._last = monotonic()
-        self._unanswered: Call | None = None
+        self._unanswered: list[Call] = []
 
     def concluded(self) -> None:
         """A record is done. Commits if that is due, and if this is the consumer's thread."""
@@ -50,8 +52,8 @@ class Committer:
             self.commit_if_due()
 
     def commit_if_due(self) -> None:
-        """As the strategy says. One at a time: the client refuses more than a few."""
-        if not self._since or self._state.group is None or self._unanswered is not None:
+        """As the strategy says."""
+        if not self._since or self._state.group is None or self._is_waiting():
             return
         strategy = self.strategy
         if (strategy.every is not None and self._since >= strategy.every) or (
@@ -59,31 +61,40 @@ class Committer:
         ):
             self.commit(wait=strategy.wait)
 
-    def commit(self, *, wait: bool) -> None:
+    def _is_waiting(self) -> bool:
+        """Whether to leave it to the answer that is on its way: the client refuses more than a few.
+
+        kafka-python 2 hears it only when it is asked for records, so not for long.
+        """
+        return bool(self._unanswered) and self._unanswered[-1].is_on_its_way(_ROUND_TRIP)
+
+    def commit(self, *, wait: bool, patience_ms: float = PATIENCE_MS) -> None:
         """Commit what is done and not committed. Never raises.
 
         Args:
             wait: Until the broker has answered; also for what was sent before and is not answered.
+            patience_ms: For how long at most.
         """
         call = self.prepare()
         if call is not None:
             try:
-                self._send(call, wait=wait)
+                self._send(call, patience_ms if wait else None)
             except Exception as error:  # noqa: BLE001 - the client's: told by the span and the log
                 call.failed(error)
                 return
-        if wait and self._unanswered is not None:
-            self._unanswered.succeeded()  # what was committed since covers it
+        for before in list(self._unanswered) if wait else ():
+            before.succeeded()  # what was committed since covers it
 
-    def _send(self, call: Call, *, wait: bool) -> None:
+    def _send(self, call: Call, patience_ms: float | None) -> None:
         state = self._state
-        if wait:
-            state.kind.commit(state.consumer(), call.offsets, _CLOSING_MS)
+        if patience_ms is not None:
+            state.kind.commit(state.consumer(), call.offsets, patience_ms)
             call.succeeded()
         else:
-            self._unanswered = call
-            # Not the future: where the coordinator has to be looked up, that is the lookup's.
-            state.kind.commit_async(state.consumer(), call.offsets, call.answered)
+            self._unanswered.append(call)
+            # Answered by the callback: where the coordinator has to be looked up, the future is
+            # the lookup's.
+            call.future = state.kind.commit_async(state.consumer(), call.offsets, call.answered)
 
     def prepare(self, partitions: Iterable[TopicPartition] | None = None) -> Call | None:
         """The commit that is to be sent now; None where there is nothing to commit."""
@@ -122,8 +133,8 @@ class Committer:
 
     def over(self, call: Call, *, failed: bool) -> None:
         """A commit is answered."""
-        if self._unanswered is call:
-            self._unanswered = None
+        if call in self._unanswered:
+            self._unanswered.remove(call)
         self._since += failed
 
 

@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kafka import TopicPartition
+from kafka.structs import TopicPartition
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -21,15 +21,12 @@ from hopspan.adapters._kafka_frontier import Frontier
 from hopspan.adapters.kafka.committing import Committer
 from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.adapters.kafka.threads import is_alone
-from hopspan.interception import INTERCEPTED
-from hopspan.telemetry import binding_of, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from hopspan.model import Endpoint
     from hopspan.processing import Loop, Processing
-    from hopspan.telemetry import Instrumenter
 
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps what is kept of it."""
@@ -99,15 +96,6 @@ class State:
                 self._about[_kafka.CLUSTER_ID] = cluster_id
         return self._about
 
-    def telemetry(self, consumer: Any) -> Instrumenter | None:
-        """Whose settings hold for what the application does with the consumer by itself."""
-        bound = binding_of(consumer)
-        if bound is not None:
-            return bound.instrumenter
-        if self.committer.instrumenter is None and hasattr(self.kind.poll, INTERCEPTED):
-            return instrumenter_for("kafka")
-        return self.committer.instrumenter
-
     def is_here(self) -> bool:
         """Whether this is the consumer's thread."""
         return self.thread == threading.get_ident()
@@ -149,7 +137,7 @@ class State:
             if frontier is None:
                 was_ours = partition in self._seen
                 frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
-            frontier.saw(record.offset)
+            frontier.saw(record)
         return Received(self.consumer(), record, frontier)
 
     def find(self, partition: TopicPartition) -> Frontier | None:
@@ -158,7 +146,7 @@ class State:
         return self.frontiers.get(partition) if suspended is None else suspended[0]
 
     def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record last, and it is still open."""
+        """Whether this consumer has handed out this very record, and it is still open."""
         frontier = self.find(TopicPartition(record.topic, record.partition))
         return frontier is not None and frontier.holds(record)
 
@@ -167,8 +155,13 @@ class State:
     def requeue(
         self, frontier: Frontier, partition: TopicPartition, offset: int, pause: float
     ) -> None:
-        """Hand a record out again; `pause` seconds later, if the client is to wait."""
+        """Hand a record out again; `pause` seconds later, if the client is to wait.
+
+        Nothing is done for one that is done already, or that the application has left by a seek.
+        """
         with self.lock:
+            if not frontier.is_open(offset):
+                return
             frontier.requeue(offset)
             self.rewinding.add(partition, offset, pause)
         if self.is_here():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.structs import TopicPartition
 
 from hopspan import conventions as names
 from hopspan.adapters import _kafka
@@ -13,7 +14,8 @@ from hopspan.adapters.kafka import dead_letters
 from hopspan.adapters.kafka.commits import done_of
 from hopspan.adapters.kafka.consumers import Received, State, state_of
 from hopspan.adapters.kafka.errors import RevokedError
-from hopspan.adapters.kafka.tracking import track, tracker_of
+from hopspan.adapters.kafka.registry import tracker_of
+from hopspan.adapters.kafka.tracking import track
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
 
 if TYPE_CHECKING:

@@ -10,13 +10,26 @@ from opentelemetry.trace import get_current_span
 from hopspan import faults
 from hopspan.adapters.kafka.commits import done_of, inside, record_commit
 from hopspan.adapters.kafka.errors import failure
+from hopspan.interception import INTERCEPTED
 from hopspan.model import SUCCESS, Outcome, Verdict
+from hopspan.telemetry import binding_of, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.adapters._kafka_frontier import Done
     from hopspan.adapters.kafka.consumers import State
+    from hopspan.telemetry import Instrumenter
+
+
+def _telemetry(state: State, consumer: Any) -> Instrumenter | None:
+    """Whose settings hold for what the application does with a consumer by itself."""
+    bound = binding_of(consumer)
+    if bound is not None:
+        return bound.instrumenter
+    if state.committer.instrumenter is None and hasattr(state.kind.poll, INTERCEPTED):
+        return instrumenter_for("kafka")
+    return state.committer.instrumenter
 
 
 class _Commit:
@@ -26,7 +39,7 @@ class _Commit:
         if state.is_here():  # what was to be sought back must not be in the client's position
             state.attend()
         self._state = state
-        self._instrumenter = state.telemetry(consumer)
+        self._instrumenter = _telemetry(state, consumer)
         with state.lock:
             positions = {each: at.position for each, at in state.frontiers.items()}
         self._targets = (
@@ -74,6 +87,8 @@ class _Commit:
 
 
 def _began(state: State, consumer: Any, offsets: Any) -> _Commit | None:
+    if not (offsets is None or isinstance(offsets, dict)):
+        return None  # the client is about to say so
     try:
         return _Commit(state, consumer, offsets)
     except Exception:  # noqa: BLE001 - the client is about to judge the arguments
@@ -115,12 +130,23 @@ def commit_async(
     own = _began(state, consumer, offsets)
     if own is None or (callback is not None and not callable(callback)):
         return original(consumer, offsets, callback, *args, **kwargs)
+    if not _must_look_up(consumer):
+        future = original(consumer, offsets, callback, *args, **kwargs)
+        future.add_callback(own.answered)
+        future.add_errback(own.answered)
+        return future
     theirs = callback or consumer.config.get("default_offset_commit_callback")
 
-    # Not the future: where the coordinator has to be looked up, that is the lookup's.
+    # The future is the lookup's: only the callback hears of the commit.
     def answered(told: Any, answer: Any) -> None:
         own.answered(answer)
         if theirs is not None:
             theirs(told, answer)
 
     return original(consumer, offsets, answered, *args, **kwargs)
+
+
+def _must_look_up(consumer: Any) -> bool:
+    """Whether the group's coordinator is not known just now. Private to the client."""
+    unknown = getattr(getattr(consumer, "_coordinator", None), "coordinator_unknown", None)
+    return bool(unknown()) if callable(unknown) else True

@@ -17,7 +17,7 @@ from hopspan import faults
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from kafka import TopicPartition
+    from kafka.structs import TopicPartition
 
     from hopspan.adapters.kafka.consumers import State
 

@@ -14,7 +14,7 @@ from hopspan import faults
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kafka import TopicPartition
+    from kafka.structs import TopicPartition
 
     from hopspan.adapters.kafka.consumers import State
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ _HEADERS_SINCE = (0, 11)
 
 def send(  # noqa: PLR0917 - as in kafka-python
     producer: Any,
-    topic: str,
+    topic: Any,
     value: Any = None,
     key: Any = None,
     headers: Any = None,
@@ -35,8 +36,10 @@ def send(  # noqa: PLR0917 - as in kafka-python
     timestamp_ms: Any = None,
     *rest: Any,
     **added: Any,
-) -> Outgoing:
+) -> Outgoing | None:
     """`KafkaProducer.send`."""
+    if not isinstance(topic, str):
+        return None  # the client is about to say so
 
     def call(carrying: Any) -> tuple[Sequence[Any], dict[str, Any]]:
         if not _takes_headers(producer, headers):
@@ -81,6 +84,11 @@ class _Unanswered:
                 self._is_registered = True
                 atexit.register(self._leave)
 
+    def forget(self) -> None:
+        """This is a forked process: the answers come to the one that it is forked from."""
+        self._lock = threading.Lock()
+        self._operations = {}
+
     def remove(self, operation: Operation) -> None:
         """It is answered."""
         with self._lock:
@@ -94,6 +102,8 @@ class _Unanswered:
 
 
 _unanswered = _Unanswered()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unanswered.forget)
 
 
 def completes(producer: Any, operation: Operation, future: Any) -> bool:
@@ -124,7 +134,7 @@ def _failed(operation: Operation, error: BaseException) -> None:
         faults.report("ending a send")
 
 
-traced = sends(_kafka.SEND, send, completes)
+_traced: Any = sends(_kafka.SEND, send, completes)
 
 
 def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]:
@@ -132,5 +142,5 @@ def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]
     if binding_of(producer) is not None or hasattr(type(producer).send, INTERCEPTED):
         bare: Callable[..., Any] = producer.send
         return bare
-    intercepted = traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
+    intercepted = _traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
     return partial(intercepted, producer)

@@ -6,9 +6,10 @@ import threading
 
 
 def is_alone() -> bool:
-    """Whether this must be the consumer's thread: there is no other, but for the client's own.
+    """Whether this is most likely the consumer's thread: the application has no other.
 
-    Where there is, it may be a pool's, and the next poll has to tell.
+    Where it has, that may be a pool's or the one that polls, and the next poll has to tell. Daemons
+    are taken for the libraries' own: those of clients, exporters and metric readers.
     """
-    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
-    return all(each.name.startswith("kafka") or "-network-thread" in each.name for each in others)
+    here = threading.current_thread()
+    return all(each is here or each.daemon for each in threading.enumerate())

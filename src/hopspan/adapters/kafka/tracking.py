@@ -8,22 +8,22 @@ there; the consumer keeps its identity, and is an instance of all that it was.
 from __future__ import annotations
 
 import inspect
-import weakref
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kafka import TopicPartition
+from kafka.structs import TopicPartition
 
+from hopspan import faults
 from hopspan.adapters.kafka import own_commits
+from hopspan.adapters.kafka.committing import PATIENCE_MS
 from hopspan.adapters.kafka.consumers import STATE, State, state_of
 from hopspan.adapters.kafka.rebalancing import follow
+from hopspan.adapters.kafka.registry import remember
 from hopspan.interception import INTERCEPTED, subclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-tracked_consumers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def track(consumer: Any) -> State:
@@ -31,21 +31,15 @@ def track(consumer: Any) -> State:
     state = state_of(consumer)
     if state is None:
         kind: Any = type(consumer)
-        state = State(consumer, kind)
-        consumer.__dict__[STATE] = state
-        consumer.__class__ = _tracked(kind)
-        tracked_consumers.add(consumer)
-        follow(consumer, state)
+        state = consumer.__dict__[STATE] = State(consumer, kind)
+        try:
+            follow(consumer, state)
+            consumer.__class__ = _tracked(kind)
+        except Exception:  # noqa: BLE001 - a subclass that cannot be derived from, say
+            state.committer.is_off = True
+            faults.report("following a consumer; nothing is committed for it")
+        remember(consumer)
     return state
-
-
-def tracker_of(record: Any) -> Any:
-    """The consumer that has handed out this very record, or None."""
-    for consumer in list(tracked_consumers):
-        state = state_of(consumer)
-        if state is not None and state.holds(record):
-            return consumer
-    return None
 
 
 @lru_cache(maxsize=64)
@@ -60,7 +54,10 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return method(self.__dict__[STATE], self, getattr(kind, name), *args, **kwargs)
 
-    about: dict[str, Any] = {"__name__": name, "__doc__": original.__doc__}
+    about: dict[str, Any] = {
+        each: getattr(original, each)
+        for each in ("__name__", "__qualname__", "__module__", "__doc__")
+    }
     # What looks at a method before it intercepts it is to see the client's.
     about["__signature__"] = inspect.signature(original)
     if hasattr(original, "__wrapped__") and not hasattr(original, INTERCEPTED):
@@ -126,16 +123,16 @@ def _next(state: State, consumer: Any, original: Callable[..., Any]) -> Any:
 
 
 def _seek(
-    state: State,
-    consumer: Any,
-    original: Callable[..., Any],
-    partition: Any,
-    offset: Any,
-    *rest: Any,
+    state: State, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
-    result = original(consumer, partition, offset, *rest)
-    state.sought(partition, offset)
+    result = original(consumer, *args, **kwargs)
+    state.sought(*_place(*args, **kwargs))
     return result
+
+
+def _place(partition: Any, offset: Any, *_rest: Any, **_added: Any) -> tuple[Any, Any]:
+    """The arguments of `seek`."""
+    return partition, offset
 
 
 def _seek_to(state: State, consumer: Any, original: Callable[..., Any], *partitions: Any) -> Any:
@@ -174,15 +171,25 @@ def _assign(
 
 
 def _close(
-    state: State, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
+    state: State,
+    consumer: Any,
+    original: Callable[..., Any],
+    autocommit: Any = True,
+    timeout_ms: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
     loop = state.loop() if state.loop is not None else None
     if loop is not None:
         loop.leave()
+    began = monotonic()
     state.attend()
-    state.committer.commit(wait=True)
+    budget = timeout_ms if isinstance(timeout_ms, int | float) else PATIENCE_MS
+    state.committer.commit(wait=True, patience_ms=min(budget, PATIENCE_MS))
     state.lose_all("closed")
-    return original(consumer, *args, **kwargs)
+    if timeout_ms is budget:
+        timeout_ms = max(0, timeout_ms - (monotonic() - began) * 1000)
+    return original(consumer, autocommit, timeout_ms, *args, **kwargs)
 
 
 _METHODS: dict[str, Callable[..., Any]] = {

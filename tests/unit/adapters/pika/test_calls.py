@@ -307,7 +307,10 @@ def test_a_get_and_its_handling_count_one_message(blocking: Blocking, telemetry:
     method, header = got(), properties(headers=SENT)
     fetch = calls.basic_get(channel, "billing")
     deliveries = fetch.read((method, header, BODY))
-    telemetry.instrumenter().start_receive(fetch.endpoint, deliveries, MAPPING, 1_000).end()
+    operation = telemetry.instrumenter().start_receive(
+        fetch.action, fetch.endpoint, deliveries, MAPPING, 1_000
+    )
+    operation.end()
     with hopspan.process((method, header, BODY), via=channel, **telemetry.settings):
         pass
     points = telemetry.points("messaging.client.consumed.messages")

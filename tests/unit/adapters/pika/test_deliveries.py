@@ -329,7 +329,7 @@ def test_a_policy_settles_once_on_the_wire(
 
 
 def test_dead_lettering_is_the_brokers_own() -> None:
-    assert refusal(hopspan.dead_letter("dlt", producer=None)) == (
+    assert refusal(hopspan.dead_letter("dlt", producer=None), object()) == (
         "RabbitMQ dead-letters by itself. Declare the queue with the argument "
         "x-dead-letter-exchange and use policy=hopspan.reject_on_error"
     )
@@ -340,6 +340,14 @@ def test_dead_lettering_is_the_brokers_own() -> None:
 )
 def test_other_policies_work(policy: hopspan.Policy) -> None:
     assert refusal(policy) is None
+
+
+def test_a_pause_is_refused() -> None:
+    """RabbitMQ hands out at once what was requeued."""
+    assert refusal(hopspan.requeue_times(3, pause=0.5)) == (
+        "RabbitMQ hands a requeued message out again at once. Leave out pause=, or dead-letter to "
+        "a queue whose messages expire back (x-message-ttl, x-dead-letter-exchange)"
+    )
 
 
 def test_the_module_is_an_adapter() -> None:

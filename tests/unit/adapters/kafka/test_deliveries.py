@@ -1,0 +1,351 @@
+"""Reading the records that kafka-python hands out, and what is refused before a handler runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kafka import errors
+
+import hopspan
+from hopspan.adapters import kafka as adapter
+from hopspan.adapters.kafka.consumers import Received, State, state_of
+from hopspan.adapters.kafka.errors import RevokedError, error_type, failure
+from hopspan.model import Endpoint, MessageInfo, Outcome, PolicyError, Settlement, Verdict
+from tests.unit.adapters.kafka.conftest import (
+    ORDERS,
+    OTHERS,
+    Consumer,
+    Handle,
+    polled,
+    record,
+)
+from tests.unit.support import Telemetry
+
+# -- what is a delivery ----------------------------------------------------------------------------
+
+TEN, ELEVEN, TWENTY = record(10), record(11), record(20, partition=1)
+
+
+def records_of(natives: Any) -> Any:
+    return natives if natives is None else [each.record for each in natives]
+
+
+@pytest.mark.parametrize(
+    ("message", "records"),
+    [
+        (TEN, [TEN]),
+        ([TEN, ELEVEN], [TEN, ELEVEN]),
+        ((TEN, ELEVEN), [TEN, ELEVEN]),
+        ({ORDERS: [TEN, ELEVEN], OTHERS: [TWENTY]}, [TEN, ELEVEN, TWENTY]),
+        ([], []),
+        ({}, []),
+        ({ORDERS: []}, []),
+        ("text", None),
+        (3, None),
+        ([TEN, "text"], None),
+        ({"a": "b"}, None),
+        ({"a": ["b"]}, None),
+        (None, None),
+    ],
+)
+def test_a_record_a_batch_or_a_poll_is_given(
+    message: Any, records: Any, consumer: Consumer
+) -> None:
+    assert records_of(adapter.given(message, consumer)) == records
+
+
+@pytest.mark.parametrize(
+    ("args", "records"),
+    [
+        ((TEN,), [TEN]),
+        (("self", [TEN, ELEVEN]), [TEN, ELEVEN]),
+        (("self", {ORDERS: [TEN]}, "more"), [TEN]),
+        (([], TEN), [TEN]),
+        (("self",), None),
+        ((), None),
+        (([],), None),
+    ],
+)
+def test_a_handlers_record_is_found_among_its_arguments(
+    args: Any, records: Any, consumer: Consumer
+) -> None:
+    assert records_of(adapter.handed(args, consumer)) == records
+
+
+def test_a_record_knows_its_consumer_where_that_is_given(consumer: Consumer) -> None:
+    (native,) = adapter.given(TEN, consumer) or []
+    assert (native.consumer, adapter.owner(native)) == (consumer, consumer)
+    assert native.frontier is state_of(consumer).frontiers[ORDERS]  # type: ignore[union-attr]
+
+
+def test_a_record_knows_its_consumer_where_that_has_handed_it_out(
+    consumer: Consumer, state: State
+) -> None:
+    (first,) = polled(consumer, record(10))
+    (native,) = adapter.given(first, None) or []
+    assert native.consumer is consumer
+
+
+@pytest.mark.parametrize("via", [None, "text", object()])
+def test_a_record_of_nobodys_does_not(via: Any) -> None:
+    assert adapter.given(TEN, via) == [Received(None, TEN, None)]
+
+
+def test_one_hand_over_is_one_delivery(consumer: Consumer) -> None:
+    (first,), (again,) = adapter.given(TEN, consumer) or [], adapter.given(TEN, consumer) or []
+    (other,) = adapter.given(record(10), consumer) or []
+    assert (adapter.same(first, again), adapter.same(first, other)) == (True, False)
+
+
+# -- as a value ------------------------------------------------------------------------------------
+
+
+def test_a_record_as_a_value(consumer: Consumer) -> None:
+    headers = [("a", b"1")]
+    (native,) = adapter.given(record(10, headers=headers), consumer) or []
+    assert adapter.delivery(native) == hopspan.Delivery(
+        Endpoint("kafka", "orders", group="billing", server_address="broker", server_port=9093),
+        MessageInfo(
+            attributes={
+                "messaging.client.id": "c1",
+                "messaging.destination.partition.id": "0",
+                "messaging.kafka.offset": 10,
+            },
+            key=("messaging.kafka.message.key", "k"),
+        ),
+        headers,
+        native,
+        redelivered=False,
+        attempt=1,
+        settles=True,
+        counted=False,
+    )
+
+
+def test_a_record_without_a_consumer_as_a_value() -> None:
+    (native,) = adapter.given(record(10), None) or []
+    found = adapter.delivery(native)
+    assert (found.endpoint, found.settles, found.attempt) == (Endpoint("kafka", "orders"), True, 1)
+    assert "messaging.client.id" not in found.message.attributes
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(None, {"messaging.kafka.message.tombstone": True}), (b"", {}), (b"v", {}), (0, {})],
+)
+def test_a_tombstone_is_told_and_only_then(value: Any, said: Any, consumer: Consumer) -> None:
+    (native,) = adapter.given(record(10, value=value), consumer) or []
+    attributes = adapter.delivery(native).message.attributes
+    found = {key: attributes[key] for key in attributes if "tombstone" in key}
+    assert found == said
+
+
+def test_the_cluster_is_told_as_soon_as_it_is_known(consumer: Consumer, state: State) -> None:
+    assert "messaging.kafka.cluster.id" not in state.about()
+    consumer._client = type("Client", (), {"cluster": type("C", (), {"cluster_id": "abc"})})
+    assert state.about()["messaging.kafka.cluster.id"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("config", "settles"),
+    [
+        ({}, True),
+        ({"enable_auto_commit": True}, False),
+        ({"enable_auto_commit": True, "group_id": None}, True),
+        ({"group_id": None}, True),
+    ],
+)
+def test_what_the_client_commits_by_itself_is_settled_already(
+    config: dict[str, Any], settles: bool
+) -> None:
+    consumer = Consumer(**config)
+    (native,) = adapter.given(TEN, consumer) or []
+    assert adapter.delivery(native).settles is settles
+
+
+# -- settling --------------------------------------------------------------------------------------
+
+
+def test_a_record_of_nobodys_cannot_be_settled() -> None:
+    native = Received(None, TEN, None)
+    assert adapter.is_open(native) is False
+    with pytest.raises(RevokedError) as raised:
+        adapter.settle(native, Settlement(Verdict.ACK))
+    assert str(raised.value) == "the partition was revoked, or the consumer is closed"
+
+
+def test_a_record_of_a_partition_that_went_cannot_be_settled(
+    consumer: Consumer, state: State
+) -> None:
+    (native,) = adapter.given(TEN, consumer) or []
+    assert adapter.is_open(native) is True
+    state.lose([ORDERS])
+    assert adapter.is_open(native) is False
+    with pytest.raises(RevokedError):
+        adapter.settle(native, Settlement(Verdict.ACK))
+
+
+def test_opening_and_closing_what_nobody_keeps_is_harmless(
+    handling: Handle, telemetry: Telemetry
+) -> None:
+    handling(record(10), via=None, policy=hopspan.manual).finish()
+    assert len(telemetry.spans) == 1
+
+
+def test_a_record_in_two_hands_is_open_until_both_are_closed(
+    consumer: Consumer, state: State, handling: Handle
+) -> None:
+    """In a batch, and by itself."""
+    (first,) = polled(consumer, record(10))
+    one, other = handling(first, policy=hopspan.manual), handling(first, policy=hopspan.manual)
+    handled = state.frontiers[ORDERS].handling
+    assert [each for each, _ in handled[10]] == [one, other]
+    one.finish()
+    assert [each for each, _ in handled[10]] == [other]
+    other.finish()
+    assert handled == {}
+
+
+def test_what_was_committed_by_oneself_is_settled_when_it_is_opened(
+    consumer: Consumer, state: State, handling: Handle
+) -> None:
+    (first,) = polled(consumer, record(10))
+    consumer.commit()
+    processing = handling(first)
+    processing.finish()
+    assert (processing.settled, processing.settled_by_policy) == (True, False)
+
+
+def test_any_thread_will_do(consumer: Consumer) -> None:
+    (native,) = adapter.given(TEN, consumer) or []
+    assert adapter.hop(native) is None
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+CANNOT_REJECT = (
+    "Kafka cannot reject a record. Say where it is to go: policy=hopspan.dead_letter(topic, "
+    "producer=...), or hopspan.requeue_times(n, then=hopspan.dead_letter(...))"
+)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        hopspan.reject_on_error,
+        hopspan.requeue_once,
+        hopspan.requeue_times(3),
+        hopspan.by_exception({ValueError: Verdict.REJECT}, default=hopspan.ack_always),
+    ],
+)
+def test_a_rejection_needs_a_dead_letter_topic(policy: hopspan.Policy) -> None:
+    assert adapter.refusal(policy) == CANNOT_REJECT
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        hopspan.ack_always,
+        hopspan.manual,
+        hopspan.dead_letter("dlt", producer=object()),
+        hopspan.requeue_times(3, then=Verdict.ACK),
+        hopspan.requeue_times(3, then=hopspan.dead_letter("dlt", producer=object()), pause=1),
+    ],
+)
+def test_what_needs_none_or_has_one_can_work(policy: hopspan.Policy) -> None:
+    assert adapter.refusal(policy) is None
+
+
+def test_a_record_that_does_not_know_its_consumer_is_refused() -> None:
+    assert adapter.refusal(hopspan.ack_always, Received(None, TEN, None)) == (
+        "a record does not know its consumer. Give it as via=, or wrap the consumer with "
+        "hopspan.wrap(consumer)"
+    )
+
+
+def test_a_policy_on_a_consumer_that_commits_by_itself_is_refused() -> None:
+    consumer = Consumer(enable_auto_commit=True)
+    with pytest.raises(PolicyError) as raised:
+        hopspan.process(TEN, via=consumer, policy=hopspan.ack_always).__enter__()
+    assert str(raised.value) == (
+        "policy ack_always cannot settle for the consumer of orders: it has "
+        "enable_auto_commit=True, so the client commits by itself whatever becomes of a record. "
+        "Make the consumer with enable_auto_commit=False, or use policy=hopspan.manual"
+    )
+
+
+class Writing:
+    """What hopspan looks at of a producer."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = config
+
+    def send(self) -> None:
+        """Never called."""
+
+
+@pytest.mark.parametrize(
+    ("producer", "fields", "refused"),
+    [
+        (Writing(), {}, None),
+        (Writing(), {"key": None, "value": None}, None),
+        (Writing(), {"key": bytearray(b"k"), "value": memoryview(b"v")}, None),
+        (Writing(value_serializer=str), {"value": {"a": 1}}, None),
+        (Writing(key_serializer=str), {"key": 3}, None),
+        (
+            Writing(key_serializer=str),
+            {"value": {"a": 1}},
+            "the consumer deserialises each value (this one is dict), and the producer of "
+            "dead_letter('dlt') has no value_serializer to write it again. Give it one, or leave "
+            "value_deserializer out of the consumer",
+        ),
+        (
+            Writing(value_serializer=str),
+            {"key": "k"},
+            "the consumer deserialises each key (this one is str), and the producer of "
+            "dead_letter('dlt') has no key_serializer to write it again. Give it one, or leave "
+            "key_deserializer out of the consumer",
+        ),
+        (
+            object(),
+            {},
+            "dead_letter('dlt', producer=...) needs a KafkaProducer, and was given object",
+        ),
+        (
+            None,
+            {},
+            "dead_letter('dlt', producer=...) needs a KafkaProducer, and was given NoneType",
+        ),
+    ],
+)
+def test_a_producer_that_could_not_write_a_record_is_refused(
+    producer: Any, fields: dict[str, Any], refused: str | None, consumer: Consumer
+) -> None:
+    """Before the handler runs: at the first failure it would be too late."""
+    (native,) = adapter.given(record(10, **fields), consumer) or []
+    policy = hopspan.dead_letter("dlt", producer=producer)
+    assert adapter.refusal(policy, native) == refused
+
+
+# -- errors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (errors.NotLeaderForPartitionError("moved"), "NOT_LEADER_FOR_PARTITION"),
+        (errors.MessageSizeTooLargeError("big"), "MESSAGE_SIZE_TOO_LARGE"),
+        (errors.KafkaTimeoutError("late"), None),
+        (ValueError("no"), None),
+    ],
+)
+def test_the_brokers_word_for_an_error(error: BaseException, word: str | None) -> None:
+    assert error_type(error) == word
+
+
+def test_what_the_client_refused_by_itself_is_named_after_its_class() -> None:
+    error = errors.KafkaTimeoutError("late")
+    assert failure(error) == Outcome(True, error, "kafka.errors.KafkaTimeoutError", str(error))
+    refused = errors.NotCoordinatorError("moved")
+    assert failure(refused) == Outcome(True, refused, "NOT_COORDINATOR", str(refused))
