@@ -52,7 +52,14 @@ CLIENTS = {
 PLAYS_AN_APPLICATION = ("demo",)
 """Not the library but a user of it, which talks to a real broker by itself."""
 
-SHARED_BY_ADAPTERS = ("_amqp", "_amqp_ledger", "_kafka", "_kafka_frontier")
+SHARED_BY_ADAPTERS = (
+    "_amqp",
+    "_amqp_ledger",
+    "_amqp_recording",
+    "_amqp_settlements",
+    "_kafka",
+    "_kafka_frontier",
+)
 
 MOST_LINES = {"adapters": 180}
 MOST_LINES_OF_CORE = 200

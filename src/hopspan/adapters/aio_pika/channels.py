@@ -16,7 +16,7 @@ from aiormq.exceptions import (
     ConnectionClosed,
 )
 
-from hopspan.adapters import _amqp, _amqp_ledger
+from hopspan.adapters import _amqp, _amqp_ledger, _amqp_recording
 from hopspan.adapters._amqp_settlements import SETTLEMENTS
 from hopspan.interception import bind, subclass
 from hopspan.telemetry import binding_of
@@ -59,7 +59,7 @@ def state_of(channel: Any) -> State:
         for name, read in SETTLEMENTS.items():
             original = getattr(channel, name, None)
             if original is not None:
-                channel.__dict__[name] = _amqp_ledger.recording_async(
+                channel.__dict__[name] = _amqp_recording.recording_async(
                     original, state.ledger, name.removeprefix("basic_"), read, error_type
                 )
         channel.__dict__[_STATE] = state
@@ -86,15 +86,12 @@ def error_type(error: BaseException) -> str | None:
         return _amqp.REPLY_CODES[312]
     if isinstance(error, DeliveryError):
         return _amqp.NACKED
-    for kind, code in _CODES.items():
+    for kind, number in _CODES.items():
         if isinstance(error, kind):
-            return _amqp.REPLY_CODES[code]
-    if (
-        isinstance(error, ChannelClosed | ConnectionClosed)
-        and error.args
-        and isinstance(error.args[0], int)
-    ):
-        return _amqp.REPLY_CODES.get(error.args[0], str(error.args[0]))
+            return _amqp.REPLY_CODES[number]
+    code = error.args[0] if error.args else None
+    if isinstance(error, ChannelClosed | ConnectionClosed) and isinstance(code, int):
+        return _amqp.REPLY_CODES.get(code, str(code))
     return None
 
 

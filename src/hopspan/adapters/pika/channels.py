@@ -22,7 +22,7 @@ from pika.exceptions import (
     UnroutableError,
 )
 
-from hopspan.adapters import _amqp, _amqp_ledger
+from hopspan.adapters import _amqp, _amqp_ledger, _amqp_recording
 from hopspan.adapters._amqp_settlements import SETTLEMENTS
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _made(impl: Any) -> State:
         state = State(impl)
         for name, read in SETTLEMENTS.items():
             bound = getattr(impl, name)
-            recorded = _amqp_ledger.recording(
+            recorded = _amqp_recording.recording(
                 bound, state.ledger, name.removeprefix("basic_"), read, error_type
             )
             impl.__dict__[name] = recorded

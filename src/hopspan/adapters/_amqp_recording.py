@@ -1,0 +1,167 @@
+"""Entering the settlements of an AMQP channel in its ledger, and telling of the application's."""
+
+from __future__ import annotations
+
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.adapters._amqp_ledger import Entry, Ledger, Left, Sent
+from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.context import Context
+
+    from hopspan.processing import Processing
+
+
+class _Record(NamedTuple):
+    """One settlement call, from before it is made."""
+
+    ledger: Ledger
+    name: str
+    sent: Sent
+    error_type: Callable[[BaseException], str | None]
+    began: int
+    clock: float
+
+    def succeeded(self) -> None:
+        """It went out."""
+        self._enter(SUCCESS)
+
+    def failed(self, error: Exception) -> None:
+        """It did not."""
+        kind = self.error_type(error) or names.error_type(error)
+        self._enter(Outcome(failed=True, error=error, error_type=kind, description=str(error)))
+
+    def _enter(self, outcome: Outcome) -> None:
+        timing = (self.began, perf_counter() - self.clock)
+        _enter(self.ledger, self.name, self.sent, outcome, timing)
+
+
+def recording(
+    original: Callable[..., Any],
+    ledger: Ledger,
+    name: str,
+    read: Callable[..., Sent | None],
+    error_type: Callable[[BaseException], str | None],
+) -> Callable[..., Any]:
+    """A channel's own settlement method, with every call of it entered in the ledger.
+
+    Args:
+        original: The bound method.
+        ledger: The channel's ledger.
+        name: The method's name on settle spans.
+        read: From the call's arguments to `(delivery tag, multiple, verdict)`; None for a call that
+            settles nothing.
+        error_type: The client's word for an error.
+    """
+
+    def settle(*args: Any, **kwargs: Any) -> Any:
+        sent = _sent(read, args, kwargs)
+        if sent is None:
+            return original(*args, **kwargs)
+        record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
+        try:
+            result = original(*args, **kwargs)
+        except Exception as error:
+            record.failed(error)
+            raise
+        record.succeeded()
+        return result
+
+    return settle
+
+
+def recording_async(
+    original: Callable[..., Any],
+    ledger: Ledger,
+    name: str,
+    read: Callable[..., Sent | None],
+    error_type: Callable[[BaseException], str | None],
+) -> Callable[..., Any]:
+    """`recording` for a client whose settlement is awaited.
+
+    One that is cancelled counts as sent: it may be on its way, and a second one would cost the
+    channel. If it is not, the broker hands the message out again when the channel closes.
+    """
+
+    async def settle(*args: Any, **kwargs: Any) -> Any:
+        sent = _sent(read, args, kwargs)
+        if sent is None:
+            return await original(*args, **kwargs)
+        record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
+        try:
+            result = await original(*args, **kwargs)
+        except Exception as error:
+            record.failed(error)
+            raise
+        except BaseException:
+            record.succeeded()
+            raise
+        record.succeeded()
+        return result
+
+    return settle
+
+
+def _sent(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | None:
+    try:
+        return read(*args, **kwargs)
+    except TypeError:  # the user's arguments: the client is about to say so itself
+        return None
+
+
+def _enter(
+    ledger: Ledger, name: str, sent: Sent, outcome: Outcome, timing: tuple[int, float]
+) -> None:
+    try:
+        tag, multiple, verdict = sent
+        if outcome.failed:
+            entries = ledger.known(tag, multiple=multiple)
+        else:
+            entries = ledger.settled(tag, verdict, multiple=multiple)
+            for processing, native in (each for each in entries if not isinstance(each, Left)):
+                processing.wire.note(native, verdict)
+        _record(name, verdict, entries, outcome, timing)
+    except Exception:  # noqa: BLE001
+        faults.report("entering a settlement in the ledger")
+
+
+def _record(
+    name: str,
+    verdict: Verdict,
+    entries: Sequence[Entry],
+    outcome: Outcome,
+    timing: tuple[int, float],
+) -> None:
+    """Tell of what the user has settled; what hopspan settles, its processing tells of."""
+    theirs: list[Left] = []
+    parents: list[Context] = []
+    for entry in entries:
+        if isinstance(entry, Left):
+            theirs.append(entry)
+        elif not entry[0].wire.is_ours:
+            parents.append(entry[0].context)
+            theirs.append(_left(*entry))
+    if not theirs:
+        return
+    single = len(theirs) == 1 and len(parents) == 1
+    theirs[0].instrumenter.record_settle(
+        name,
+        Settlement(verdict),
+        [each.delivery for each in theirs],
+        outcome,
+        timing,
+        inside=parents[0] if single else None,
+        of=() if single else [each.span for each in theirs],
+    )
+
+
+def _left(processing: Processing, native: Any) -> Left:
+    delivery = next(each for each in processing.deliveries if each.native is native)
+    span = processing.span.get_span_context()
+    return Left(delivery._replace(headers=None, native=None), span, processing.instrumenter)
