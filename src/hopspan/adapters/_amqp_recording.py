@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.adapters._amqp_ledger import Entry, Ledger, Left, Sent
+from hopspan.adapters._amqp_ledger import Left
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from hopspan.adapters._amqp_ledger import Entry, Ledger, Sent
     from hopspan.processing import Processing
 
 
