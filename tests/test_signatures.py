@@ -16,7 +16,7 @@ from pika.channel import Channel
 
 import hopspan
 from hopspan.adapters import ADAPTERS, adapter_named
-from hopspan.adapters.pika.channels import _SETTLEMENTS
+from hopspan.adapters._amqp_settlements import SETTLEMENTS
 from hopspan.interception import Point, owner_of, unweave, weave
 from hopspan.interception.weaving import reason_against
 from hopspan.model import ConfigurationError
@@ -72,7 +72,7 @@ def is_special(method: str) -> bool:
     return method.startswith("__")
 
 
-@pytest.mark.parametrize(("method", "reader"), _SETTLEMENTS.items())
+@pytest.mark.parametrize(("method", "reader"), SETTLEMENTS.items())
 @pytest.mark.parametrize("owner", [Channel, BlockingChannel])
 def test_a_settlements_reader_has_the_parameters_of_its_method(
     owner: type, method: str, reader: Callable[..., Any]
@@ -87,7 +87,7 @@ def test_a_settlements_reader_has_the_parameters_of_its_method(
     ]
 
 
-@pytest.mark.parametrize("reader", _SETTLEMENTS.values())
+@pytest.mark.parametrize("reader", SETTLEMENTS.values())
 def test_a_settlements_reader_takes_whatever_else_comes(reader: Callable[..., Any]) -> None:
     kinds = {each.kind for each in inspect.signature(reader).parameters.values()}
     assert {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} <= kinds
@@ -109,7 +109,8 @@ class Version:
 
 def version(method: Any, change: Callable[[list[Parameter]], list[Parameter]]) -> Version:
     self_, *others = inspect.signature(method).parameters.values()
-    return Version([self_, *change(others)])
+    # Python wants them in the order of their kinds.
+    return Version(sorted([self_, *change(others)], key=lambda each: each.kind))
 
 
 NEW = Parameter("new", Parameter.POSITIONAL_OR_KEYWORD, default=None)
@@ -172,8 +173,7 @@ def test_a_version_that_lost_or_moved_a_parameter_is_declined(point: Point, chan
 
 
 def reorders(parameters: list[Parameter]) -> list[Parameter]:
-    plain = [each.replace(default=Parameter.empty) for each in parameters]
-    return list(reversed(plain))
+    return [each.replace(default=Parameter.empty) for each in reversed(parameters)]
 
 
 @EVERY_POINT
@@ -222,6 +222,7 @@ def test_the_points_that_carry_a_policy_are_those_that_register_handlers() -> No
         "BlockingChannel.basic_consume",
         "Channel.basic_consume",
         "Channel.basic_get",
+        "Queue.consume",
     }
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import hopspan
-from hopspan.adapters._amqp_ledger import Ledger, Left, Sent, recording
+from hopspan.adapters._amqp_ledger import Ledger, Left, Sent
+from hopspan.adapters._amqp_recording import recording
 from hopspan.model import Settlement, Verdict
 from hopspan.processing.delivery import Processing
 from hopspan.processing.opening import begin
@@ -372,8 +373,8 @@ def test_a_settlement_by_the_handler_is_timed(
 ) -> None:
     handling(1)
     clock = iter([100.0, 103.0])
-    monkeypatch.setattr("hopspan.adapters._amqp_ledger.perf_counter", lambda: next(clock))
-    monkeypatch.setattr("hopspan.adapters._amqp_ledger.time_ns", lambda: 1_000)
+    monkeypatch.setattr("hopspan.adapters._amqp_recording.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hopspan.adapters._amqp_recording.time_ns", lambda: 1_000)
     wire.error = error
     with suppress(ConnectionError):
         wire.settle(1, verdict=REJECT)

@@ -16,7 +16,7 @@ from hopspan.model import SUCCESS, Delivery, Endpoint, MessageInfo, PolicyError,
 from hopspan.processing.delivery import CURRENT, Processing
 from hopspan.processing.opening import NOTHING, begin, current, started
 from hopspan.processing.scope import Attachment
-from hopspan.telemetry import BOUND, Binding, Face
+from hopspan.telemetry import Binding, Face, keep_binding
 from hopspan.testing import Message, Queue, memory
 from tests.unit.processing.conftest import Open
 from tests.unit.support import Adapting, Seen, Telemetry, in_thread
@@ -319,7 +319,7 @@ class Owner:
 def test_a_message_of_a_wrapped_object_has_its_settings(telemetry: Telemetry) -> None:
     owner, adapter = Owner(), Adapting(owner=lambda native: owner)
     given: Any = adapter
-    setattr(owner, BOUND, Binding(given, telemetry.instrumenter(policy=hopspan.ack_always)))
+    keep_binding(owner, Binding(given, telemetry.instrumenter(policy=hopspan.ack_always)))
     message = Message()
     begin(given, [message], pushed=True).finish()
     assert (message.verdict, len(telemetry.spans)) == (Verdict.ACK, 1)
@@ -328,7 +328,7 @@ def test_a_message_of_a_wrapped_object_has_its_settings(telemetry: Telemetry) ->
 def test_what_is_given_as_the_base_wins_over_the_owner(telemetry: Telemetry) -> None:
     owner = Owner()
     adapter: Any = Adapting(owner=lambda native: owner)
-    setattr(owner, BOUND, Binding(adapter, telemetry.instrumenter(policy=hopspan.ack_always)))
+    keep_binding(owner, Binding(adapter, telemetry.instrumenter(policy=hopspan.ack_always)))
     message = Message()
     begin(adapter, [message], pushed=True, base=telemetry.instrumenter()).finish()
     assert message.verdict is None

@@ -175,23 +175,6 @@ def test_a_loop_over_a_tracked_consumer_is_the_clients(consumer: Consumer) -> No
     assert [each.offset for each in consumer] == [10, 11]
 
 
-def test_special_methods_can_be_replaced_on_the_instance(consumer: Consumer) -> None:
-    """Python looks them up on the class, and wrapping is on the instance."""
-    track(consumer)
-    consumer.__dict__["__next__"] = lambda: "next"
-    consumer.__dict__["__iter__"] = lambda: iter(["iter"])
-    assert (next(consumer), list(consumer)) == ("next", ["iter"])
-
-
-def test_another_consumers_special_methods_stay(consumer: Consumer) -> None:
-    track(consumer)
-    consumer.__dict__["__next__"] = lambda: "next"
-    other = Consumer()
-    track(other)
-    other.coming = [[record(10)]]
-    assert next(other).offset == 10
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_single_next_hands_out_one_record(
     wrapped: bool, consumer: Consumer, telemetry: Telemetry
