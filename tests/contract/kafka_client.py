@@ -63,6 +63,8 @@ FEATURES = Features(
 EMBEDDED = FEATURES._replace(outcomes=("acked", "aborted"), awaited=("acked",), transactions=False)
 """What the embedded broker can do: it takes whatever it is given."""
 
+JOINING = 500
+"""How long to poll for, in ms: with less, kafka-python 3 may never get into its group."""
 NAP = 20
 """Milliseconds for which the consumer waits for records before a condition is looked at again."""
 AT_ONCE = Commits(every=1, wait=True)
@@ -475,7 +477,7 @@ class KafkaClient(Client):
         deadline = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < deadline, "still waiting"
-            self._turn()
+            self._turn(JOINING)
 
     def new_producer(self, **config: Any) -> Any:
         """Another producer."""
@@ -674,15 +676,15 @@ class KafkaClient(Client):
                     raise
                 ran.escaped.append(error)
 
-    def _turn(self) -> None:
+    def _turn(self, timeout: int = NAP) -> None:
         """Ask once, and have handled what comes."""
         if self.consumer._closed:
             threading.Event().wait(NAP / 1000)
             return
         if self._receive is None:
-            self._polled += self._ask()
+            self._polled += self._ask(timeout)
             return
-        for record in self.poll():
+        for record in self.poll(timeout):
             self._receive(record)
 
     def sync(self) -> None:

@@ -23,14 +23,14 @@ from opentelemetry import trace
 import hopspan
 from hopspan import Commits, PolicyError, Verdict
 from tests.contract.client import Message, raises, succeeds
-from tests.contract.kafka_client import KafkaClient
+from tests.contract.kafka_client import JOINING, KafkaClient
 from tests.contract.scenarios_refusals import refusal
 from tests.contract.suite import FACES, needs, over
 from tests.contract.telemetry import Measured, Span, silence
 
 VALID = f"00-{'a' * 32}-{'b' * 16}-01"
 NO = ValueError("no stock")
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds for a rebalance, which some brokers take their time for."""
 SENDERS = ("wrapped", "instrumented")
 
@@ -1255,10 +1255,6 @@ class _Heard(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_revoked(self, revoked: Any) -> None:
         self.revoked.append(set(revoked))
-
-
-JOINING = 500
-"""How long to poll for, in ms: with less, kafka-python 3 may never get into its group."""
 
 
 def _joined(client: KafkaClient, heard: _Heard) -> list[Any]:
