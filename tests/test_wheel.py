@@ -154,6 +154,24 @@ def test_with_kafka_alone_only_kafka_is_imported_and_only_when_it_is_needed(need
     assert imported(before + need, (CLIENTS | SDK) - {"kafka"}) == {"kafka"}
 
 
+@pytest.mark.parametrize(
+    "need",
+    [
+        "hopspan.instrument()",
+        "hopspan.instrument('aio-pika')",
+        "from aio_pika import Channel; hopspan.wrap(object.__new__(Channel))",
+    ],
+)
+def test_with_aio_pika_alone_only_aio_pika_is_imported_and_only_when_it_is_needed(
+    need: str,
+) -> None:
+    needs("aio_pika")
+    before = "import hopspan; hopspan.consumer(print); hopspan.inject(); hopspan.extract({})\n"
+    mine = {"aio_pika", "aiormq"}
+    assert imported(before, (CLIENTS | SDK) - mine) == set()
+    assert imported(before + need, (CLIENTS | SDK) - mine) == mine
+
+
 def test_the_command_says_its_version(metadata: Any) -> None:
     command = Path(sys.executable).with_name("hopspan")
     said = subprocess.run(
@@ -168,11 +186,11 @@ def test_the_demo_says_what_it_is_missing() -> None:
     assert python(snippet, CLIENTS | SDK).endswith("pip install 'hopspan[demo]'\n1\n")
 
 
-@pytest.mark.parametrize("client", ["kafka", "pika"])
+@pytest.mark.parametrize("client", ["aio_pika", "kafka", "pika"])
 def test_the_zero_code_launcher_finds_an_instrumentor(client: str, metadata: Any) -> None:
     found = entry_points(group="opentelemetry_instrumentor", name=f"hopspan_{client}")
     (entry,) = {each.value for each in found}
-    assert entry == f"hopspan.instrumentation:{client.title()}Instrumentor"
+    assert entry == f"hopspan.instrumentation:{client.title().replace('_', '')}Instrumentor"
     snippet = f"""
 from importlib.metadata import entry_points
 (entry, *_) = entry_points(group="opentelemetry_instrumentor", name="hopspan_{client}")

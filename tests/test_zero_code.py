@@ -75,6 +75,37 @@ for record in consumer:
 consumer.close()
 '''
 
+AIO_PIKA = '''
+"""The same."""
+
+import asyncio
+import sys
+
+import aio_pika
+
+
+async def main():
+    connection = await aio_pika.connect(sys.argv[1])
+    channel = await connection.channel()
+    queue = await channel.declare_queue("orders")
+    for body in (b"good", b"bad"):
+        await channel.default_exchange.publish(aio_pika.Message(body), "orders")
+    done = asyncio.Event()
+
+    async def on_order(message):
+        await message.ack()
+        if message.body == b"bad":
+            done.set()
+
+    await queue.consume(on_order)
+    await done.wait()
+    await asyncio.sleep(0)
+    await connection.close()
+
+
+asyncio.run(main())
+'''
+
 
 class Case(NamedTuple):
     """A client, with an application that knows nothing of tracing."""
@@ -86,6 +117,11 @@ class Case(NamedTuple):
     """The spans, in the order in which they end."""
     package: str
     """The other instrumentation's."""
+
+    @property
+    def rival(self) -> str:
+        """Its entry point."""
+        return self.client.replace("_", "-")
 
     @property
     def contrib(self) -> str:
@@ -107,6 +143,13 @@ CASES = [
         FakeKafka,
         ["send orders", "send orders", "process orders", "process orders"],
         "opentelemetry-instrumentation-kafka-python",
+    ),
+    Case(
+        "aio_pika",
+        AIO_PIKA,
+        FakeRabbit,
+        ["publish orders", "publish orders", "process orders", "process orders"],
+        "opentelemetry-instrumentation-aio-pika",
     ),
 ]
 
@@ -191,7 +234,7 @@ class Launcher:
 
     def add_rival(self) -> None:
         """Install something else that instruments the client."""
-        entry = f"{self._case.client} = rival:Instrumentor"
+        entry = f"{self._case.rival} = rival:Instrumentor"
         distribution(self._folder, "rival", "opentelemetry_instrumentor", entry, RIVAL)
 
     def run(self, *without: str, check: bool = True, **environment: str) -> Said:
@@ -199,8 +242,9 @@ class Launcher:
 
         Those of the clients that it does not use are left out in any case.
         """
-        others = [each.client for each in CASES if each.client != self._case.client]
-        without = (*without, *others, *(f"hopspan_{each}" for each in others))
+        others = [each for each in CASES if each.client != self._case.client]
+        without = (*without, *(each.rival for each in others))
+        without = (*without, *(f"hopspan_{each.client}" for each in others))
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -253,7 +297,7 @@ def contrib(case: Case) -> str:
 def test_the_launcher_traces_an_application_that_knows_nothing_of_it(
     launcher: Launcher, case: Case
 ) -> None:
-    said = launcher.run(case.client)  # whatever else instruments it here
+    said = launcher.run(case.rival)  # whatever else instruments it here
     assert said.names() == case.names
     assert len(said.spans) == 4
     sent, handled = said.spans[:2], said.spans[2:]
@@ -263,11 +307,11 @@ def test_the_launcher_traces_an_application_that_knows_nothing_of_it(
 
 
 def test_the_launcher_can_be_told_to_leave_it_out(launcher: Launcher, case: Case) -> None:
-    assert launcher.run(case.client, f"hopspan_{case.client}") == Said([], "", [])
+    assert launcher.run(case.rival, f"hopspan_{case.client}") == Said([], "", [])
 
 
 def test_the_environment_sets_it_up(launcher: Launcher, case: Case) -> None:
-    said = launcher.run(case.client, HOPSPAN_CORRELATION="link")
+    said = launcher.run(case.rival, HOPSPAN_CORRELATION="link")
     assert said.names() == case.names
     assert [span["parent"] for span in said.spans[2:]] == [None, None]
 
@@ -283,7 +327,7 @@ def test_beside_another_instrumentation_it_steps_back_and_says_so(
     client = case.client
     assert complaint.startswith(f"hopspan leaves {client} alone, or spans would be doubled: ")
     assert complaint.endswith(
-        f" is installed as well; add {client} or hopspan_{client} to "
+        f" is installed as well; add {case.rival} or hopspan_{client} to "
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
     )
 
@@ -292,7 +336,7 @@ def test_with_the_other_instrumentation_left_out_it_is_there(
     launcher: Launcher, case: Case
 ) -> None:
     launcher.add_rival()
-    said = launcher.run(case.client)
+    said = launcher.run(case.rival)
     assert said.names() == case.names
     assert (said.other, said.complaints) == ("", [])
 
@@ -315,6 +359,6 @@ def test_beside_contrib_no_span_is_doubled(launcher: Launcher, contrib: str, cas
 
 
 def test_instead_of_contrib_it_traces_alone(launcher: Launcher, contrib: str, case: Case) -> None:
-    said = launcher.run(case.client)
+    said = launcher.run(case.rival)
     assert said.names(contrib) == []
     assert said.names() == case.names
