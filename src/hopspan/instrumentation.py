@@ -71,7 +71,8 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
         if name in _woven:
             if settings and settings != _woven[name][2]:
                 faults.logger.warning(
-                    "%s is instrumented already; these settings have no effect", name
+                    "%s is instrumented already; these settings have no effect",
+                    name.replace("_", "-"),
                 )
             return
         adapter = adapter_named(name)

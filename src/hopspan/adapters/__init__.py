@@ -35,7 +35,7 @@ def locate(kind: type) -> Adapter | None:
 
 def adapter_named(name: str) -> Adapter:
     """The adapter of a client, imported now; imports the client."""
-    return cast("Adapter", importlib.import_module(ADAPTERS[name]))
+    return cast("Adapter", importlib.import_module(ADAPTERS[name.replace("-", "_")]))
 
 
 use_locator(locate)

@@ -35,8 +35,37 @@ class _Record(NamedTuple):
 
     def failed(self, error: Exception) -> None:
         """It did not."""
+        self._enter(self._failure(error))
+
+    def claim(self) -> Sequence[Entry]:
+        """It is going out: nobody else is to settle what it settles."""
+        try:
+            tag, multiple, verdict = self.sent
+            entries = self.ledger.settled(tag, verdict, multiple=multiple)
+            _note(entries, verdict)
+        except Exception:  # noqa: BLE001
+            faults.report("entering a settlement in the ledger")
+            return ()
+        return entries
+
+    def take_back(self, entries: Sequence[Entry], error: Exception) -> None:
+        """It did not go out after all; what the channel is good for then, it does not settle."""
+        for entry in entries:
+            if not isinstance(entry, Left):
+                entry[0].wire.take_back(entry[1])
+        self.tell(entries, self._failure(error))
+
+    def tell(self, entries: Sequence[Entry], outcome: Outcome) -> None:
+        """Record what became of it."""
+        try:
+            timing = (self.began, perf_counter() - self.clock)
+            _record(self.name, self.sent[2], entries, outcome, timing)
+        except Exception:  # noqa: BLE001
+            faults.report("recording a settlement")
+
+    def _failure(self, error: Exception) -> Outcome:
         kind = self.error_type(error) or names.error_type(error)
-        self._enter(Outcome(failed=True, error=error, error_type=kind, description=str(error)))
+        return Outcome(failed=True, error=error, error_type=kind, description=str(error))
 
     def _enter(self, outcome: Outcome) -> None:
         timing = (self.began, perf_counter() - self.clock)
@@ -95,15 +124,17 @@ def recording_async(
         if sent is None:
             return await original(*args, **kwargs)
         record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
+        # Entered before it is waited for: others may conclude in the meantime.
+        entries = record.claim()
         try:
             result = await original(*args, **kwargs)
         except Exception as error:
-            record.failed(error)
+            record.take_back(entries, error)
             raise
         except BaseException:
-            record.succeeded()
+            record.tell(entries, SUCCESS)
             raise
-        record.succeeded()
+        record.tell(entries, SUCCESS)
         return result
 
     return settle
@@ -125,11 +156,15 @@ def _enter(
             entries = ledger.known(tag, multiple=multiple)
         else:
             entries = ledger.settled(tag, verdict, multiple=multiple)
-            for processing, native in (each for each in entries if not isinstance(each, Left)):
-                processing.wire.note(native, verdict)
+            _note(entries, verdict)
         _record(name, verdict, entries, outcome, timing)
     except Exception:  # noqa: BLE001
         faults.report("entering a settlement in the ledger")
+
+
+def _note(entries: Sequence[Entry], verdict: Verdict) -> None:
+    for processing, native in (each for each in entries if not isinstance(each, Left)):
+        processing.wire.note(native, verdict)
 
 
 def _record(

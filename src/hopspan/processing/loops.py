@@ -13,6 +13,7 @@ thread or task than the one that iterates, it makes nothing current there.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isawaitable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -160,9 +161,10 @@ class AsyncLoop(_Turns, Generic[Item]):
     async def aclose(self) -> None:
         """Leave the loop, and close the client's iterator if it can be closed."""
         self._scope.over()
-        close = getattr(self._source, "aclose", None)
-        if close is not None:
-            await close()
+        close = getattr(self._source, "aclose", None) or getattr(self._source, "close", None)
+        answer = close() if close is not None else None
+        if isawaitable(answer):
+            await answer
 
 
 @overload
@@ -224,8 +226,13 @@ def each(
         return begin(found, natives, pushed=False, face=face) if natives else NOTHING
 
     if hasattr(messages, "__aiter__"):
-        return AsyncLoop(messages.__aiter__(), start)
+        return AsyncLoop(_bare(messages.__aiter__()), start)
     source: Iterable[Any] = messages
     if isinstance(messages, Mapping):  # what `KafkaConsumer.poll` returns
         source = chain.from_iterable(messages.values())
-    return Loop(iter(source), start)
+    return Loop(_bare(iter(source)), start)
+
+
+def _bare(source: Any) -> Any:
+    """The client's own iterator: one loop for each message is enough."""
+    return source._source if isinstance(source, Loop | AsyncLoop) else source  # noqa: SLF001

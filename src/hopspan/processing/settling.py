@@ -58,6 +58,12 @@ class Settling:
             if self._adapter.same(mine, native):
                 self.verdicts[index] = verdict
 
+    def take_back(self, native: Any) -> None:
+        """A settlement that was on its way did not go out."""
+        for index, mine in enumerate(self._natives):
+            if self._adapter.same(mine, native):
+                self.verdicts[index] = None
+
     def refused(self) -> Verdict | None:
         """A verdict by which the handler itself said that it has failed."""
         refusing = (Verdict.REQUEUE, Verdict.REJECT)

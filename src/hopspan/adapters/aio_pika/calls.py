@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from aio_pika import IncomingMessage, Message
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def publish(exchange: Any, message: Any, routing_key: str, *rest: Any, **added: Any) -> Outgoing:
+def publish(
+    exchange: Any, message: Any, routing_key: str, *rest: Any, **added: Any
+) -> Outgoing | None:
     """`Exchange.publish`."""
+    if not _KNOWN.issuperset(added) and not _takes(exchange, message, routing_key, rest, added):
+        return None  # the client is about to say so
 
     def call(headers: Any) -> tuple[Sequence[Any], dict[str, Any]]:
         return (_carrying(message, headers), routing_key, *rest), added
@@ -36,6 +41,18 @@ def publish(exchange: Any, message: Any, routing_key: str, *rest: Any, **added: 
         message.headers,
         call,
     )
+
+
+_KNOWN = frozenset({"mandatory", "immediate", "timeout"})
+
+
+def _takes(exchange: Any, message: Any, routing_key: str, rest: Any, added: Any) -> bool:
+    """Whether `publish` takes an argument that we do not know; a newer client may."""
+    try:
+        inspect.signature(exchange.publish).bind(message, routing_key, *rest, **added)
+    except TypeError:
+        return False
+    return True
 
 
 def _carrying(message: Any, headers: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -40,10 +41,22 @@ class State:
     __slots__ = ("__weakref__", "fetched", "ledger", "server")
 
     def __init__(self, channel: Any) -> None:
-        self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger()
+        kept = weakref.ref(channel)
+        self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger(lambda: newest_tag(kept))
         self.server: _amqp.Server = server(getattr(channel, "connection", None))
         self.fetched: dict[int, Received] = {}
         """Messages that `Queue.get` has returned, by delivery tag."""
+
+
+def newest_tag(kept: weakref.ref[Any]) -> int:
+    """The highest tag of what iterators hold back of a channel, for loops to come."""
+    newest = 0
+    for registered in getattr(kept(), "consumers", {}).values():
+        callback = next(iter(getattr(registered, "args", ())), None)
+        buffer = getattr(getattr(callback, "__self__", None), "_queue", None)
+        for message in getattr(buffer, "_queue", ()):  # of the standard library
+            newest = max(newest, getattr(message, "delivery_tag", 0) or 0)
+    return newest
 
 
 def underlay(message: Any) -> Any:
