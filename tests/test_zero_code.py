@@ -324,10 +324,10 @@ def test_beside_another_instrumentation_it_steps_back_and_says_so(
     assert said.names() == []
     assert "the rival was loaded" in said.other
     (complaint,) = said.complaints
-    client = case.client
+    client = case.rival
     assert complaint.startswith(f"hopspan leaves {client} alone, or spans would be doubled: ")
     assert complaint.endswith(
-        f" is installed as well; add {case.rival} or hopspan_{client} to "
+        f" is installed as well; add {client} or hopspan_{case.client} to "
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
     )
 
@@ -346,7 +346,7 @@ def test_it_does_not_lose_a_policy_beside_another_instrumentation(
 ) -> None:
     launcher.add_rival()
     said = launcher.run(check=False, HOPSPAN_POLICY="requeue_once")
-    lost = f"hopspan leaves {case.client} alone, and HOPSPAN_POLICY is lost: rival"
+    lost = f"hopspan leaves {case.rival} alone, and HOPSPAN_POLICY is lost: rival"
     assert lost in said.complaints[-1]
 
 

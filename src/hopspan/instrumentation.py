@@ -104,7 +104,7 @@ def uninstrument(*clients: str) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    return importlib.util.find_spec(name.replace("-", "_")) is not None
 
 
 _GROUP = "opentelemetry_instrumentor"
@@ -117,8 +117,9 @@ def _yields_to(client: str, rival: str) -> bool:
     found = next(iter(entry_points(group=_GROUP, name=rival)), None)
     if found is None or rival in disabled:
         return False
+    ours = "hopspan_" + client.replace("-", "_")
     theirs = found.dist.name if found.dist else found.value
-    why = f"{theirs} is installed as well; add {rival} or hopspan_{client} to {_DISABLED}"
+    why = f"{theirs} is installed as well; add {rival} or {ours} to {_DISABLED}"
     if Config.from_environment().policy.settles:
         raise ConfigurationError(
             f"hopspan leaves {client} alone, and HOPSPAN_POLICY is lost: {why}"
@@ -156,8 +157,7 @@ class _Instrumentor:
 class AioPikaInstrumentor(_Instrumentor):
     """aio-pika."""
 
-    _client = "aio_pika"
-    _rival = "aio-pika"
+    _client = _rival = "aio-pika"
 
 
 class KafkaInstrumentor(_Instrumentor):

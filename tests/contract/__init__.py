@@ -22,10 +22,13 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{name}"
         for name in (
+            "aio_pika_client",
+            "aio_pika_loop",
             "amqp_client",
             "client",
             "kafka_client",
             "pika_client",
+            "scenarios_aio_pika",
             "scenarios_amqp",
             "scenarios_instrumentation",
             "scenarios_kafka",

@@ -57,12 +57,13 @@ def a_receive_span_says_so_too(client: AmqpClient) -> None:
 def a_decorator_alone_does_not_know_the_queue(client: AmqpClient) -> None:
     shop = f"shop-{client.queue}"
     client.use_exchange(shop, "order.#")
-    client.send_to(shop, "order.created")
+    client.send_to(shop, "order.created", message_id="m-1")
     client.handle(succeeds)
     where = f"{shop}:order.created"
     assert {
         **_operation("process", "process", where),
         **client.server,
+        "messaging.message.id": "m-1",
         "messaging.rabbitmq.destination.routing_key": "order.created",
         "messaging.rabbitmq.message.delivery_tag": 1,
         "hopspan.attempt": 1,

@@ -14,7 +14,7 @@ import contextvars
 import importlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -101,9 +101,15 @@ def _named(choice: Any) -> str:
     return str(getattr(choice, "__name__", choice))
 
 
-def scenarios(features: Features, *modules: str) -> pytest.MarkDecorator:
-    """Parametrise a test by `play`: every scenario of these modules that the features allow."""
+def scenarios(features: Features, *modules: str, but: Collection[str] = ()) -> pytest.MarkDecorator:
+    """Parametrise a test by `play`: every scenario of these modules that the features allow.
+
+    All `but` those of these names; each of them must be one that would run.
+    """
     plays = [play for name in modules for play in _plays(name, features)]
+    missing = {*but} - {play.scenario.__name__ for play in plays}
+    assert not missing, f"no such scenarios: {missing}"
+    plays = [play for play in plays if play.scenario.__name__ not in but]
     return pytest.mark.parametrize("play", [pytest.param(play, id=play.name) for play in plays])
 
 

@@ -17,8 +17,9 @@ Rules:
 
 Deliberately absent: authentication (anybody may enter), virtual hosts (all names are the same
 one), TLS, heartbeats (announced as off), transactions, flow control, persistence, bindings between
-exchanges, the headers exchange, consumer and message priorities, dropping from the head of a full
-queue, detection of dead-letter cycles, `CC` and `BCC`. `x-expires` is accepted and does nothing.
+exchanges, bindings that differ in their arguments only, consumer and message priorities, dropping
+from the head of a full queue, detection of dead-letter cycles, `CC` and `BCC`. `x-expires` is
+accepted and does nothing.
 
 Layers: `wire` (connections, frames), `channel` (methods), `state` (exchanges, queues), `messages`.
 """

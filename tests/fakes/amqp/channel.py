@@ -257,7 +257,8 @@ class Channel:
     def on_queue_bind(self, bind: spec.Queue.Bind) -> spec.Queue.BindOk:
         queue = self._queue(bind.queue)
         _not_default(bind.exchange)
-        self._state.exchange(bind.exchange).bindings[queue.name, bind.routing_key] = None
+        bindings = self._state.exchange(bind.exchange).bindings
+        bindings[queue.name, bind.routing_key] = bind.arguments or {}
         return spec.Queue.BindOk()
 
     def on_queue_unbind(self, unbind: spec.Queue.Unbind) -> spec.Queue.UnbindOk:

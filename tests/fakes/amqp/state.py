@@ -11,7 +11,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pika import spec
@@ -128,14 +128,18 @@ class Exchange:
 
     def __init__(self, type_: str, durable: bool = True, auto_delete: bool = False) -> None:
         self.type, self.durable, self.auto_delete = type_, durable, auto_delete
-        self.bindings: dict[tuple[str, str], None] = {}
+        self.bindings: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def route(self, routing_key: str) -> list[str]:
+    def route(self, routing_key: str, headers: Mapping[str, Any]) -> list[str]:
         """The names of the queues a message goes to, each once."""
         matches = _MATCHES[self.type]
-        return list(
-            dict.fromkeys(queue for queue, key in self.bindings if matches(key, routing_key))
-        )
+        given: Any = headers if self.type == "headers" else routing_key
+        found = [
+            queue
+            for (queue, key), arguments in self.bindings.items()
+            if matches(arguments if self.type == "headers" else key, given)
+        ]
+        return list(dict.fromkeys(found))
 
 
 class State:
@@ -228,7 +232,8 @@ class State:
     def publish(self, message: Message) -> tuple[bool, bool]:
         """Route it. Returns whether any queue matched, and whether all that did took it."""
         key = message.routing_key
-        names = self.exchange(message.exchange).route(key) if message.exchange else [key]
+        headers = message.properties.headers or {}
+        names = self.exchange(message.exchange).route(key, headers) if message.exchange else [key]
         queues = [self.queues[name] for name in names if name in self.queues]
         refusing = [queue for queue in queues if queue.full]
         for queue in queues:
@@ -290,7 +295,18 @@ def _topic_matches(pattern: list[str], words: list[str]) -> bool:
     return bool(words) and head in ("*", words[0]) and _topic_matches(rest, words[1:])
 
 
-_MATCHES: dict[str, Callable[[str, str], bool]] = {
+def _headers_match(wanted: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
+    """What does not begin with `x-` must be there: all of it, or any."""
+    found = [
+        name in headers and headers[name] == value
+        for name, value in wanted.items()
+        if not name.startswith("x-")
+    ]
+    return any(found) if wanted.get("x-match", "all") == "any" else all(found)
+
+
+_MATCHES: dict[str, Callable[[Any, Any], bool]] = {
+    "headers": _headers_match,
     "direct": lambda binding, key: binding == key,
     "fanout": lambda binding, key: True,
     "topic": lambda binding, key: _topic_matches(binding.split("."), key.split(".")),
