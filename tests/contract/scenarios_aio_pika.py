@@ -572,7 +572,7 @@ def a_decorator_that_the_queue_cannot_see_still_has_its_say(client: AioPikaClien
 # -- reconnects ------------------------------------------------------------------------------------
 
 
-@over(face=("decorated", "wrapped", "instrumented", "together"))
+@over(face=("wrapped", "instrumented", "together"))
 def a_handler_has_one_layer_however_often_its_connection_came_back(client: AioPikaClient) -> None:
     connection = client.connect(robust=True)
     with client.span("opening"):
