@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import gc
 import importlib.util
 import inspect
 import warnings
@@ -25,6 +26,7 @@ from opentelemetry.context import get_current
 import hopspan
 from hopspan import interception
 from hopspan.adapters import adapter_named
+from hopspan.telemetry import binding_of
 from tests.contract.aio_pika_client import AioPikaClient
 from tests.contract.client import Message, Ran, in_turn, raises, succeeds
 from tests.contract.scenarios_refusals import DEAD_LETTER, refusal
@@ -276,6 +278,30 @@ def a_get_is_a_receive_span_and_an_empty_one_is_nothing(client: AioPikaClient) -
     client.expect_spans(
         client.a_publish(), Span("asking", trace=1), client.a_receive(parent="asking", trace=1)
     )
+
+
+@over(face=TRACED, no_ack=(True, False))
+def what_a_get_returned_is_not_kept(client: AioPikaClient, no_ack: bool) -> None:
+    client.enter_face()
+    client.send(b"large" * 20_000)
+    message = client.take(no_ack=no_ack)
+    body = message.body
+    if not no_ack:
+        client.events.step(message.ack())
+    holders = [each for each in gc.get_referrers(message) if isinstance(each, tuple)]
+    assert (b"large" * 20_000, []) == (body, holders)
+
+
+def what_is_wrapped_by_itself_keeps_its_settings(client: AioPikaClient) -> None:
+    connection = client.connect(robust=True)
+    channel = hopspan.wrap(
+        client.events.step(connection.channel()), **client.settings(policy=hopspan.reject_on_error)
+    )
+    queue = client.events.step(channel.declare_queue(client.queue, passive=True))
+    hopspan.wrap(queue, policy=hopspan.requeue_once)
+    again = client.events.step(channel.get_queue(client.queue, ensure=False))
+    assert hopspan.requeue_once is binding_of(queue).instrumenter.config.policy  # type: ignore[union-attr]
+    assert again is queue or binding_of(again) is not None
 
 
 @over(face=FACES)

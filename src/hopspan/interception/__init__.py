@@ -16,7 +16,13 @@ from hopspan.interception.points import Fetch, Point, Subscription
 from hopspan.interception.replacing import subclass
 from hopspan.interception.sending import sends
 from hopspan.interception.weaving import INTERCEPTED, owner_of, unweave, weave
-from hopspan.interception.wrapping import bind, returns_wrapped, returns_wrapped_async, wrap
+from hopspan.interception.wrapping import (
+    bind,
+    bind_new,
+    returns_wrapped,
+    returns_wrapped_async,
+    wrap,
+)
 
 __all__ = [
     "INTERCEPTED",
@@ -24,6 +30,7 @@ __all__ = [
     "Point",
     "Subscription",
     "bind",
+    "bind_new",
     "consumes",
     "iterates",
     "iterates_async",

@@ -10,7 +10,7 @@ from hopspan.interception.replacing import replace_on
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
 from hopspan.model import UnknownMessageError
 from hopspan.processing import adapter_of, refuse, settled_already
-from hopspan.telemetry import Binding, Face, binding_of, instrumenter_for, keep_binding
+from hopspan.telemetry import NO_SETTINGS, Binding, Face, binding_of, instrumenter_for, keep_binding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Native = TypeVar("Native")
 
 
-def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
+def bind(instance: Native, adapter: Adapter, face: Face, maker: Binding | None = None) -> Native:
     """Intercept the methods of one instance, and return it.
 
     The instance keeps its identity and stays an instance of its class, so that everything the
@@ -43,7 +43,7 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
         raise _unwrappable(instance)
     adapter.prepare(instance)
     _refuse_on(instance, adapter, face)
-    binding = Binding(adapter, face=face)
+    binding = Binding(adapter, face=face, maker=maker)
     replaced: dict[str, Any] = {}
     for point in mine:
         original = getattr(type(instance), point.method, None)
@@ -58,6 +58,13 @@ def bind(instance: Native, adapter: Adapter, face: Face) -> Native:
     replace_on(instance, replaced)
     keep_binding(instance, binding)
     return instance
+
+
+def bind_new(instance: Native, maker: Binding) -> Native:
+    """Wrap what a wrapped object has made like it; what is wrapped already keeps its settings."""
+    if binding_of(instance) is not None:
+        return instance
+    return bind(instance, maker.adapter, NO_SETTINGS, maker)
 
 
 def _refuse_on(instance: Any, adapter: Adapter, face: Face) -> None:
@@ -117,7 +124,7 @@ def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[
 
     @functools.wraps(original)
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return bind(original(self, *args, **kwargs), binding.adapter, binding.face)
+        return bind_new(original(self, *args, **kwargs), binding)
 
     return make
 
@@ -127,6 +134,6 @@ def returns_wrapped_async(original: Callable[..., Any], binding: Binding) -> Cal
 
     @functools.wraps(original)
     async def make(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return bind(await original(self, *args, **kwargs), binding.adapter, binding.face)
+        return bind_new(await original(self, *args, **kwargs), binding)
 
     return make

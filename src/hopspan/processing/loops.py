@@ -28,7 +28,13 @@ from hopspan.settlement import as_policy
 from hopspan.telemetry import face_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Iterable,
+        Iterator,
+    )
 
     from typing_extensions import Self, Unpack
 
@@ -157,6 +163,16 @@ class AsyncLoop(_Turns, Generic[Item]):
         del self  # as above
         scope.turn(started(start, item))
         return item
+
+    async def __aenter__(self) -> Self:
+        source: Any = self._source
+        await source.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: object) -> Any:
+        self._scope.over()
+        source: Any = self._source
+        return await source.__aexit__(*raised)
 
     async def aclose(self) -> None:
         """Leave the loop, and close the client's iterator if it can be closed."""

@@ -111,13 +111,19 @@ def keep_binding(instance: Any, binding: Binding) -> None:
 class Binding:
     """What the interceptors of a class or instance act for. Inactive: they call through."""
 
-    __slots__ = ("_instrumenter", "adapter", "face")
+    __slots__ = ("__weakref__", "_instrumenter", "_maker", "adapter", "face")
 
     def __init__(
-        self, adapter: Any, instrumenter: Instrumenter | None = None, face: Face = NO_SETTINGS
+        self,
+        adapter: Any,
+        instrumenter: Instrumenter | None = None,
+        face: Face = NO_SETTINGS,
+        maker: Binding | None = None,
     ) -> None:
         self.adapter: Any = adapter
         self._instrumenter = instrumenter
+        # Of the wrapped object that has made this one: its settings lie beneath.
+        self._maker = maker
         self.face: Face = face
 
     @property
@@ -125,6 +131,8 @@ class Binding:
         """A class's own; a wrapped object's lies over what holds for the client just now."""
         if self._instrumenter is not None:
             return self._instrumenter
+        if self._maker is not None:
+            return self.face.over(self._maker.instrumenter)
         return self.face.over(instrumenter_for(self.adapter.NAME))
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from aio_pika import IncomingMessage, Message
@@ -12,7 +13,7 @@ from aio_pika.tools import ensure_awaitable
 from aiormq.abc import DeliveredMessage
 
 from hopspan.adapters import _amqp, _amqp_ledger
-from hopspan.adapters.aio_pika.channels import Received, server, state_of, underlay
+from hopspan.adapters.aio_pika.channels import Fetched, Received, server, state_of, underlay
 from hopspan.adapters.aio_pika.deliveries import delivery
 from hopspan.interception import Fetch, Subscription
 from hopspan.model import SUCCESS, Delivery, MessageInfo, Outcome, Outgoing
@@ -124,7 +125,7 @@ def get(queue: Any, *_rest: Any, no_ack: bool = False, **_added: Any) -> Fetch:
         received = Received(message, queue.name, no_ack, queue)
         described = delivery(received)
         fetched = state_of(underlay(message)).fetched
-        fetched[message.delivery_tag] = received
+        fetched[message.delivery_tag] = Fetched(id(message), queue.name, no_ack, weakref.ref(queue))
         while len(fetched) > _amqp_ledger.Ledger.MOST:
             del fetched[next(iter(fetched))]
         return [described]

@@ -19,7 +19,7 @@ from aiormq.exceptions import (
 
 from hopspan.adapters import _amqp, _amqp_ledger, _amqp_recording
 from hopspan.adapters._amqp_settlements import SETTLEMENTS
-from hopspan.interception import bind, subclass
+from hopspan.interception import bind_new, subclass
 from hopspan.telemetry import binding_of
 
 _STATE = "_hopspan_state"
@@ -35,6 +35,15 @@ class Received(NamedTuple):
     """The queue or channel that it came by, where that is known."""
 
 
+class Fetched(NamedTuple):
+    """What is known of a message that `Queue.get` has returned; not itself, for it may be large."""
+
+    identity: int
+    queue: str
+    no_ack: bool
+    via: weakref.ref[Any]
+
+
 class State:
     """One aiormq channel's. Used in its event loop only."""
 
@@ -44,8 +53,8 @@ class State:
         kept = weakref.ref(channel)
         self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger(lambda: newest_tag(kept))
         self.server: _amqp.Server = server(getattr(channel, "connection", None))
-        self.fetched: dict[int, Received] = {}
-        """Messages that `Queue.get` has returned, by delivery tag."""
+        self.fetched: dict[int, Fetched] = {}
+        """What `Queue.get` has returned, by delivery tag."""
 
 
 def newest_tag(kept: weakref.ref[Any]) -> int:
@@ -134,7 +143,7 @@ def _channel(kind: Any) -> type:
         except KeyError:
             raise AttributeError("default_exchange") from None  # as without us: not opened yet
         binding = binding_of(self)
-        return exchange if binding is None else bind(exchange, binding.adapter, binding.face)
+        return exchange if binding is None else bind_new(exchange, binding)
 
     def keep(self: Any, exchange: Any) -> None:
         self.__dict__["default_exchange"] = exchange

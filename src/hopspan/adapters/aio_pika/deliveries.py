@@ -36,8 +36,8 @@ def given(message: Any, via: Any) -> list[Received] | None:
 def _received(message: Any, via: Any) -> Received:
     channel = underlay(message)
     known = None if channel is None else state_of(channel).fetched.get(message.delivery_tag)
-    if known is not None and known.message is message:
-        return known
+    if known is not None and known.identity == id(message):
+        return Received(message, known.queue, known.no_ack, known.via())
     return Received(message, getattr(via, "name", None), None, via)
 
 
@@ -81,8 +81,11 @@ def same(native: Received, other: Received) -> bool:
 
 def opened(native: Received, processing: Processing) -> Verdict | None:
     """Enter a delivery in its channel's ledger."""
-    ledger = state_of(underlay(native.message)).ledger
-    return ledger.open(native.message.delivery_tag, native, processing)
+    message = native.message
+    settled = state_of(underlay(message)).ledger.open(message.delivery_tag, native, processing)
+    if settled is None and message.processed and _is_to_be_settled(native):
+        return Verdict.ACK  # or another, before its channel was seen: done in any case
+    return settled
 
 
 def closed(native: Received, processing: Processing) -> None:
