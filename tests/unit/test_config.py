@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import pytest
@@ -199,6 +200,7 @@ def test_a_function_is_made_into_a_policy() -> None:
         ),
         ("exceptions", "logs", None),
     ],
+    ids=itertools.count(),  # of a value's text the address is another in each process
 )
 def test_a_wrong_keyword_is_an_error_that_names_it(
     name: str, value: Any, message: str | None

@@ -73,7 +73,11 @@ def test_metric_names_are_the_published_ones(ours: str, theirs: str) -> None:
         (_kafka.OFFSET, published.MESSAGING_KAFKA_OFFSET),
         (_kafka.KEY, published.MESSAGING_KAFKA_MESSAGE_KEY),
         (_kafka.TOMBSTONE, published.MESSAGING_KAFKA_MESSAGE_TOMBSTONE),
-        (_kafka.CLUSTER_ID, published.MESSAGING_KAFKA_CLUSTER_ID),
+        # New in 1.44; older releases of the package do not know it.
+        (
+            _kafka.CLUSTER_ID,
+            getattr(published, "MESSAGING_KAFKA_CLUSTER_ID", "messaging.kafka.cluster.id"),
+        ),
         (names.ERROR_TYPE, error_attributes.ERROR_TYPE),
         (names.EXCEPTION_TYPE, exception_attributes.EXCEPTION_TYPE),
         (names.EXCEPTION_MESSAGE, exception_attributes.EXCEPTION_MESSAGE),
