@@ -1,4 +1,4 @@
-"""kafka-python 2.2 and newer: `KafkaProducer` and `KafkaConsumer`.
+"""kafka-python 2.2.21 and newer: `KafkaProducer` and `KafkaConsumer`.
 
 A producer's `send` is intercepted like any other publish. A consumer is tracked as well: what it
 hands out, and what the application commits and seeks, decides what hopspan may commit.
