@@ -739,7 +739,9 @@ class Turns:
             raise StopIteration
         try:
             if threading.get_ident() == self._loop.thread:
-                return self._loop.step(_Awaitable(self._turns.__anext__()))
+                loop, turn = self._loop, _Awaitable(self._turns.__anext__())
+                del self  # an exception that is kept must not keep the loop
+                return loop.step(turn)
             # Somebody in another thread must have it done by the loop.
             return asyncio.run_coroutine_threadsafe(_next(self._turns), self._loop).result(DEADLINE)
         except StopAsyncIteration:
