@@ -93,6 +93,7 @@ _KINDS = {
     OperationType.RECEIVE: SpanKind.CLIENT,
     OperationType.PROCESS: SpanKind.CONSUMER,
     OperationType.SETTLE: SpanKind.CLIENT,
+    OperationType.INTERNAL: SpanKind.INTERNAL,
 }
 
 
@@ -156,6 +157,8 @@ def _span_name(action: Action, endpoint: Endpoint) -> str:
 
 def _base_attributes(action: Action, endpoint: Endpoint) -> dict[str, Any]:
     """What samplers may look at, in one dict that is given at span start."""
+    if not endpoint.system:  # no message at all
+        return {}
     attributes: dict[str, Any] = {
         SYSTEM: endpoint.system,
         OPERATION_NAME: action.name,
@@ -168,6 +171,8 @@ def _base_attributes(action: Action, endpoint: Endpoint) -> dict[str, Any]:
         SERVER_ADDRESS: endpoint.server_address,
         SERVER_PORT: endpoint.server_port,
     }
+    if action.type is OperationType.INTERNAL:
+        del attributes[OPERATION_TYPE]
     if action.type is OperationType.SETTLE:  # not defined for settle spans (RabbitMQ page)
         attributes[DESTINATION_ANONYMOUS] = attributes[DESTINATION_TEMPORARY] = None
     return {key: value for key, value in attributes.items() if value is not None}

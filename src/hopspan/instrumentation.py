@@ -37,7 +37,7 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
     that another instrumentation wraps already is left alone, which is logged.
 
     Args:
-        clients: `"aio-pika"`, `"kafka"` (kafka-python), `"pika"`.
+        clients: `"aio-pika"`, `"celery"`, `"kafka"` (kafka-python), `"pika"`.
         settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
 
     Raises:
@@ -79,6 +79,12 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
         refuse(config.policy, adapter, ())
         binding = Binding(adapter, Instrumenter(config))
         woven = weave(adapter.POINTS, binding)
+        if adapter.SIGNALS is not None:
+            try:
+                adapter.SIGNALS.connect(binding)
+            except Exception:
+                unweave(woven)
+                raise
         _woven[name] = (binding, woven, settings)
         install(adapter.NAME, binding.instrumenter)
 
@@ -100,6 +106,8 @@ def uninstrument(*clients: str) -> None:
                 binding, woven, _ = _woven.pop(name)
                 binding.instrumenter.switch.on = False
                 unweave(woven)
+                if binding.adapter.SIGNALS is not None:
+                    binding.adapter.SIGNALS.disconnect(binding)
                 install(binding.adapter.NAME, None)
 
 
@@ -158,6 +166,12 @@ class AioPikaInstrumentor(_Instrumentor):
     """aio-pika."""
 
     _client = _rival = "aio-pika"
+
+
+class CeleryInstrumentor(_Instrumentor):
+    """Celery."""
+
+    _client = _rival = "celery"
 
 
 class KafkaInstrumentor(_Instrumentor):

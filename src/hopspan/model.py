@@ -40,6 +40,9 @@ class OperationType(Enum):
     RECEIVE = "receive"
     PROCESS = "process"
     SETTLE = "settle"
+    INTERNAL = "internal"
+    """None of the conventions': a call that only looks like a delivery, or a report of one that
+    somebody else has had. It counts in no metric."""
 
 
 class Verdict(Enum):

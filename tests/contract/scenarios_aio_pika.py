@@ -1096,7 +1096,9 @@ def a_policy_that_settles_is_refused_where_nothing_is_left_to_settle(client: Aio
 def mistakes_are_told_with_the_name_that_users_write(_client: AioPikaClient) -> None:
     with pytest.raises(hopspan.ConfigurationError) as error:
         hopspan.instrument("rabbit")
-    assert "unknown client 'rabbit'; hopspan knows aio-pika, kafka, pika" == str(error.value)
+    assert "unknown client 'rabbit'; hopspan knows aio-pika, celery, kafka, pika" == str(
+        error.value
+    )
     with (
         mock.patch.object(importlib.util, "find_spec", return_value=None),
         pytest.raises(hopspan.ConfigurationError) as error,

@@ -162,7 +162,7 @@ def test_it_can_be_instrumented_again(telemetry: Telemetry) -> None:
             ("pika", "rabbit"),
             {},
             ConfigurationError,
-            "unknown client 'rabbit'; hopspan knows aio-pika, kafka, pika",
+            "unknown client 'rabbit'; hopspan knows aio-pika, celery, kafka, pika",
         ),
         (
             ("pika",),

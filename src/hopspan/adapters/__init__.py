@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 ADAPTERS = {
     "aio_pika": "hopspan.adapters.aio_pika",
+    "celery": "hopspan.adapters.celery",
     "kafka": "hopspan.adapters.kafka",
     "pika": "hopspan.adapters.pika",
 }
@@ -38,4 +40,10 @@ def adapter_named(name: str) -> Adapter:
     return cast("Adapter", importlib.import_module(ADAPTERS[name.replace("-", "_")]))
 
 
-use_locator(locate)
+def serving() -> Adapter | None:
+    """Celery's adapter inside a task: a task is called with its arguments, and sees no message."""
+    state = sys.modules.get("celery._state")
+    return None if state is None or state.get_current_task() is None else adapter_named("celery")
+
+
+use_locator(locate, serving)

@@ -36,6 +36,7 @@ def bind(instance: Native, adapter: Adapter, face: Face, maker: Binding | None =
         face = Face({**known.face.settings, **face.settings})
         _refuse_on(instance, adapter, face)
         known.face = face
+        _listen(adapter, known, instance)
         return instance
     points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
     mine = [point for point in points if _owns(type(instance), point)]
@@ -57,7 +58,13 @@ def bind(instance: Native, adapter: Adapter, face: Face, maker: Binding | None =
         replaced[point.method] = MethodType(intercepted(point, original, binding), instance)
     replace_on(instance, replaced)
     keep_binding(instance, binding)
+    _listen(adapter, binding, instance)
     return instance
+
+
+def _listen(adapter: Adapter, binding: Binding, instance: Any) -> None:
+    if adapter.SIGNALS is not None:
+        adapter.SIGNALS.connect(binding, instance)
 
 
 def bind_new(instance: Native, maker: Binding) -> Native:

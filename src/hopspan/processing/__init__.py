@@ -12,16 +12,19 @@ from hopspan.processing.blocks import process
 from hopspan.processing.deferral import Deferred
 from hopspan.processing.delivery import Processing
 from hopspan.processing.handlers import consumer, face_of, traced
+from hopspan.processing.holding import Hold
 from hopspan.processing.loops import AsyncLoop, Loop, each
-from hopspan.processing.opening import NOTHING, begin, current
+from hopspan.processing.opening import NOTHING, begin, current, started
 from hopspan.processing.refusals import refuse, settled_already
-from hopspan.processing.scope import undo_leftovers
+from hopspan.processing.scope import Attachment, undo_leftovers
 
 __all__ = [
     "NOTHING",
     "Adapter",
     "AsyncLoop",
+    "Attachment",
     "Deferred",
+    "Hold",
     "Loop",
     "Processing",
     "adapter_among",
@@ -35,6 +38,7 @@ __all__ = [
     "process",
     "refuse",
     "settled_already",
+    "started",
     "traced",
     "undo_leftovers",
     "unknown",

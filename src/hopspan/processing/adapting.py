@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from hopspan.processing.delivery import Processing
     from hopspan.propagation import Codec
     from hopspan.settlement import Policy
+    from hopspan.telemetry import Binding
+
+
+class Signals(Protocol):
+    """A client's signals. Modules satisfy this protocol."""
+
+    def connect(self, binding: Binding, instance: Any = None) -> None:
+        """Listen for one wrapped object, or for the whole process; once more changes nothing.
+
+        Raises:
+            PolicyError: the policy in force cannot work.
+        """
+
+    def disconnect(self, binding: Binding) -> None:
+        """Listen for the whole process no more."""
 
 
 class Adapter(Protocol):
@@ -44,9 +59,18 @@ class Adapter(Protocol):
     """Methods, as `module:Class.method`, that other instrumentations of this client wrap."""
     CONTROL_FLOW: tuple[type[BaseException], ...]
     """Exceptions that the client raises through a handler without anything having failed."""
+    RAISES: Callable[[Any, BaseException | None], BaseException | None] | None
+    """For a client that settles by what the handler raises: given a native that was settled and
+    what the handler raised, what to raise instead. None for a client that is called to settle."""
+
+    SIGNALS: Signals | None
+    """For a client that tells by signals what it does; None for one that does not."""
 
     def handed(self, args: tuple[Any, ...], via: Any) -> Any:
-        """The native deliveries among a handler's arguments, or None."""
+        """The native deliveries among a handler's arguments, or None.
+
+        Empty where the client calls a handler without a message.
+        """
 
     def given(self, message: Any, via: Any) -> Any:
         """The native deliveries in what the user gave to `process` or `each`, or None."""
@@ -93,13 +117,26 @@ class Adapter(Protocol):
 
 
 Locate = Callable[[type], "Adapter | None"]
+Serving = Callable[[], "Adapter | None"]
 
 _locators: list[Locate] = []
+_serving: list[Serving] = []
 
 
-def use_locator(locate: Locate) -> None:
-    """Say how adapters are found by type. The adapters package does: we do not know it."""
+def use_locator(locate: Locate, serving: Serving) -> None:
+    """Say how adapters are found. The adapters package does: we do not know it.
+
+    Args:
+        locate: By the type of an object.
+        serving: By who runs the caller, where a client hands its handlers no message.
+    """
     _locators[:] = [locate]
+    _serving[:] = [serving]
+
+
+def adapter_serving() -> Adapter | None:
+    """The adapter of the client that runs the caller without handing it a message; or None."""
+    return _serving[0]() if _serving else None
 
 
 def adapter_of(kind: type) -> Adapter | None:

@@ -10,7 +10,7 @@ from hopspan.model import Outcome, Settlement, Verdict
 from hopspan.processing.adapting import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hopspan.config import Config
     from hopspan.model import Delivery
@@ -65,6 +65,23 @@ def decide(
     if settlement.verdict is Verdict.REJECT and settlement.target is None:
         return settlement._replace(target=policy.target)
     return settlement
+
+
+def decide_all(
+    policy: Policy,
+    outcome: Outcome,
+    adapter: Adapter,
+    deliveries: Sequence[Delivery],
+    verdicts: Sequence[Verdict | None],
+) -> list[tuple[int, Settlement]]:
+    """What is to be sent for which of some deliveries: for those that nobody has settled yet."""
+    plan = []
+    for index, delivery in enumerate(deliveries):
+        if delivery.settles and verdicts[index] is None:
+            settlement = decide(policy, outcome, adapter, delivery.native, delivery)
+            if settlement.verdict is not Verdict.LEAVE:
+                plan.append((index, settlement))
+    return plan
 
 
 def outcome_of_turn(outcome: Outcome, refused: Verdict | None) -> Outcome:

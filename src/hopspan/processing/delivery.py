@@ -18,7 +18,7 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
 from hopspan.processing.concluding import (
-    decide,
+    decide_all,
     outcome_of,
     outcome_of_turn,
     warn_of_dropped,
@@ -200,6 +200,16 @@ class Processing:
         if isinstance(error, Exception):
             self._inner_error = error
 
+    def settle_inside(self, error: BaseException | None) -> None:
+        """A face further in was left, and its client reads the verdict from what it raises."""
+        for index, settlement in self._decided(self._outcome(error)):
+            self.wire.send(index, settlement)
+
+    def told(self, error: BaseException | None) -> BaseException | None:
+        """What a handler is to raise for the client to settle as was decided; None for nothing."""
+        raises = self.adapter.RAISES
+        return None if raises is None else raises(self._natives[0], error)
+
     def take(self, plain: str) -> None:
         """A deferred operation is entered.
 
@@ -265,16 +275,12 @@ class Processing:
 
     def _conclude(self, error: BaseException | None) -> Plan:
         """Fix the outcome; return what is to be sent for which delivery."""
-        outcome = self.outcome = self._outcome(error)
-        plan = []
-        for index, (native, delivery) in enumerate(
-            zip(self._natives, self.deliveries, strict=True)
-        ):
-            if delivery.settles and self.wire.verdicts[index] is None:
-                settlement = decide(self.policy, outcome, self.adapter, native, delivery)
-                if settlement.verdict is not Verdict.LEAVE:
-                    plan.append((index, settlement))
-        return plan
+        self.outcome = self._outcome(error)
+        return self._decided(self.outcome)
+
+    def _decided(self, outcome: Outcome) -> Plan:
+        verdicts = self.wire.verdicts
+        return decide_all(self.policy, outcome, self.adapter, self.deliveries, verdicts)
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         error = error if error is not None else self._inner_error

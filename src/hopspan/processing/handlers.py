@@ -12,7 +12,7 @@ from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from hopspan.model import UnknownMessageError
-from hopspan.processing.adapting import adapter_among, unknown
+from hopspan.processing.adapting import adapter_among, adapter_serving, unknown
 from hopspan.processing.holding import Hold
 from hopspan.processing.opening import NOTHING, begin, started
 from hopspan.telemetry import CONSUMER, Face
@@ -58,6 +58,7 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
             hold.conclude(error)
             if hold.swallows(error):
                 return None
+            hold.tell(error)
             raise
         else:
             if isinstance(result, CoroutineType | GeneratorType):
@@ -67,6 +68,7 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
                 # As if the handler had acked: pika would otherwise go on to hand out what it
                 # has prefetched, on a channel where nothing can be settled any more.
                 raise processing.wire.lost
+            hold.tell()
             return result
         finally:
             hold.release()
@@ -175,10 +177,10 @@ def _opener(
             known.prepare(via)
 
     def start(args: tuple[Any, ...]) -> Processing:
-        found = adapter or adapter_among(args)
+        found = adapter or adapter_among(args) or adapter_serving()
         natives = found.handed(args, via() if callable(via) else via) if found else None
-        if found is None and any(each in ([], (), {}) for each in args):
-            return NOTHING  # an empty batch
+        if natives == () or (found is None and any(each in ([], (), {}) for each in args)):
+            return NOTHING  # no message, or an empty batch
         if found is None or not natives:
             name = getattr(handler, "__qualname__", repr(handler))
             raise unknown(

@@ -25,6 +25,8 @@ class Hold:
         """The face is left: finish, or leave it to the face further out or to a deferred one."""
         if not self._concludes:
             self._processing.failed_inside(error)
+            if self._processing.adapter.RAISES is not None:
+                self._processing.settle_inside(error)
         elif not self._processing.ownership.left_by(error):
             self._processing.finish(error)
 
@@ -35,10 +37,18 @@ class Hold:
         elif not self._processing.ownership.left_by(error):
             await self._processing.finish_async(error)
 
+    def tell(self, error: BaseException | None = None) -> None:
+        """Raise what the client is to settle by, if it settles by what a handler raises."""
+        told = self._processing.told(error)
+        if told is not None:
+            raise told from error
+
     def swallows(self, error: BaseException) -> bool:
         """Whether a decorated handler's failure ends here, because its message is dealt with."""
         processing, outcome = self._processing, self._processing.outcome
         if not self._concludes or outcome is None or outcome.error is not error:
+            return False
+        if processing.adapter.RAISES is not None:  # a failed task stays failed
             return False
         if not (outcome.failed and isinstance(error, Exception)) or processing.reraise:
             return False

@@ -17,8 +17,10 @@ from hopspan.telemetry.faces import (
     keep_binding,
 )
 from hopspan.telemetry.instrumenter import Instrumenter
+from hopspan.telemetry.internal import start_internal
 from hopspan.telemetry.links import common_endpoint
 from hopspan.telemetry.spans import Operation
+from hopspan.telemetry.suppression import without_nested
 
 __all__ = [
     "CONSUMER",
@@ -34,4 +36,6 @@ __all__ = [
     "install",
     "instrumenter_for",
     "keep_binding",
+    "start_internal",
+    "without_nested",
 ]

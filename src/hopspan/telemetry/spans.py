@@ -222,6 +222,8 @@ def _measure(
     context: Context,
 ) -> None:
     meters, error_type, kind = instrumenter.meters, outcome.error_type, plan.action.type
+    if kind is OperationType.INTERNAL:
+        return
     if kind is OperationType.PROCESS:
         meters.processing(plan, seconds, error_type, context)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opentelemetry.context import get_value
+from opentelemetry.context import get_value, set_value
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -19,3 +19,8 @@ _SUPPRESS_PLAIN = "suppress_instrumentation"
 def is_suppressed(context: Context) -> bool:
     """Whether the user asked instrumentations to be silent (`suppress_instrumentation`)."""
     return bool(get_value(_SUPPRESS, context) or get_value(_SUPPRESS_PLAIN, context))
+
+
+def without_nested(context: Context) -> Context:
+    """A context in which instrumentations of what a client uses inside are silent."""
+    return set_value(_SUPPRESS, True, context)

@@ -27,6 +27,8 @@ ASYNCHRONOUS = False
 SETTLE_NAMES = {verdict: verdict.value for verdict in Verdict}
 SETTLED_ALREADY = "it was made with auto_ack=True. Make it without"
 CONTROL_FLOW: tuple[type[BaseException], ...] = ()
+RAISES = None
+SIGNALS = None
 POINTS = ()
 INSTANCE_POINTS = ()
 RIVALS = ()

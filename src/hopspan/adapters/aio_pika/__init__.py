@@ -49,6 +49,8 @@ ASYNCHRONOUS = True
 SETTLE_NAMES = _amqp.SETTLE_NAMES
 SETTLED_ALREADY = _amqp.NO_ACK
 CONTROL_FLOW: tuple[type[BaseException], ...] = ()
+RAISES = None
+SIGNALS = None
 RIVALS = ("aio_pika.exchange:Exchange.publish", "aio_pika.queue:Queue.consume")
 
 _CHANNEL = "aio_pika.channel:Channel"
@@ -77,8 +79,8 @@ INSTANCE_POINTS = (
 )
 
 __all__ = [
-    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
-    "SETTLED_ALREADY", "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given",
-    "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal", "same", "settle",
-    "settles_by_itself",
+    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
+    "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
+    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal",
+    "same", "settle", "settles_by_itself",
 ]  # fmt: skip

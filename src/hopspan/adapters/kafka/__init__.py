@@ -32,6 +32,8 @@ ASYNCHRONOUS = False
 SETTLE_NAMES = _kafka.SETTLE_NAMES
 SETTLED_ALREADY = _kafka.SETTLED_ALREADY
 CONTROL_FLOW: tuple[type[BaseException], ...] = ()
+RAISES = None
+SIGNALS = None
 RIVALS = ("kafka.producer.kafka:KafkaProducer.send", "kafka.consumer.group:KafkaConsumer.__next__")
 
 _CONSUMER = "kafka.consumer.group:KafkaConsumer"
@@ -46,8 +48,8 @@ POINTS = (
 INSTANCE_POINTS: tuple[Point, ...] = ()
 
 __all__ = [
-    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
-    "SETTLED_ALREADY", "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given",
-    "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal", "same", "settle",
-    "settles_by_itself",
+    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
+    "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
+    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal",
+    "same", "settle", "settles_by_itself",
 ]  # fmt: skip

@@ -51,6 +51,8 @@ ASYNCHRONOUS = False
 SETTLE_NAMES = _amqp.SETTLE_NAMES
 SETTLED_ALREADY = _amqp.SETTLED_ALREADY
 CONTROL_FLOW: tuple[type[BaseException], ...] = ()
+RAISES = None
+SIGNALS = None
 RIVALS = ("pika.adapters.blocking_connection:BlockingConnection.channel",)
 
 _BLOCKING = "pika.adapters.blocking_connection:BlockingChannel"
@@ -81,8 +83,8 @@ INSTANCE_POINTS = (
 )
 
 __all__ = [
-    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RIVALS",
-    "SETTLED_ALREADY", "SETTLE_NAMES", "SYSTEM", "closed", "delivery", "error_type", "given",
-    "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal", "same", "settle",
-    "settles_by_itself",
+    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
+    "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
+    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal",
+    "same", "settle", "settles_by_itself",
 ]  # fmt: skip

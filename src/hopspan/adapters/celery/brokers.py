@@ -1,0 +1,136 @@
+"""Which broker is behind an application, and what the conventions call a task's queue there."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hopspan import faults
+from hopspan.adapters import _amqp
+from hopspan.model import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UNKNOWN = "celery"
+"""`messaging.system` where nobody can tell which broker it is."""
+
+_SYSTEMS = {
+    "amqp": _amqp.SYSTEM,
+    "azureservicebus": "servicebus",
+    "confluentkafka": "kafka",
+    "gcpubsub": "gcp_pubsub",
+    "sqs": "aws_sqs",
+}
+"""From kombu's word for a transport to the conventions', where they differ."""
+
+_HOST = re.compile(r"[\w.:\-\[\]]+")
+"""A host name or address. Some transports keep a whole URL there, with its password."""
+
+_DELAYED = re.compile(r"(?:[01]\.){28}(?P<key>.*)", re.DOTALL)
+_DELAYING = re.compile(r"celery_delayed_(?:\d+|delivery)")
+"""Native delayed delivery (Celery's *Using RabbitMQ: native delayed delivery*): the routing key is
+behind 28 bits that say how long, on exchanges that are not the application's."""
+
+
+class Broker(NamedTuple):
+    """A broker, as the application was told to reach it. Never with a password."""
+
+    system: str
+    server: _amqp.Server = _amqp.Server()
+
+
+_NOWHERE = Broker(UNKNOWN)
+
+
+def broker_of(connection: Any) -> Broker:
+    """The broker that a kombu connection is for; it need not be established."""
+    try:
+        transport = connection.get_transport_cls()
+        driver = str(transport.driver_type).lower()
+        host = connection.hostname
+        port = connection.port or getattr(transport, "default_port", None)
+        known = isinstance(host, str) and _HOST.fullmatch(host)
+        server = _amqp.Server(host, int(port) if port else None) if known else _amqp.Server()
+        return Broker(_SYSTEMS.get(driver, driver), server)
+    except Exception:  # noqa: BLE001
+        faults.report("looking for an application's broker")
+        return _NOWHERE
+
+
+_read: weakref.WeakKeyDictionary[Any, Broker] = weakref.WeakKeyDictionary()
+_written: weakref.WeakKeyDictionary[Any, Broker] = weakref.WeakKeyDictionary()
+
+
+def read_by(app: Any) -> Broker:
+    """The broker that an application's workers consume from."""
+    return _found(_read, app, app.connection_for_read)
+
+
+def written_by(app: Any) -> Broker:
+    """The broker that an application publishes to."""
+    return _found(_written, app, app.connection_for_write)
+
+
+def _found(
+    known: weakref.WeakKeyDictionary[Any, Broker], app: Any, connection: Callable[[], Any]
+) -> Broker:
+    broker = known.get(app)
+    if broker is None:
+        broker = known[app] = broker_of(connection())
+    return broker
+
+
+def plain(exchange: str, routing_key: str) -> tuple[str, str]:
+    """Exchange and routing key as the application knows them."""
+    delayed = _DELAYED.fullmatch(routing_key)
+    if delayed is None:
+        return exchange, routing_key
+    return ("" if _DELAYING.fullmatch(exchange) else exchange), delayed["key"]
+
+
+@lru_cache(maxsize=1024)
+def sent_to(broker: Broker, exchange: str, routing_key: str, task: str) -> Endpoint:
+    """Where a task is published to. The task's name is the low-cardinality template."""
+    exchange, routing_key = plain(exchange, routing_key)
+    return _named(_amqp.sent_to(exchange, routing_key, broker.server), broker, task)
+
+
+@lru_cache(maxsize=1024)
+def consumed_from(
+    broker: Broker, exchange: str, routing_key: str, queue: str | None, task: str
+) -> Endpoint:
+    """Where a task came from."""
+    exchange, routing_key = plain(exchange, routing_key)
+    found = _amqp.consumed_from(exchange, routing_key, queue, broker.server)
+    return _named(found, broker, task)
+
+
+def _named(endpoint: Endpoint, broker: Broker, task: str) -> Endpoint:
+    name = endpoint.destination
+    if broker.system != _amqp.SYSTEM:  # there are only queues
+        name = name.rpartition(":")[2]
+    return endpoint._replace(system=broker.system, destination=name, template=task or None)
+
+
+@lru_cache(maxsize=1024)
+def in_process(task: str) -> Endpoint:
+    """Of an eager call, which no broker sees."""
+    return Endpoint("", template=task or None)
+
+
+def queue_of(app: Any, exchange: str, routing_key: str) -> str | None:
+    """The queue of a delivery, where the application's routing tells: the only one bound so."""
+    if not exchange:
+        return routing_key  # the default exchange routes by the queue's name
+    exchange, routing_key = plain(exchange, routing_key)
+    queues = app.amqp.queues.values()
+    bound = [each.name for each in queues if _is_bound(each, exchange, routing_key)]
+    return bound[0] if len(bound) == 1 else None
+
+
+def _is_bound(queue: Any, exchange: str, routing_key: str) -> bool:
+    named = getattr(queue.exchange, "name", None)
+    return (not exchange or named == exchange) and queue.routing_key == routing_key

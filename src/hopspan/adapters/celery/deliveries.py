@@ -1,0 +1,210 @@
+"""One run of a task as a delivery. Celery settles it: what we decide, the task's body raises.
+
+Celery acks *early*, when a pool process accepts a task, unless the task says `acks_late`; then it
+acks when the body has returned, and rejects when the body raises `Reject`
+(Celery's *Tasks: acks_late*, *Reject*).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery._state import get_current_task
+from celery.exceptions import Reject
+
+from hopspan.adapters import _amqp
+from hopspan.adapters.celery import brokers
+from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+
+if TYPE_CHECKING:
+    from hopspan.processing import Processing
+    from hopspan.settlement import Policy
+
+SETTLED_ALREADY = (
+    "Celery acks it before it runs, and what is raised then changes nothing. Set acks_late=True on "
+    "the task, or task_acks_late in the application's configuration"
+)
+
+_PREFIX = "hopspan.celery."
+STATE = _PREFIX + "state"
+RUNTIME = _PREFIX + "runtime"
+_TASK = _PREFIX + "task"
+_RETRIES = _PREFIX + "retries"
+_ROOT = _PREFIX + "root_id"
+_PARENT = _PREFIX + "parent_id"
+_ACKS = _PREFIX + "acks"
+
+
+class Run:
+    """One run of a task: the native delivery."""
+
+    __slots__ = ("request", "settlement", "task")
+
+    def __init__(self, task: Any, request: Any) -> None:
+        self.task: Any = task
+        self.request: Any = request
+        """Celery's `Context`: of this run alone, where a task's id is that of all its retries."""
+        self.settlement: Settlement | None = None
+        """What the task's body is to raise."""
+
+
+def task_attributes(
+    name: str | None, headers: Any, *, acks_late: bool | None = None
+) -> dict[str, Any]:
+    """What spans say about a task; `headers` are those of its message. Never its arguments."""
+    found = {
+        _TASK: _text(name),
+        _RETRIES: headers.get("retries") or 0,
+        _ROOT: _text(headers.get("root_id")),
+        _PARENT: _text(headers.get("parent_id")),
+        _ACKS: None if acks_late is None else "late" if acks_late else "early",
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def described(
+    app: Any, task: str, told: Any, headers: Any, native: Any, *, acks_late: bool
+) -> Delivery:
+    """A task's message as a value.
+
+    Args:
+        app: The application.
+        task: The task's registered name.
+        told: What the message says about the task: a mapping, or Celery's `Context`.
+        headers: Those that are not Celery's own, with the trace in them.
+        native: What stands for it.
+        acks_late: Whether it can still be settled.
+    """
+    info = told.get("delivery_info") or {}
+    exchange, key = info.get("exchange") or "", info.get("routing_key") or ""
+    broker = brokers.read_by(app)
+    queue = brokers.queue_of(app, exchange, key)
+    endpoint = brokers.consumed_from(broker, exchange, key, queue, task)
+    attributes = task_attributes(task, told, acks_late=acks_late)
+    known = headers if isinstance(headers, dict) else None
+    redelivered = info.get("redelivered") is True
+    if endpoint.system == _amqp.SYSTEM:
+        attributes[_amqp.ROUTING_KEY] = brokers.plain(exchange, key)[1]
+        attempt = _amqp.attempt(known, redelivered)
+    else:
+        attempt = None if redelivered else 1
+    message = MessageInfo(_text(told.get("id")), None, attributes)
+    return Delivery(endpoint, message, known, native, redelivered, attempt, settles=acks_late)
+
+
+def delivery(run: Run) -> Delivery:
+    """A run's message as a value."""
+    task, request = run.task, run.request
+    late = bool(task.acks_late)
+    return described(task.app, task.name, request, request.headers, run, acks_late=late)
+
+
+def handed(args: Any, via: Any) -> Any:  # noqa: ARG001
+    """The run that the caller is in: a task's body is called with its arguments only."""
+    task: Any = get_current_task()
+    if task is None:
+        return None
+    request = task.request
+    return () if request.called_directly or request.is_eager else [Run(task, request)]
+
+
+def given(message: Any, via: Any) -> Any:
+    """Nothing: a task is not a message that can be given to `process`."""
+
+
+def owner(run: Run) -> Any:
+    """The application."""
+    return run.task.app
+
+
+def same(run: Run, other: Run) -> bool:
+    """Whether two are one run."""
+    return run.request is other.request
+
+
+def opened(run: Run, processing: Processing) -> Verdict | None:  # noqa: ARG001
+    """An early-acked task's message has been acked when its body begins."""
+    return None if run.task.acks_late else Verdict.ACK
+
+
+def closed(run: Run, processing: Processing) -> None:
+    """Nothing is kept."""
+
+
+def is_open(run: Run) -> bool:  # noqa: ARG001 - Celery's main process has the channel
+    """A run can be settled for as long as it goes on."""
+    return True
+
+
+def settle(run: Run, settlement: Settlement) -> None:
+    """Have the body raise it."""
+    run.settlement = settlement
+
+
+def raises(run: Run, error: BaseException | None) -> BaseException | None:
+    """What the body raises for Celery to settle as was decided; None where it does so anyway."""
+    settlement = run.settlement
+    if settlement is None or settlement.verdict not in {Verdict.REQUEUE, Verdict.REJECT}:
+        return None
+    if isinstance(error, Exception) and retries_itself(run.task, error):
+        run.settlement = None
+        return None
+    requeue = settlement.verdict is Verdict.REQUEUE
+    told: BaseException = Reject(error if error is not None else settlement.reason, requeue=requeue)
+    return told
+
+
+def retries_itself(task: Any, error: Exception) -> bool:
+    """Whether Celery is about to retry the task by itself (`autoretry_for`)."""
+    if not hasattr(task, "_orig_run"):
+        return False
+    wanted = tuple(getattr(task, "autoretry_for", ()))
+    unwanted = tuple(getattr(task, "dont_autoretry_for", ()))
+    most = getattr(task, "retry_kwargs", {}).get("max_retries", task.max_retries)
+    most = getattr(task, "override_max_retries", most)
+    left = most is None or task.request.retries < most
+    return left and isinstance(error, wanted) and not isinstance(error, unwanted)
+
+
+def hop(run: Run) -> None:
+    """We are where it is settled."""
+
+
+def refusal(policy: Policy, run: Run | None = None) -> str | None:  # noqa: ARG001
+    """Why a policy can never work with Celery."""
+    if policy.target is not None:
+        return (
+            "Celery has no dead-letter topic. Use policy=hopspan.reject_on_error, and a queue with "
+            "the argument x-dead-letter-exchange on RabbitMQ"
+        )
+    if policy.pauses:
+        return "a rejected message comes back at once. Leave out pause=, or use Celery's own retry"
+    return None
+
+
+def prepare(app: Any) -> None:
+    """An application is ready as it is."""
+
+
+def settles_by_itself(instance: Any) -> bool:  # noqa: ARG001
+    """That depends on the task."""
+    return False
+
+
+def error_type(error: BaseException) -> str | None:
+    """The broker's code, where one is behind an error of kombu's."""
+    for each in (error, error.__cause__):
+        code = getattr(each, "reply_code", None)
+        if code in _amqp.REPLY_CODES:
+            return _amqp.REPLY_CODES[code]
+    return None
+
+
+def is_task(candidate: Any) -> bool:
+    """Whether something is a task of Celery's."""
+    return isinstance(candidate, Task)

@@ -1,0 +1,185 @@
+"""Publishing a task: a span around `send_task`, by which all that publishes a task goes.
+
+That is `apply_async` and `delay`, canvas, retries, callbacks, beat. Celery's signal before a
+publish has what is really sent, and to where; after one that fails there is no signal, so the span
+is ended by who called.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery._state import get_current_task
+from opentelemetry.context import get_current
+
+from hopspan import faults
+from hopspan.adapters import _amqp
+from hopspan.adapters.celery import brokers
+from hopspan.adapters.celery.deliveries import task_attributes
+from hopspan.interception import end_send, start_send
+from hopspan.model import SUCCESS, MessageInfo, Outgoing
+from hopspan.processing import Attachment, failure
+from hopspan.telemetry import without_nested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hopspan.model import Outcome
+    from hopspan.telemetry import Binding, Operation
+
+CUT = "hopspan-correlation"
+"""A header that a sender adds to one message: how its handling is to relate to it."""
+
+
+class _Publish:
+    """One call of `send_task`."""
+
+    __slots__ = ("_binding", "_broker", "_operation", "_silence", "name")
+
+    def __init__(self, binding: Binding, app: Any, name: str, options: dict[str, Any]) -> None:
+        self.name = name
+        self._binding = binding
+        self._operation: Operation | None = None
+        self._silence: Attachment | None = None
+        self._broker = _broker(app, options)
+
+    def start(self, headers: dict[str, Any], exchange: Any, key: str | None, body: Any) -> None:
+        """The message is made: start the span, and put its context into the headers."""
+        if self._operation is not None:
+            return
+        _forget_the_last_hop(headers)
+        exchange = getattr(exchange, "name", exchange) or ""
+        told = headers if headers.get("id") else body  # protocol 1 has all of it in its body
+        self._operation, changed = start_send(
+            self._binding,
+            _amqp.PUBLISH,
+            self._read,
+            (self, headers, exchange, key or "", told if isinstance(told, dict) else {}),
+            {},
+        )
+        if self._operation is None:
+            return
+        fresh = changed[0][0]
+        if fresh is not headers:
+            headers.clear()
+            headers.update(fresh)
+        self._silence = Attachment(without_nested(get_current()))
+
+    def _read(
+        self, _: Any, headers: dict[str, Any], exchange: str, key: str, told: Any
+    ) -> Outgoing:
+        attributes = task_attributes(self.name, told)
+        endpoint = brokers.sent_to(self._broker, exchange, key, self.name)
+        if endpoint.system == _amqp.SYSTEM and key:
+            attributes[_amqp.ROUTING_KEY] = brokers.plain(exchange, key)[1]
+        return Outgoing(
+            endpoint, MessageInfo(told.get("id"), None, attributes), headers, lambda h: ((h,), {})
+        )
+
+    def sent(self) -> None:
+        """The client is done with the message."""
+        silence, self._silence = self._silence, None
+        if silence is not None:
+            silence.detach()
+
+    def end(self, outcome: Outcome) -> None:
+        """The call is over."""
+        self.sent()
+        if self._operation is None and outcome.failed:
+            self.start({}, "", "", {})  # it failed before there was a message
+            self.sent()
+        if self._operation is not None:
+            end_send(self._operation, outcome)
+
+
+_publishing: ContextVar[_Publish | None] = ContextVar("hopspan-celery-publish", default=None)
+
+
+def publishes(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+    """Intercept `Celery.send_task`."""
+
+    @functools.wraps(original)
+    def send_task(self: Any, *args: Any, **kwargs: Any) -> Any:
+        publish = _begun(binding, self, args, kwargs) if binding.active else None
+        if publish is None:
+            return original(self, *args, **kwargs)
+        token = _publishing.set(publish)
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as error:
+            _end(publish, failure(binding.adapter, error))
+            raise
+        else:
+            _end(publish, SUCCESS)
+            return result
+        finally:
+            _publishing.reset(token)
+
+    return send_task
+
+
+def send_task(
+    app: Any,  # noqa: ARG001 - as the method that it stands for
+    name: Any,
+    *args: Any,  # noqa: ARG001
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """`Celery.send_task`."""
+    return name, options
+
+
+def _begun(binding: Binding, app: Any, args: Any, kwargs: Any) -> _Publish | None:
+    try:
+        name, options = send_task(app, *args, **kwargs)
+    except TypeError:  # Celery is about to say so itself
+        return None
+    try:
+        return _Publish(binding, app, name if isinstance(name, str) else "", options)
+    except Exception:  # noqa: BLE001
+        faults.report("beginning to publish a task")
+        return None
+
+
+def _end(publish: _Publish, outcome: Outcome) -> None:
+    try:
+        publish.end(outcome)
+    except Exception:  # noqa: BLE001
+        faults.report("ending the publish of a task")
+
+
+def on_before(
+    headers: Any = None, exchange: Any = None, routing_key: Any = None, body: Any = None, **_: Any
+) -> None:
+    """Celery's `before_task_publish`: `headers` are those that will be sent, and nobody else's."""
+    publish = _publishing.get()
+    if publish is None or not isinstance(headers, dict):
+        return
+    try:
+        publish.start(headers, exchange, routing_key, body)
+    except Exception:  # noqa: BLE001
+        faults.report("starting to publish a task")
+
+
+def on_after(**_: Any) -> None:
+    """Celery's `after_task_publish`."""
+    publish = _publishing.get()
+    if publish is not None:
+        publish.sent()
+
+
+def _broker(app: Any, options: dict[str, Any]) -> brokers.Broker:
+    """The broker of this call, which may have a connection of its own."""
+    connection = options.get("connection")
+    if connection is None:
+        producer = options.get("producer") or options.get("publisher")
+        connection = getattr(producer, "__connection__", None)
+    return brokers.written_by(app) if connection is None else brokers.broker_of(connection)
+
+
+def _forget_the_last_hop(headers: dict[str, Any]) -> None:
+    """A retry brings along the headers of the run that asks for it; its cut has been made."""
+    task: Any = get_current_task()
+    if CUT in headers and task is not None and task.request.id == headers.get("id"):
+        del headers[CUT]

@@ -1,0 +1,172 @@
+"""A run of a task, from Celery's `task_prerun` to its `task_postrun`.
+
+What belongs to a run is kept beside its request, Celery's `Context`, and not under the task's id:
+retries keep the id, and may begin before the run before them has ended. It is not kept on the
+request, which may be pickled.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.exceptions import Reject
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.adapters.celery import brokers
+from hopspan.adapters.celery.bindings import binding_for
+from hopspan.adapters.celery.deliveries import RUNTIME, STATE, Run, task_attributes
+from hopspan.adapters.celery.publishing import CUT
+from hopspan.model import SUCCESS, HopspanError, Outcome, Verdict
+from hopspan.processing import Attachment, Hold, begin, failure, started
+from hopspan.settlement import manual
+from hopspan.telemetry import NO_SETTINGS, face_for, start_internal
+
+if TYPE_CHECKING:
+    from hopspan.processing import Processing
+    from hopspan.telemetry import Binding, Face, Operation
+
+
+class _Turn:
+    """A run that goes on."""
+
+    __slots__ = ("_began", "_hold", "_processing", "_run", "error")
+
+    def __init__(self, run: Run, processing: Processing) -> None:
+        self._began = perf_counter()
+        self._run = run
+        self._processing = processing
+        self._hold = Hold(processing)
+        self.error: BaseException | None = None
+        """What the body raised, as Celery told it when there still was a traceback."""
+
+    def end(self, state: str | None, value: Any) -> None:
+        """Celery is done with the run."""
+        try:
+            self._tell(state)
+            self._hold.conclude(self._raised(state, value))
+        finally:
+            self._hold.release()
+
+    def _tell(self, state: str | None) -> None:
+        told: dict[str, Any] = {RUNTIME: perf_counter() - self._began}
+        if state is not None:
+            told[STATE] = state
+        if self._run.settlement is not None and self._run.settlement.reason:
+            told.update(names.settlement_attributes(self._run.settlement))
+        self._processing.span.set_attributes(told)
+
+    def _raised(self, state: str | None, value: Any) -> BaseException | None:
+        """What the run ended with; None where that is known already, or nothing was raised."""
+        run, wire = self._run, self._processing.wire
+        if state == states.REJECTED and isinstance(value, Reject):
+            if run.settlement is not None:  # it was us, for what the body raised
+                return None
+            if run.task.acks_late:
+                wire.note(run, Verdict.REQUEUE if value.requeue else Verdict.REJECT)
+        elif run.settlement is not None:  # Celery retries it instead
+            wire.take_back(run)
+        if state is None:
+            return sys.exc_info()[1]
+        if state == states.SUCCESS:
+            return None
+        error = self.error if self.error is not None else value
+        return error if isinstance(error, BaseException) else None
+
+
+class _Call:
+    """An eager call: no message, nothing to settle."""
+
+    __slots__ = ("_adapter", "_attached", "_operation", "error")
+
+    def __init__(self, binding: Binding, task: Any, request: Any) -> None:
+        self._adapter = binding.adapter
+        self.error: BaseException | None = None
+        self._operation: Operation = start_internal(
+            binding.instrumenter,
+            "run",
+            brokers.in_process(task.name),
+            task_attributes(task.name, request),
+        )
+        self._operation.announce(request)
+        self._attached = Attachment(self._operation.context)
+
+    def end(self, state: str | None, value: Any) -> None:
+        """Celery is done with the call."""
+        try:
+            self._operation.end(self._outcome(state, value), {STATE: state} if state else None)
+        finally:
+            self._attached.detach()
+
+    def _outcome(self, state: str | None, value: Any) -> Outcome:
+        error = self.error if self.error is not None else value
+        if state == states.FAILURE and isinstance(error, BaseException):
+            return failure(self._adapter, error)
+        return SUCCESS
+
+
+_turns: weakref.WeakKeyDictionary[Any, _Turn | _Call] = weakref.WeakKeyDictionary()
+
+
+def on_prerun(task: Any = None, **_: Any) -> None:
+    """Celery's `task_prerun`."""
+    try:
+        request = task.request
+        binding = binding_for(task.app)
+        if binding is None or request in _turns:
+            return
+        turn = _Call(binding, task, request) if request.is_eager else _begun(binding, task, request)
+        if turn is not None:
+            _turns[request] = turn
+    except Exception:  # noqa: BLE001
+        faults.report("beginning a run of a task")
+
+
+def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
+    run = Run(task, request)
+
+    def start(face: Face) -> Processing:
+        return begin(binding.adapter, [run], pushed=True, face=face, base=binding.instrumenter)
+
+    face = _cut(request.headers)
+    try:
+        processing = started(start, face)
+    except HopspanError as refused:  # nobody catches here what a receiver raises
+        faults.logger.error("%s; the run goes on without it", refused)
+        processing = started(start, face_for({**face.settings, "policy": manual}))
+    return _Turn(run, processing) if processing else None
+
+
+def _cut(headers: Any) -> Face:
+    """How the sender wants its message to be joined, if it says so."""
+    wanted = headers.get(CUT) if isinstance(headers, dict) else None
+    if wanted in {"auto", "parent", "link", "none"}:
+        return face_for({"correlation": wanted})
+    return NO_SETTINGS
+
+
+def on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
+    """Celery's `task_failure`, in the process that ran the body."""
+    turn = _turns.get(sender.request) if sender is not None else None
+    if turn is not None:
+        turn.error = exception
+
+
+def on_postrun(task: Any = None, retval: Any = None, state: str | None = None, **_: Any) -> None:
+    """Celery's `task_postrun`."""
+    turn = _turns.pop(task.request, None) if task is not None else None
+    if turn is None:
+        return
+    try:
+        turn.end(state, retval)
+    except Exception:  # noqa: BLE001
+        faults.report("ending a run of a task")
+
+
+def is_running(request: Any) -> bool:
+    """Whether a run is told of by the process that we are in."""
+    return request in _turns

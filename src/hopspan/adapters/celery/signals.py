@@ -1,0 +1,114 @@
+"""Celery's signals, connected once for all bindings; and the worker's classes, woven with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from hopspan import faults
+from hopspan.adapters.celery import flushing, publishing, reports, running, tasks
+from hopspan.adapters.celery.bindings import everybodys, keep, known_bindings, set_everybodys
+from hopspan.interception import Point, unweave, weave
+from hopspan.model import ConfigurationError
+
+if TYPE_CHECKING:
+    from hopspan.telemetry import Binding
+
+_RIVAL = "opentelemetry.instrumentation.celery"
+
+_REQUEST = "celery.worker.request:Request"
+_MESSAGE = "kombu.message:Message"
+
+_WORKER = (
+    Point(_REQUEST, "on_timeout", reports.tells_timeout, reports.on_timeout),
+    Point(_REQUEST, "on_failure", reports.tells_loss, reports.on_failure),
+    Point(_MESSAGE, "ack", reports.settles("ack", reports.acks), reports.acks),
+    Point(_MESSAGE, "reject", reports.settles("reject", reports.rejects), reports.rejects),
+    Point(_MESSAGE, "requeue", reports.settles("reject", reports.requeues), reports.requeues),
+)
+"""What only a worker has: importing it would be a waste elsewhere."""
+
+_woven: list[Any] = []
+
+
+def _weave_worker(**_: Any) -> None:
+    """Celery's `celeryd_init`; or the first message, in a worker that does not send it."""
+    bindings = known_bindings()
+    if not _woven and bindings:
+        try:
+            _woven.append(weave(_WORKER, bindings[0]))
+        except Exception:  # noqa: BLE001
+            faults.report("instrumenting a worker")
+
+
+def _received(request: Any = None, **_: Any) -> None:
+    _weave_worker()
+    reports.on_received(request)
+
+
+_RECEIVERS = {
+    "before_task_publish": publishing.on_before,
+    "after_task_publish": publishing.on_after,
+    "celeryd_init": _weave_worker,
+    "task_received": _received,
+    "task_prerun": running.on_prerun,
+    "task_failure": running.on_failure,
+    "task_postrun": running.on_postrun,
+    "task_retry": reports.on_cancelled,
+    "task_revoked": reports.on_revoked,
+    "task_unknown": reports.on_unknown,
+    "task_rejected": reports.on_unknown,
+    "worker_process_shutdown": flushing.flush,
+    "worker_shutdown": flushing.flush,
+}
+
+
+def connect(binding: Binding, app: Any = None) -> None:
+    """Listen for one application, or for everybody.
+
+    Raises:
+        PolicyError: the policy in force for a task that is known already cannot work.
+        ConfigurationError: a policy would be lost, because another instrumentation listens.
+    """
+    if _rival_listens():
+        _decline(binding)
+        return
+    if app is None:
+        tasks.fit_everywhere(binding)
+        set_everybodys(binding)
+    else:
+        tasks.fit_all(app, binding)
+        keep(binding)
+    for name, receiver in _RECEIVERS.items():
+        signal = getattr(signals, name)
+        signal.connect(receiver, weak=False, dispatch_uid=f"hopspan-{name}")
+
+
+def disconnect(binding: Binding) -> None:
+    """Listen for everybody no more; and not at all, where no application is wrapped."""
+    tasks.unfit(binding)
+    if everybodys() is binding:
+        set_everybodys(None)
+    if known_bindings():
+        return
+    for name in _RECEIVERS:
+        getattr(signals, name).disconnect(dispatch_uid=f"hopspan-{name}")
+    while _woven:
+        unweave(_woven.pop())
+
+
+def _rival_listens() -> bool:
+    """Whether the OpenTelemetry contrib instrumentation is connected."""
+    receivers = [receiver for _, receiver in signals.task_prerun.receivers or ()]
+    return any(getattr(each, "__module__", "").startswith(_RIVAL) for each in receivers)
+
+
+def _decline(binding: Binding) -> None:
+    policy = binding.instrumenter.config.policy
+    if policy.settles:
+        raise ConfigurationError(
+            f"Celery's signals go to {_RIVAL} already, so policy {policy.name} would be lost: use "
+            "one of the two"
+        )
+    faults.once("hopspan leaves celery alone: its signals go to %s already", _RIVAL)
