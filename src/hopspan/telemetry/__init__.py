@@ -19,6 +19,7 @@ from hopspan.telemetry.faces import (
 from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.internal import start_internal
 from hopspan.telemetry.links import common_endpoint
+from hopspan.telemetry.links import most as most_links
 from hopspan.telemetry.spans import Operation
 from hopspan.telemetry.suppression import without_nested
 
@@ -36,6 +37,7 @@ __all__ = [
     "install",
     "instrumenter_for",
     "keep_binding",
+    "most_links",
     "start_internal",
     "without_nested",
 ]

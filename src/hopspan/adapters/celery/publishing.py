@@ -16,7 +16,7 @@ from opentelemetry.context import get_current
 
 from hopspan import faults
 from hopspan.adapters import _amqp
-from hopspan.adapters.celery import brokers
+from hopspan.adapters.celery import brokers, chords
 from hopspan.adapters.celery.deliveries import task_attributes
 from hopspan.interception import end_send, start_send
 from hopspan.model import SUCCESS, MessageInfo, Outgoing
@@ -52,11 +52,12 @@ class _Publish:
         _forget_the_last_hop(headers)
         exchange = getattr(exchange, "name", exchange) or ""
         told = headers if headers.get("id") else body  # protocol 1 has all of it in its body
+        told = told if isinstance(told, dict) else {}
         self._operation, changed = start_send(
             self._binding,
             _amqp.PUBLISH,
             self._read,
-            (self, headers, exchange, key or "", told if isinstance(told, dict) else {}),
+            (self, headers, exchange, key or "", told),
             {},
         )
         if self._operation is None:
@@ -65,6 +66,9 @@ class _Publish:
         if fresh is not headers:
             headers.clear()
             headers.update(fresh)
+        links = chords.collect(get_current_task(), told.get("id"))
+        if links:
+            headers[chords.LINKS] = links
         self._silence = Attachment(without_nested(get_current()))
 
     def _read(

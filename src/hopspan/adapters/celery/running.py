@@ -17,7 +17,7 @@ from celery.exceptions import Reject
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.adapters.celery import brokers
+from hopspan.adapters.celery import brokers, chords
 from hopspan.adapters.celery.bindings import binding_for
 from hopspan.adapters.celery.deliveries import RUNTIME, STATE, Run, task_attributes
 from hopspan.adapters.celery.publishing import CUT
@@ -138,7 +138,11 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
     except HopspanError as refused:  # nobody catches here what a receiver raises
         faults.logger.error("%s; the run goes on without it", refused)
         processing = started(start, face_for({**face.settings, "policy": manual}))
-    return _Turn(run, processing) if processing else None
+    if not processing:
+        return None
+    chords.link(processing.span, request.headers)
+    chords.leave(task, request, processing.context)
+    return _Turn(run, processing)
 
 
 def _cut(headers: Any) -> Face:
