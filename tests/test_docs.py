@@ -1,7 +1,8 @@
 """The documentation holds: blocks run, links resolve, every name and setting is in it.
 
 A page runs in a process of its own, its Python blocks in order and in one namespace, with warnings
-as errors, and with `AMQP_URL` and `KAFKA_BOOTSTRAP` leading to brokers in this process. A `text`
+as errors, and with `AMQP_URL` and `KAFKA_BOOTSTRAP` leading to brokers in this process, and Celery to
+a broker in the page's own. A `text`
 block that follows a Python block is what it prints, with "..." for what differs from run to run. A
 block that begins with a comment naming a file is that file: it is put where the page says, and
 imported.
@@ -173,7 +174,13 @@ def test_every_python_block_runs_and_prints_what_the_page_says(page: Path, tmp_p
             done = subprocess.run(
                 [sys.executable, *WARNINGS, "-c", RUN],
                 input=json.dumps(task),
-                env={**os.environ, "AMQP_URL": broker.url, "KAFKA_BOOTSTRAP": kafka.bootstrap},
+                env={
+                    **os.environ,
+                    "AMQP_URL": broker.url,
+                    "CELERY_BROKER_URL": "memory://",
+                    "CELERY_RESULT_BACKEND": "cache+memory://",
+                    "KAFKA_BOOTSTRAP": kafka.bootstrap,
+                },
                 capture_output=True,
                 text=True,
                 timeout=2 * DEADLINE,

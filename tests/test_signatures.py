@@ -220,6 +220,8 @@ def test_the_points_that_carry_a_policy_are_those_that_register_handlers() -> No
     }
     assert carrying == {
         "BlockingChannel.basic_consume",
+        "Celery._task_from_fun",
+        "Celery.register_task",
         "Channel.basic_consume",
         "Channel.basic_get",
         "Queue.consume",

@@ -172,6 +172,30 @@ def test_with_aio_pika_alone_only_aio_pika_is_imported_and_only_when_it_is_neede
     assert imported(before + need, (CLIENTS | SDK) - mine) == mine
 
 
+@pytest.mark.parametrize(
+    "need",
+    [
+        "hopspan.instrument()",
+        "hopspan.instrument('celery')",
+        "from celery import Celery; hopspan.wrap(Celery())",
+    ],
+)
+def test_with_celery_alone_only_celery_is_imported_and_only_when_it_is_needed(need: str) -> None:
+    needs("celery")
+    before = "import hopspan; hopspan.consumer(print); hopspan.inject(); hopspan.extract({})\n"
+    mine = {"celery", "kombu"}
+    assert imported(before, (CLIENTS | SDK) - mine) == set()
+    assert imported(before + need, (CLIENTS | SDK) - mine) == mine
+
+
+def test_celerys_worker_is_not_imported_by_who_only_publishes() -> None:
+    needs("celery")
+    snippet = (
+        "import hopspan, sys; hopspan.instrument('celery'); print('celery.worker' in sys.modules)"
+    )
+    assert python(snippet) == "False\n"
+
+
 def test_the_command_says_its_version(metadata: Any) -> None:
     command = Path(sys.executable).with_name("hopspan")
     said = subprocess.run(
@@ -186,7 +210,7 @@ def test_the_demo_says_what_it_is_missing() -> None:
     assert python(snippet, CLIENTS | SDK).endswith("pip install 'hopspan[demo]'\n1\n")
 
 
-@pytest.mark.parametrize("client", ["aio_pika", "kafka", "pika"])
+@pytest.mark.parametrize("client", ["aio_pika", "celery", "kafka", "pika"])
 def test_the_zero_code_launcher_finds_an_instrumentor(client: str, metadata: Any) -> None:
     found = entry_points(group="opentelemetry_instrumentor", name=f"hopspan_{client}")
     (entry,) = {each.value for each in found}

@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+pytest.importorskip("celery")
 pytest.importorskip("kafka")
 pytest.importorskip("pika")
 pytest.importorskip("opentelemetry.sdk")
@@ -107,6 +109,38 @@ asyncio.run(main())
 '''
 
 
+CELERY = '''
+"""Publishes two tasks and runs them; knows nothing of tracing."""
+
+import sys
+
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+app = Celery("shop", broker=sys.argv[1], backend="cache+memory://")
+
+
+@app.task(name="orders.place")
+def place(order):
+    return order
+
+
+sent = [place.delay(order) for order in ("good", "bad")]
+with start_worker(app, perform_ping_check=False):
+    for each in sent:
+        each.get(timeout=30)
+'''
+
+
+class InMemory(nullcontext[Any]):
+    """What Celery's broker in the application's own process needs of this one: nothing."""
+
+    url = "memory://"
+
+    def __enter__(self) -> InMemory:
+        return self
+
+
 class Case(NamedTuple):
     """A client, with an application that knows nothing of tracing."""
 
@@ -150,6 +184,13 @@ CASES = [
         FakeRabbit,
         ["publish orders", "publish orders", "process orders", "process orders"],
         "opentelemetry-instrumentation-aio-pika",
+    ),
+    Case(
+        "celery",
+        CELERY,
+        InMemory,
+        ["publish orders.place"] * 2 + ["process orders.place"] * 2,
+        "opentelemetry-instrumentation-celery",
     ),
 ]
 

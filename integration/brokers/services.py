@@ -133,8 +133,8 @@ SERVICES = {
         is_composed=False,
     ),
 }
-# What the suite needs today; the others are there for the adapters to come.
-DEFAULT_SERVICES = ("rabbitmq", "kafka", "tansu")
+DEFAULT_SERVICES = ("rabbitmq", "kafka", "redis", "tansu")
+"""What the suite needs."""
 # Says that what TEST_KAFKA_BOOTSTRAP names is the embedded broker and not Apache Kafka.
 EMBEDDED_VARIABLE = "TEST_KAFKA_EMBEDDED"
 

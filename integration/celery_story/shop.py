@@ -1,0 +1,180 @@
+"""The application of the stories: what workers, beat and the publisher import."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+from celery.signals import worker_process_init, worker_ready
+from kombu import Exchange, Queue
+from opentelemetry import baggage, trace
+
+import hopspan
+from integration.celery_story.settings import Settings, dead_queue_of, queue_of
+from integration.celery_story.sink import provider
+from integration.faults.journal import Journal
+
+SETTINGS = Settings.from_environment()
+JOURNAL = Journal(Path(SETTINGS.journal))
+PATIENCE = 60.0
+"""Seconds after which a task that waits to be told or killed gives up."""
+
+
+def _telemetry(**_: Any) -> None:
+    trace.set_tracer_provider(provider(JOURNAL, SETTINGS.role, SETTINGS.delay))
+
+
+if SETTINGS.provider == "import":
+    _telemetry()
+else:
+    worker_process_init.connect(_telemetry, weak=False)
+
+hopspan.instrument("celery")
+
+
+def _queue(name: str, **arguments: str) -> Queue:
+    return Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments or None)
+
+
+def _queues() -> list[Queue]:
+    queues = [_queue(SETTINGS.queue)]
+    for case in SETTINGS.cases:
+        dead = {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead_queue_of(SETTINGS.queue, case),
+        }
+        queues.append(_queue(queue_of(SETTINGS.queue, case), **dead))
+    return queues
+
+
+app = Celery("shop", broker=SETTINGS.broker, backend=SETTINGS.backend)
+app.conf.update(
+    task_default_queue=SETTINGS.queue,
+    task_queues=_queues(),
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"global_keyprefix": f"{SETTINGS.queue}:"}
+    if SETTINGS.broker.startswith("redis")
+    else SETTINGS.transport_options,
+    result_backend_transport_options={"global_keyprefix": f"{SETTINGS.queue}:"},
+    worker_hijack_root_logger=False,
+    beat_schedule={"tick": {"task": "tick", "schedule": SETTINGS.tick}} if SETTINGS.tick else {},
+)
+
+
+@worker_ready.connect(weak=False)
+def _ready(sender: Any = None, **_: Any) -> None:
+    JOURNAL.write("ready", node=sender.hostname, process=os.getpid())
+
+
+def _seen(task: Any, number: int) -> None:
+    span = trace.get_current_span().get_span_context()
+    JOURNAL.write(
+        "run",
+        number=number,
+        task=task.request.id,
+        process=os.getpid(),
+        inside=f"{span.trace_id:032x}-{span.span_id:016x}",
+        baggage=dict(baggage.get_all()),
+    )
+
+
+@app.task(bind=True, name="work")
+def work(self: Any, number: int, seconds: float = 0.0) -> int:
+    """Write down who one is, and take a while."""
+    _seen(self, number)
+    time.sleep(seconds)
+    return number
+
+
+@app.task(name="add")
+def add(first: int, second: int) -> int:
+    """Add up two numbers."""
+    return first + second
+
+
+@app.task(name="total")
+def total(numbers: list[int]) -> int:
+    """Add up what the header of a chord returned."""
+    return sum(numbers)
+
+
+@app.task(bind=True, name="flaky", max_retries=2)
+def flaky(self: Any) -> int:
+    """Succeed at the third attempt."""
+    attempt: int = self.request.retries
+    if attempt < 2:
+        raise self.retry(countdown=0)
+    return attempt
+
+
+@app.task(name="order")
+def order(number: int) -> None:
+    """Take an order, and have the customer told."""
+    app.send_task("notify", (number,))
+
+
+@app.task(bind=True, name="notify")
+def notify(self: Any, number: int) -> None:
+    """Tell the customer."""
+    _seen(self, number)
+
+
+@app.task(bind=True, name="tick")
+def tick(self: Any) -> None:
+    """What beat has done."""
+    _seen(self, 0)
+
+
+# -- tasks that end badly -------------------------------------------------------------------------
+
+
+class FailureError(Exception):
+    """What a task fails with."""
+
+
+def end(task: Any, ending: str) -> str:
+    """Say that one has begun, wait for the word to go on, and end in the way that is asked for."""
+    JOURNAL.write("started", task=task.request.id, process=os.getpid())
+    deadline = time.monotonic() + PATIENCE
+    while ending == "never" or not Path(SETTINGS.go).exists():
+        assert time.monotonic() < deadline, "nobody told me to go on"
+        time.sleep(0.02)
+    if ending == "reject":
+        raise Reject("no", requeue=False)
+    if ending == "requeue":
+        raise Reject("not now", requeue=True)
+    if ending == "ignore":
+        raise Ignore("never mind")
+    if ending == "fail":
+        raise FailureError(ending)
+    return ending
+
+
+def _ends(name: str, **options: Any) -> None:
+    app.task(bind=True, name=name, **options)(end)
+
+
+_ends("early")
+_ends("late", acks_late=True)
+_ends("late_requeue_lost", acks_late=True, reject_on_worker_lost=True)
+_ends("late_strict", acks_late=True, acks_on_failure_or_timeout=False)
+
+
+@app.task(bind=True, name="late_policy", acks_late=True)
+@hopspan.consumer(policy=hopspan.reject_on_error)
+def late_policy(self: Any, ending: str) -> str:
+    """What hopspan settles."""
+    return end(self, ending)
+
+
+@app.task(bind=True, name="late_policy_once", acks_late=True)
+@hopspan.consumer(policy=hopspan.requeue_once)
+def late_policy_once(self: Any, ending: str) -> str:
+    """What hopspan settles."""
+    return end(self, ending)
+
+
