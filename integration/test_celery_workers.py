@@ -48,7 +48,7 @@ def assert_all_told(stage: Stage, ids: list[str]) -> None:
         ids
     ) == sorted(((span.name, span.kind) for span in spans), reverse=True)
     assert set(ids) == publishes.keys() == runs.keys()
-    assert {each: None for each in ids} == {each: publishes[each].parent for each in ids}
+    assert dict.fromkeys(ids) == {each: publishes[each].parent for each in ids}
     assert {each: publishes[each].id for each in ids} == {each: runs[each].parent for each in ids}
     seen = {entry["task"]: (entry["inside"], entry["baggage"]) for entry in stage.entries("run")}
     assert len(ids) == len(stage.entries("run"))

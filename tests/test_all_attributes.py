@@ -21,6 +21,7 @@ from pika.spec import Basic
 import hopspan
 from hopspan import conventions as names
 from hopspan.adapters import _amqp, _kafka
+from hopspan.adapters.celery import deliveries as celery
 from hopspan.adapters.kafka import sending
 from hopspan.model import Endpoint
 from hopspan.propagation import MAPPING
@@ -39,7 +40,7 @@ def spelled() -> dict[str, str]:
     """Every name that the conventions' module and the adapters' own parts spell."""
     return {
         value: f"{module.__name__}.{name}"
-        for module in (names, _amqp, _kafka)
+        for module in (names, _amqp, _kafka, celery)
         for name, value in vars(module).items()
         if name.isupper()
         and isinstance(value, str)

@@ -58,7 +58,7 @@ class RabbitMQ:
             self._channel.queue_declare(dead_queue_of(queue, case))
 
     def fate(self, queue: str, case: str) -> Fate:
-        again = [redelivered for redelivered in self._taken(queue_of(queue, case))]
+        again = self._taken(queue_of(queue, case))
         dead = len(self._taken(dead_queue_of(queue, case)))
         return Fate(sum(again), len(again) - sum(again), dead)
 

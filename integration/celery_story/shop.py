@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,12 @@ def _ready(sender: Any = None, **_: Any) -> None:
     JOURNAL.write("ready", node=sender.hostname, process=os.getpid())
 
 
+def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Celery's decorator, with a type."""
+    decorate: Callable[[Callable[..., Any]], Any] = app.task(name=name, **options)
+    return decorate
+
+
 def _seen(task: Any, number: int) -> None:
     span = trace.get_current_span().get_span_context()
     JOURNAL.write(
@@ -82,7 +89,7 @@ def _seen(task: Any, number: int) -> None:
     )
 
 
-@app.task(bind=True, name="work")
+@task("work", bind=True)
 def work(self: Any, number: int, seconds: float = 0.0) -> int:
     """Write down who one is, and take a while."""
     _seen(self, number)
@@ -90,19 +97,19 @@ def work(self: Any, number: int, seconds: float = 0.0) -> int:
     return number
 
 
-@app.task(name="add")
+@task("add")
 def add(first: int, second: int) -> int:
     """Add up two numbers."""
     return first + second
 
 
-@app.task(name="total")
+@task("total")
 def total(numbers: list[int]) -> int:
     """Add up what the header of a chord returned."""
     return sum(numbers)
 
 
-@app.task(bind=True, name="flaky", max_retries=2)
+@task("flaky", bind=True, max_retries=2)
 def flaky(self: Any) -> int:
     """Succeed at the third attempt."""
     attempt: int = self.request.retries
@@ -111,19 +118,19 @@ def flaky(self: Any) -> int:
     return attempt
 
 
-@app.task(name="order")
+@task("order")
 def order(number: int) -> None:
     """Take an order, and have the customer told."""
     app.send_task("notify", (number,))
 
 
-@app.task(bind=True, name="notify")
+@task("notify", bind=True)
 def notify(self: Any, number: int) -> None:
     """Tell the customer."""
     _seen(self, number)
 
 
-@app.task(bind=True, name="tick")
+@task("tick", bind=True)
 def tick(self: Any) -> None:
     """What beat has done."""
     _seen(self, 0)
@@ -155,7 +162,7 @@ def end(task: Any, ending: str) -> str:
 
 
 def _ends(name: str, **options: Any) -> None:
-    app.task(bind=True, name=name, **options)(end)
+    task(name, bind=True, **options)(end)
 
 
 _ends("early")
@@ -164,17 +171,15 @@ _ends("late_requeue_lost", acks_late=True, reject_on_worker_lost=True)
 _ends("late_strict", acks_late=True, acks_on_failure_or_timeout=False)
 
 
-@app.task(bind=True, name="late_policy", acks_late=True)
+@task("late_policy", bind=True, acks_late=True)
 @hopspan.consumer(policy=hopspan.reject_on_error)
 def late_policy(self: Any, ending: str) -> str:
     """What hopspan settles."""
     return end(self, ending)
 
 
-@app.task(bind=True, name="late_policy_once", acks_late=True)
+@task("late_policy_once", bind=True, acks_late=True)
 @hopspan.consumer(policy=hopspan.requeue_once)
 def late_policy_once(self: Any, ending: str) -> str:
     """What hopspan settles."""
     return end(self, ending)
-
-

@@ -180,4 +180,3 @@ class Stage:
 def _path() -> str:
     """What to import from: the working directory of the processes is not the repository's."""
     return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-

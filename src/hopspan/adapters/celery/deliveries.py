@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import Task
 from celery._state import get_current_task
 from celery.exceptions import Reject
 
@@ -26,14 +25,13 @@ SETTLED_ALREADY = (
     "the task, or task_acks_late in the application's configuration"
 )
 
-_PREFIX = "hopspan.celery."
-STATE = _PREFIX + "state"
-RUNTIME = _PREFIX + "runtime"
-_TASK = _PREFIX + "task"
-_RETRIES = _PREFIX + "retries"
-_ROOT = _PREFIX + "root_id"
-_PARENT = _PREFIX + "parent_id"
-_ACKS = _PREFIX + "acks"
+TASK = "hopspan.celery.task"
+STATE = "hopspan.celery.state"
+RUNTIME = "hopspan.celery.runtime"
+RETRIES = "hopspan.celery.retries"
+ROOT_ID = "hopspan.celery.root_id"
+PARENT_ID = "hopspan.celery.parent_id"
+ACKS = "hopspan.celery.acks"
 
 
 class Run:
@@ -54,11 +52,11 @@ def task_attributes(
 ) -> dict[str, Any]:
     """What spans say about a task; `headers` are those of its message. Never its arguments."""
     found = {
-        _TASK: _text(name),
-        _RETRIES: headers.get("retries") or 0,
-        _ROOT: _text(headers.get("root_id")),
-        _PARENT: _text(headers.get("parent_id")),
-        _ACKS: None if acks_late is None else "late" if acks_late else "early",
+        TASK: _text(name),
+        RETRIES: headers.get("retries") or 0,
+        ROOT_ID: _text(headers.get("root_id")),
+        PARENT_ID: _text(headers.get("parent_id")),
+        ACKS: None if acks_late is None else "late" if acks_late else "early",
     }
     return {key: value for key, value in found.items() if value is not None}
 
@@ -203,8 +201,3 @@ def error_type(error: BaseException) -> str | None:
         if code in _amqp.REPLY_CODES:
             return _amqp.REPLY_CODES[code]
     return None
-
-
-def is_task(candidate: Any) -> bool:
-    """Whether something is a task of Celery's."""
-    return isinstance(candidate, Task)

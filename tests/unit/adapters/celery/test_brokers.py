@@ -1,0 +1,123 @@
+"""Which broker it is, and what the conventions call a task's queue there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Connection, Exchange, Queue
+
+from hopspan.adapters._amqp import Server
+from hopspan.adapters.celery import brokers
+from hopspan.adapters.celery.brokers import Broker, broker_of, consumed_from, queue_of, sent_to
+from hopspan.model import Endpoint
+
+RABBIT = Broker("rabbitmq", Server("rabbit", 5672))
+REDIS = Broker("redis", Server("redis", 6379))
+BITS = ".".join("0" * 26) + ".1.0."
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("amqp://user:secret@rabbit//", RABBIT),
+        ("pyamqp://rabbit:5673//", Broker("rabbitmq", Server("rabbit", 5673))),
+        ("amqp://one//;amqp://two//", Broker("rabbitmq", Server("one", 5672))),
+        ("redis://:secret@redis/0", REDIS),
+        ("redis://redis:6380/1", Broker("redis", Server("redis", 6380))),
+        ("memory://", Broker("memory", Server("localhost", None))),
+        ("filesystem://", Broker("filesystem", Server("localhost", None))),
+    ],
+)
+def test_a_broker_is_told_by_its_url(url: str, broker: Broker) -> None:
+    found = broker_of(Connection(url))
+    assert (broker.system, "secret" in str(found)) == (found.system, False)
+    if broker.server.port is not None:
+        assert broker == found
+
+
+class Odd:
+    """A connection whose host name is a whole URL, as some transports keep it."""
+
+    hostname = "https://key:secret@sqs.example"
+    port = None
+
+    def get_transport_cls(self) -> Any:
+        class Transport:
+            driver_type = "sqs"
+
+        return Transport
+
+
+def test_a_password_is_never_told() -> None:
+    assert broker_of(Odd()) == Broker("aws_sqs", Server(None, None))
+
+
+def test_what_is_no_connection_is_no_broker() -> None:
+    assert broker_of(object()) == Broker("celery", Server(None, None))
+
+
+@pytest.mark.parametrize(
+    ("broker", "exchange", "key", "name"),
+    [
+        (RABBIT, "", "orders", "orders"),
+        (RABBIT, "shop", "orders.new", "shop:orders.new"),
+        (RABBIT, "celery_delayed_27", BITS + "orders.new", "orders.new"),
+        (RABBIT, "shop", BITS + "orders.new", "shop:orders.new"),
+        (REDIS, "shop", "orders", "orders"),
+    ],
+)
+def test_where_a_task_goes_to(broker: Broker, exchange: str, key: str, name: str) -> None:
+    system, server = broker
+    expected = Endpoint(
+        system, name, "place", server_address=server.address, server_port=server.port
+    )
+    assert expected == sent_to(broker, exchange, key, "place")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "queue", "name"),
+    [
+        ("", "orders", "orders", "orders"),
+        ("shop", "orders.new", "orders", "shop:orders.new:orders"),
+        ("celery_delayed_delivery", BITS + "orders.new", "orders", "orders.new:orders"),
+        ("shop", BITS + "orders.new", None, "shop:orders.new"),
+    ],
+)
+def test_where_a_task_came_from(exchange: str, key: str, queue: str | None, name: str) -> None:
+    found = consumed_from(RABBIT, exchange, key, queue, "place")
+    assert (name, "place") == (found.destination, found.template)
+
+
+def routed() -> Celery:
+    app = Celery("routed", broker="memory://", set_as_current=False)
+    shop = Exchange("shop", type="topic")
+    app.conf.task_queues = [
+        Queue("orders", shop, routing_key="orders.new"),
+        Queue("one", shop, routing_key="twice"),
+        Queue("other", shop, routing_key="twice"),
+    ]
+    return app
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "queue"),
+    [
+        ("", "letters", "letters"),
+        ("shop", "orders.new", "orders"),
+        ("shop", BITS + "orders.new", "orders"),
+        ("shop", "twice", None),
+        ("elsewhere", "orders.new", None),
+    ],
+)
+def test_a_queue_is_told_where_the_routing_tells(
+    exchange: str, key: str, queue: str | None
+) -> None:
+    assert queue == queue_of(routed(), exchange, key)
+
+
+def test_an_applications_broker_is_looked_for_once() -> None:
+    app = Celery("shop", broker="redis://redis/0", set_as_current=False)
+    assert brokers.read_by(app) is brokers.read_by(app)
+    assert (REDIS, REDIS) == (brokers.read_by(app), brokers.written_by(app))
