@@ -66,7 +66,7 @@ class RabbitMQ:
         """Take out all messages; return which of them were redelivered."""
         count = self._channel.queue_declare(queue, passive=True).method.message_count
         found = [self._channel.basic_get(queue, auto_ack=True)[0] for _ in range(count)]
-        return [bool(method.redelivered) for method in found]
+        return [bool(method.redelivered) for method in found if method]
 
     def clear(self, queue: str, cases: tuple[str, ...]) -> None:
         for case in cases:

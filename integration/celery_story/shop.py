@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Ignore, Reject
 from celery.signals import worker_process_init, worker_ready
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 from opentelemetry import baggage, trace
 
 import hopspan
@@ -37,11 +37,11 @@ else:
 hopspan.instrument("celery")
 
 
-def _queue(name: str, **arguments: str) -> Queue:
+def _queue(name: str, **arguments: Any) -> Any:
     return Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments or None)
 
 
-def _queues() -> list[Queue]:
+def _queues() -> list[Any]:
     queues = [_queue(SETTINGS.queue)]
     for case in SETTINGS.cases:
         dead = {
@@ -66,9 +66,11 @@ app.conf.update(
 )
 
 
-@worker_ready.connect(weak=False)
 def _ready(sender: Any = None, **_: Any) -> None:
     JOURNAL.write("ready", node=sender.hostname, process=os.getpid())
+
+
+worker_ready.connect(_ready, weak=False)
 
 
 def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -115,7 +115,7 @@ class Stage:
             [
                 *_CELERY, "worker", "-P", pool.name, *pool.options, "-n", name, "-l", "WARNING",
                 "-Q", self.settings.queue, "--without-gossip", "--without-mingle",
-                "--without-heartbeat", *options,
+                "--heartbeat-interval", "1", *options,
             ],
             told,
         )  # fmt: skip
