@@ -83,6 +83,7 @@ def _seen(task: Any, number: int) -> None:
     span = trace.get_current_span().get_span_context()
     JOURNAL.write(
         "run",
+        name=task.name,
         number=number,
         task=task.request.id,
         process=os.getpid(),

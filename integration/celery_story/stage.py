@@ -119,7 +119,8 @@ class Stage:
             ],
             told,
         )  # fmt: skip
-        self.wait(lambda: len(self.entries("ready")) > known, "the worker is ready")
+        self.wait(lambda: process.poll() is not None or len(self.entries("ready")) > known, "ready")
+        assert process.poll() is None, self.complaints()[-3000:]
         return Worker(process, name)
 
     def web(self, **told: Any) -> Web:

@@ -9,6 +9,7 @@ from hopspan.processing.adapting import (
     use_locator,
 )
 from hopspan.processing.blocks import process
+from hopspan.processing.concluding import outcome_of
 from hopspan.processing.deferral import Deferred
 from hopspan.processing.delivery import Processing
 from hopspan.processing.handlers import consumer, face_of, traced
@@ -35,6 +36,7 @@ __all__ = [
     "each",
     "face_of",
     "failure",
+    "outcome_of",
     "process",
     "refuse",
     "settled_already",

@@ -68,9 +68,9 @@ def collect(task: Any, message_id: str | None) -> list[str]:
         return []
 
 
-def link(span: Span, headers: Any) -> None:
+def link(span: Span, headers: dict[str, Any]) -> None:
     """Link a run to the spans that its message names."""
-    told = headers.get(LINKS) if isinstance(headers, dict) else None
+    told = headers.get(LINKS)
     if not isinstance(told, list | tuple):
         return
     found = list(_contexts(told[:_MOST]))

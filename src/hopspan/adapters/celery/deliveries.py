@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 
 from hopspan.adapters import _amqp
 from hopspan.adapters.celery import brokers
@@ -37,14 +37,36 @@ ACKS = "hopspan.celery.acks"
 class Run:
     """One run of a task: the native delivery."""
 
-    __slots__ = ("request", "settlement", "task")
+    __slots__ = ("raised", "request", "settlement", "task")
 
     def __init__(self, task: Any, request: Any) -> None:
         self.task: Any = task
         self.request: Any = request
         """Celery's `Context`: of this run alone, where a task's id is that of all its retries."""
         self.settlement: Settlement | None = None
-        """What the task's body is to raise."""
+        """What was decided for its message."""
+        self.raised: BaseException | None = None
+        """What the task's body raised for that."""
+
+
+class Rejected(Reject, Ignore):  # type: ignore[misc]
+    """A `Reject` by policy. Also an `Ignore`, which `autoretry_for` never retries."""
+
+    def __reduce__(self) -> Any:
+        """To the main process it is a plain one."""
+        return Reject, (self.reason, self.requeue)
+
+
+def carried(told: dict[str, Any]) -> dict[str, Any]:
+    """The headers of a task's message, where `told` is what the message says of the task.
+
+    Celery keeps a message's own headers among what it says itself, and again by themselves; unless
+    one of them is called `headers`, as with the integrations of Sentry and Datadog.
+    """
+    apart = told.get("headers")
+    if not isinstance(apart, dict):
+        return told
+    return apart if apart.keys() <= told.keys() else {**apart, **told}
 
 
 def task_attributes(
@@ -66,15 +88,14 @@ def _text(value: object) -> str | None:
 
 
 def described(
-    app: Any, task: str, told: Any, headers: Any, native: Any, *, acks_late: bool
+    app: Any, task: str, told: dict[str, Any], native: Any, *, acks_late: bool
 ) -> Delivery:
     """A task's message as a value.
 
     Args:
         app: The application.
         task: The task's registered name.
-        told: What the message says about the task: a mapping, or Celery's `Context`.
-        headers: Those that are not Celery's own, with the trace in them.
+        told: What the message says about the task.
         native: What stands for it.
         acks_late: Whether it can still be settled.
     """
@@ -84,7 +105,7 @@ def described(
     queue = brokers.queue_of(app, exchange, key)
     endpoint = brokers.consumed_from(broker, exchange, key, queue, task)
     attributes = task_attributes(task, told, acks_late=acks_late)
-    known = headers if isinstance(headers, dict) else None
+    known = carried(told)
     redelivered = info.get("redelivered") is True
     if endpoint.system == _amqp.SYSTEM:
         attributes[_amqp.ROUTING_KEY] = brokers.plain(exchange, key)[1]
@@ -99,7 +120,7 @@ def delivery(run: Run) -> Delivery:
     """A run's message as a value."""
     task, request = run.task, run.request
     late = bool(task.acks_late)
-    return described(task.app, task.name, request, request.headers, run, acks_late=late)
+    return described(task.app, task.name, vars(request), run, acks_late=late)
 
 
 def handed(args: Any, via: Any) -> Any:  # noqa: ARG001
@@ -150,11 +171,24 @@ def raises(run: Run, error: BaseException | None) -> BaseException | None:
     if settlement is None or settlement.verdict not in {Verdict.REQUEUE, Verdict.REJECT}:
         return None
     if isinstance(error, Exception) and retries_itself(run.task, error):
-        run.settlement = None
         return None
     requeue = settlement.verdict is Verdict.REQUEUE
-    told: BaseException = Reject(error if error is not None else settlement.reason, requeue=requeue)
-    return told
+    run.raised = Rejected(_told(error) or settlement.reason, requeue=requeue)
+    return run.raised
+
+
+def _told(error: BaseException | None) -> str | None:
+    """An exception as text: it goes to another process, and not all of them can be pickled."""
+    try:
+        return None if error is None else f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a hostile __str__
+        return type(error).__name__
+
+
+def rejects_failures(task: Any) -> bool:
+    """Whether Celery rejects the message of a late-acked task that failed (`acks_on_failure`)."""
+    acks = getattr(task, "acks_on_failure", None)  # since 5.7
+    return not (task.acks_on_failure_or_timeout if acks is None else acks)
 
 
 def retries_itself(task: Any, error: Exception) -> bool:

@@ -17,7 +17,7 @@ from opentelemetry.trace import get_current_span
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import described
+from hopspan.adapters.celery.deliveries import carried, described
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
 from hopspan.propagation import MAPPING, extract_from
@@ -172,8 +172,8 @@ def on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **told:
         if binding is None:
             return
         headers = message.headers if isinstance(message.headers, dict) else {}
-        known = {"id": told.get("id"), "delivery_info": message.delivery_info or {}}
-        delivery = described(sender.app, "", known, headers, None, acks_late=False)
+        known = {**headers, "delivery_info": message.delivery_info or {}}
+        delivery = described(sender.app, "", known, None, acks_late=False)
         settlement = Settlement(Verdict.REJECT, "unknown task" if "name" in told else "no task")
         error = exc if isinstance(exc, BaseException) else ValueError("not a task")
         _tell("reject", binding, delivery, failure(binding.adapter, error), settlement)
@@ -191,7 +191,7 @@ class _Within:
         try:
             ambient = get_current_span().get_span_context()
             if binding_for(request.app) is not None and not ambient.is_valid:
-                headers = request.request_dict
+                headers = carried(request.request_dict)
                 self._attached = Attachment(extract_from(MAPPING, headers, Context()))
         except Exception:  # noqa: BLE001
             faults.report("going on in a task's trace")
@@ -245,10 +245,8 @@ def _tell(
 # -- in common ------------------------------------------------------------------------------------
 
 
-def _delivery(app: Any, task: Any, told: Any) -> Delivery:
-    late = bool(task.acks_late)
-    headers = told.get("headers") if isinstance(told.get("headers"), dict) else told
-    return described(app, task.name, told, headers, None, acks_late=late)
+def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
+    return described(app, task.name, told, None, acks_late=bool(task.acks_late))
 
 
 def _around(binding: Binding, delivery: Delivery) -> tuple[Context, list[SpanContext]]:

@@ -19,10 +19,17 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery import brokers, chords
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import RUNTIME, STATE, Run, task_attributes
+from hopspan.adapters.celery.deliveries import (
+    RUNTIME,
+    STATE,
+    Run,
+    carried,
+    rejects_failures,
+    task_attributes,
+)
 from hopspan.adapters.celery.publishing import CUT
 from hopspan.model import SUCCESS, HopspanError, Outcome, Verdict
-from hopspan.processing import Attachment, Hold, begin, failure, started
+from hopspan.processing import Attachment, Hold, begin, outcome_of, started
 from hopspan.settlement import manual
 from hopspan.telemetry import NO_SETTINGS, face_for, start_internal
 
@@ -56,26 +63,33 @@ class _Turn:
         told: dict[str, Any] = {RUNTIME: perf_counter() - self._began}
         if state is not None:
             told[STATE] = state
-        if self._run.settlement is not None and self._run.settlement.reason:
+        if self._run.raised is not None and self._run.settlement is not None:
             told.update(names.settlement_attributes(self._run.settlement))
         self._processing.span.set_attributes(told)
 
     def _raised(self, state: str | None, value: Any) -> BaseException | None:
         """What the run ended with; None where that is known already, or nothing was raised."""
-        run, wire = self._run, self._processing.wire
-        if state == states.REJECTED and isinstance(value, Reject):
-            if run.settlement is not None:  # it was us, for what the body raised
-                return None
-            if run.task.acks_late:
-                wire.note(run, Verdict.REQUEUE if value.requeue else Verdict.REJECT)
-        elif run.settlement is not None:  # Celery retries it instead
-            wire.take_back(run)
+        self._note(state, value)
+        if self._run.raised is not None and value is self._run.raised:
+            return None  # it was us, for what the body raised
         if state is None:
             return sys.exc_info()[1]
         if state == states.SUCCESS:
             return None
         error = self.error if self.error is not None else value
         return error if isinstance(error, BaseException) else None
+
+    def _note(self, state: str | None, value: Any) -> None:
+        """What becomes of the message, where that is another thing than was decided."""
+        run, wire = self._run, self._processing.wire
+        if not run.task.acks_late or (run.raised is not None and value is run.raised):
+            return
+        if state == states.REJECTED and isinstance(value, Reject):
+            wire.note(run, Verdict.REQUEUE if value.requeue else Verdict.REJECT)
+        elif state == states.FAILURE and rejects_failures(run.task):
+            wire.note(run, Verdict.REJECT)
+        elif run.settlement is not None and run.settlement.verdict is not Verdict.ACK:
+            wire.take_back(run)  # Celery retries it instead
 
 
 class _Call:
@@ -104,8 +118,10 @@ class _Call:
 
     def _outcome(self, state: str | None, value: Any) -> Outcome:
         error = self.error if self.error is not None else value
-        if state == states.FAILURE and isinstance(error, BaseException):
-            return failure(self._adapter, error)
+        if state is None:  # Celery is about to raise it to the caller
+            error = sys.exc_info()[1]
+        if state in {states.FAILURE, None} and isinstance(error, BaseException):
+            return outcome_of(error, self._adapter)
         return SUCCESS
 
 
@@ -132,7 +148,8 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
     def start(face: Face) -> Processing:
         return begin(binding.adapter, [run], pushed=True, face=face, base=binding.instrumenter)
 
-    face = _cut(request.headers)
+    headers = carried(vars(request))
+    face = _cut(headers)
     try:
         processing = started(start, face)
     except HopspanError as refused:  # nobody catches here what a receiver raises
@@ -140,15 +157,15 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
         processing = started(start, face_for({**face.settings, "policy": manual}))
     if not processing:
         return None
-    chords.link(processing.span, request.headers)
+    chords.link(processing.span, headers)
     chords.leave(task, request, processing.context)
     return _Turn(run, processing)
 
 
-def _cut(headers: Any) -> Face:
+def _cut(headers: dict[str, Any]) -> Face:
     """How the sender wants its message to be joined, if it says so."""
-    wanted = headers.get(CUT) if isinstance(headers, dict) else None
-    if wanted in {"auto", "parent", "link", "none"}:
+    wanted = headers.get(CUT)
+    if isinstance(wanted, str) and wanted in {"auto", "parent", "link", "none"}:
         return face_for({"correlation": wanted})
     return NO_SETTINGS
 

@@ -1,0 +1,11 @@
+"""The contract, kept by Celery on the fake RabbitMQ."""
+
+from __future__ import annotations
+
+from tests.contract import suite
+from tests.contract.celery_client import ON_RABBITMQ, on_fake
+
+
+@suite.scenarios(ON_RABBITMQ, *suite.EVERYWHERE)
+def test_celery_on_the_fake(play: suite.Play) -> None:
+    play(on_fake)
