@@ -13,7 +13,7 @@ from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject
 
 from hopspan.adapters import _amqp
-from hopspan.adapters.celery import brokers
+from hopspan.adapters.celery import brokers, failures
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
 
 if TYPE_CHECKING:
@@ -173,6 +173,8 @@ def raises(run: Run, error: BaseException | None) -> BaseException | None:
     if isinstance(error, Exception) and retries_itself(run.task, error):
         return None
     requeue = settlement.verdict is Verdict.REQUEUE
+    if not requeue and isinstance(error, Exception):
+        failures.store(run.task, run.request, error)
     run.raised = Rejected(_told(error) or settlement.reason, requeue=requeue)
     return run.raised
 
