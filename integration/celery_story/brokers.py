@@ -111,3 +111,8 @@ class Redis:
         for key in self._client.scan_iter(f"{queue}:*"):
             self._client.delete(key)
         self._client.close()
+
+
+def broker_at(url: str) -> Broker:
+    """The broker that answers there."""
+    return Redis(url) if url.startswith("redis") else RabbitMQ(url)

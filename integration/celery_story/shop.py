@@ -38,7 +38,8 @@ hopspan.instrument("celery")
 
 
 def _queue(name: str, **arguments: Any) -> Any:
-    return Queue(name, Exchange(""), routing_key=name, queue_arguments=arguments or None)
+    exchange = Exchange("")  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, name, queue_arguments=arguments)  # type: ignore[no-untyped-call]
 
 
 def _queues() -> list[Any]:

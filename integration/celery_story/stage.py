@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
+from integration.celery_story.brokers import Broker, Redis
 from integration.celery_story.settings import Settings
 from integration.celery_story.trees import Span
 from integration.faults.journal import Tail
-from integration.faults.waiting import wait
+from integration.faults.waiting import OverdueError, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP_SECONDS = 40.0
@@ -62,7 +64,7 @@ class Web:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def ask(self, command: str, **arguments: Any) -> Any:
+    def ask(self, command: str, /, **arguments: Any) -> Any:
         """Have it do something, and return what it answers."""
         line = json.dumps([command, arguments]).encode()
         source, target = self._process.stdout, self._process.stdin
@@ -166,8 +168,8 @@ class Stage:
         """Wait for something to come about; say what the processes complain of when it does not."""
         try:
             return wait(condition, what, seconds, pause=0.02)
-        except AssertionError as overdue:
-            raise AssertionError(f"{overdue}\n{self.complaints()[-3000:]}") from None
+        except OverdueError as overdue:
+            raise OverdueError(f"{overdue}\n{self.complaints()[-3000:]}") from None
 
     def complaints(self) -> str:
         """What the processes printed."""
@@ -176,6 +178,22 @@ class Stage:
     def go(self) -> None:
         """Tell the tasks that wait for it to go on."""
         Path(self.settings.go).touch()
+
+
+@contextlib.contextmanager
+def set_up(
+    broker: Broker, backend: Redis, folder: Path, cases: tuple[str, ...] = (), **told: Any
+) -> Iterator[Stage]:
+    """A stage with queues of its own; nothing is left of it in the brokers."""
+    queue = f"celery-{secrets.token_hex(4)}"
+    settings = Settings(broker.url, backend.url, queue, str(folder / "journal"), "", cases, **told)
+    broker.declare(queue, cases)
+    try:
+        with Stage(settings, folder) as stage:
+            yield stage
+    finally:
+        broker.clear(queue, cases)
+        backend.clear(queue, ())
 
 
 def _path() -> str:
