@@ -22,7 +22,8 @@ import amqp.channel
 import celery.bootsteps
 import celery.worker
 import kombu
-from celery import Celery, Task, chain
+from celery import Celery, Task, _state, chain
+from celery.app.trace import reset_worker_optimizations, setup_worker_optimizations
 from celery.exceptions import Ignore, Reject
 from kombu.transport.virtual import base as virtual
 
@@ -94,6 +95,7 @@ class Worker(celery.worker.WorkController):  # type: ignore[misc]
 
     def begin(self) -> None:
         """Start all but the loop."""
+        setup_worker_optimizations(self.app, self.hostname)
         self.blueprint.state = celery.bootsteps.RUN
         self.steps[0].start(self)  # the pool
         self.consumer.blueprint.state = celery.bootsteps.RUN
@@ -119,6 +121,9 @@ class Worker(celery.worker.WorkController):  # type: ignore[misc]
             for step in reversed(self.consumer.steps[:-1]):
                 getattr(step, method)(self.consumer)
         self.steps[0].terminate(self)
+        reset_worker_optimizations(self.app)
+        _state.set_default_app(None)
+        _state._set_current_app(None)
 
 
 class CeleryClient(Client):
@@ -530,7 +535,7 @@ class CeleryClient(Client):
 
     @property
     def classes(self) -> tuple[type, ...]:
-        return (Celery, Task, celery.worker.request.Request, kombu.Message)
+        return (Celery, celery.worker.request.Request, kombu.Message)
 
     def send_wrongly(self, *, traced: bool) -> None:
         app: Any = self.producer if traced else self.consumer

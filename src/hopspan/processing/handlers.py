@@ -13,7 +13,7 @@ from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from hopspan.model import UnknownMessageError
-from hopspan.processing.adapting import adapter_among, adapter_serving, unknown
+from hopspan.processing.adapting import adapter_among, adapter_of, adapter_serving, unknown
 from hopspan.processing.holding import Hold
 from hopspan.processing.opening import NOTHING, begin, started
 from hopspan.telemetry import CONSUMER, Face
@@ -165,6 +165,12 @@ def consumer(
             raise UnknownMessageError(
                 f"consumer: put @{kind} above @hopspan.consumer, not below it: "
                 f"a {kind} object is no function yet"
+            )
+        client = adapter_of(type(handler))
+        if client is not None and client.RAISES is not None:
+            raise UnknownMessageError(
+                f"consumer: it decorates a function, not a {type(handler).__qualname__} of "
+                f"{client.NAME}: put @hopspan.consumer below the task's decorator"
             )
         if not callable(handler):
             kind = type(handler).__qualname__

@@ -94,6 +94,14 @@ def plain(exchange: str, routing_key: str) -> tuple[str, str]:
 @lru_cache(maxsize=1024)
 def sent_to(broker: Broker, exchange: str, routing_key: str, task: str) -> Endpoint:
     """Where a task is published to. The task's name is the low-cardinality template."""
+    if not exchange and not routing_key:  # it never came so far
+        return Endpoint(
+            broker.system,
+            "",
+            task or None,
+            server_address=broker.server.address,
+            server_port=broker.server.port,
+        )
     exchange, routing_key = plain(exchange, routing_key)
     return _named(_amqp.sent_to(exchange, routing_key, broker.server), broker, task)
 

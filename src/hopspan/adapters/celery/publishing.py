@@ -36,14 +36,14 @@ CUT = "hopspan-correlation"
 class _Publish:
     """One call of `send_task`."""
 
-    __slots__ = ("_binding", "_broker", "_operation", "_silence", "name")
+    __slots__ = ("_binding", "_broker", "_operation", "app", "name")
 
-    def __init__(self, binding: Binding, app: Any, name: str, options: dict[str, Any]) -> None:
+    def __init__(self, binding: Binding, app: Any, name: str, broker: brokers.Broker) -> None:
+        self.app = app
         self.name = name
         self._binding = binding
         self._operation: Operation | None = None
-        self._silence: Attachment | None = None
-        self._broker = _broker(app, options)
+        self._broker = broker
 
     def start(self, headers: dict[str, Any], exchange: Any, key: str | None, body: Any) -> None:
         """The message is made: start the span, and put its context into the headers."""
@@ -69,7 +69,6 @@ class _Publish:
         links = chords.collect(get_current_task(), told.get("id"))
         if links:
             headers[chords.LINKS] = links
-        self._silence = Attachment(without_nested(get_current()))
 
     def _read(
         self, _: Any, headers: dict[str, Any], exchange: str, key: str, told: Any
@@ -82,18 +81,15 @@ class _Publish:
             endpoint, MessageInfo(told.get("id"), None, attributes), headers, lambda h: ((h,), {})
         )
 
-    def sent(self) -> None:
-        """The client is done with the message."""
-        silence, self._silence = self._silence, None
-        if silence is not None:
-            silence.detach()
+    @property
+    def has_begun(self) -> bool:
+        """Whether its message is made."""
+        return self._operation is not None
 
     def end(self, outcome: Outcome) -> None:
         """The call is over."""
-        self.sent()
         if self._operation is None and outcome.failed:
             self.start({}, "", "", {})  # it failed before there was a message
-            self.sent()
         if self._operation is not None:
             end_send(self._operation, outcome)
 
@@ -124,23 +120,34 @@ def publishes(original: Callable[..., Any], binding: Binding) -> Callable[..., A
     return send_task
 
 
-def send_task(
-    app: Any,  # noqa: ARG001 - as the method that it stands for
+def send_task(  # noqa: PLR0917
+    app: Any,  # noqa: ARG001 - the parameters are those of the method that it stands for
     name: Any,
-    *args: Any,  # noqa: ARG001
+    args: Any = None,  # noqa: ARG001
+    kwargs: Any = None,  # noqa: ARG001
+    countdown: Any = None,  # noqa: ARG001
+    eta: Any = None,  # noqa: ARG001
+    task_id: Any = None,  # noqa: ARG001
+    producer: Any = None,
+    connection: Any = None,
+    *rest: Any,  # noqa: ARG001
     **options: Any,
-) -> tuple[Any, dict[str, Any]]:
-    """`Celery.send_task`."""
-    return name, options
+) -> tuple[Any, Any, Any]:
+    """`Celery.send_task`: the task's name, and the connection and producer of this call."""
+    return name, connection, producer or options.get("publisher")
 
 
 def _begun(binding: Binding, app: Any, args: Any, kwargs: Any) -> _Publish | None:
     try:
-        name, options = send_task(app, *args, **kwargs)
+        name, connection, producer = send_task(app, *args, **kwargs)
     except TypeError:  # Celery is about to say so itself
         return None
+    name = name if isinstance(name, str) else ""
+    outer = _publishing.get()
+    if outer is not None and not outer.has_begun and (outer.app, outer.name) == (app, name):
+        return None  # a subclass's own `send_task` has called this one
     try:
-        return _Publish(binding, app, name if isinstance(name, str) else "", options)
+        return _Publish(binding, app, name, _broker(app, connection, producer))
     except Exception:  # noqa: BLE001
         faults.report("beginning to publish a task")
         return None
@@ -166,18 +173,30 @@ def on_before(
         faults.report("starting to publish a task")
 
 
-def on_after(**_: Any) -> None:
-    """Celery's `after_task_publish`."""
-    publish = _publishing.get()
-    if publish is not None:
-        publish.sent()
+def silently(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
+    """Intercept `Producer.publish` of kombu: what it uses is not to be traced once more."""
+
+    @functools.wraps(original)
+    def publish(self: Any, *args: Any, **kwargs: Any) -> Any:
+        publishing = _publishing.get()
+        if publishing is None or not publishing.has_begun:
+            return original(self, *args, **kwargs)
+        silence = Attachment(without_nested(get_current()))
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            silence.detach()
+
+    return publish
 
 
-def _broker(app: Any, options: dict[str, Any]) -> brokers.Broker:
-    """The broker of this call, which may have a connection of its own."""
-    connection = options.get("connection")
+def publish(producer: Any, body: Any, *args: Any, **options: Any) -> None:
+    """`Producer.publish` of kombu."""
+
+
+def _broker(app: Any, connection: Any, producer: Any) -> brokers.Broker:
+    """The broker of a call, which may have a connection of its own."""
     if connection is None:
-        producer = options.get("producer") or options.get("publisher")
         connection = getattr(producer, "__connection__", None)
     return brokers.written_by(app) if connection is None else brokers.broker_of(connection)
 

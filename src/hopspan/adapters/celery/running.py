@@ -174,7 +174,9 @@ def on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
     """Celery's `task_failure`, in the process that ran the body."""
     turn = _turns.get(sender.request) if sender is not None else None
     if turn is not None:
-        turn.error = exception
+        # Celery is handling it, and tells a stand-in for one that cannot be pickled.
+        error = sys.exc_info()[1]
+        turn.error = error if isinstance(error, Exception) else exception
 
 
 def on_postrun(task: Any = None, retval: Any = None, state: str | None = None, **_: Any) -> None:
@@ -188,6 +190,6 @@ def on_postrun(task: Any = None, retval: Any = None, state: str | None = None, *
         faults.report("ending a run of a task")
 
 
-def is_running(request: Any) -> bool:
-    """Whether a run is told of by the process that we are in."""
-    return request in _turns
+def is_idle() -> bool:
+    """Whether nothing runs in this process that we have begun to tell of."""
+    return not _turns

@@ -29,17 +29,27 @@ _WORKER = (
 )
 """What only a worker has: importing it would be a waste elsewhere."""
 
+_PUBLISHER = (
+    Point("kombu.messaging:Producer", "publish", publishing.silently, publishing.publish),
+)
+"""Where instrumentations of what Celery uses inside are silenced."""
+
 _woven: list[Any] = []
+_woven_worker: list[Any] = []
 
 
 def _weave_worker(**_: Any) -> None:
     """Celery's `celeryd_init`; or the first message, in a worker that does not send it."""
+    _weave(_WORKER, _woven_worker)
+
+
+def _weave(points: Any, woven: list[Any]) -> None:
     bindings = known_bindings()
-    if not _woven and bindings:
+    if not woven and bindings:
         try:
-            _woven.append(weave(_WORKER, bindings[0]))
+            woven.append(weave(points, bindings[0]))
         except Exception:  # noqa: BLE001
-            faults.report("instrumenting a worker")
+            faults.report("instrumenting what Celery uses")
 
 
 def _received(request: Any = None, **_: Any) -> None:
@@ -47,14 +57,19 @@ def _received(request: Any = None, **_: Any) -> None:
     reports.on_received(request)
 
 
+def _postrun(**told: Any) -> None:
+    running.on_postrun(**told)
+    if not known_bindings():
+        _stop_listening()  # which had to wait for the runs that had begun
+
+
 _RECEIVERS = {
     "before_task_publish": publishing.on_before,
-    "after_task_publish": publishing.on_after,
     "celeryd_init": _weave_worker,
     "task_received": _received,
     "task_prerun": running.on_prerun,
     "task_failure": running.on_failure,
-    "task_postrun": running.on_postrun,
+    "task_postrun": _postrun,
     "task_retry": reports.on_cancelled,
     "task_revoked": reports.on_revoked,
     "task_unknown": reports.on_unknown,
@@ -80,6 +95,7 @@ def connect(binding: Binding, app: Any = None) -> None:
     else:
         tasks.fit_all(app, binding)
         keep(binding)
+    _weave(_PUBLISHER, _woven)
     for name, receiver in _RECEIVERS.items():
         signal = getattr(signals, name)
         signal.connect(receiver, weak=False, dispatch_uid=f"hopspan-{name}")
@@ -90,12 +106,18 @@ def disconnect(binding: Binding) -> None:
     tasks.unfit(binding)
     if everybodys() is binding:
         set_everybodys(None)
-    if known_bindings():
-        return
+    if not known_bindings():
+        _stop_listening()
+
+
+def _stop_listening() -> None:
+    kept = () if running.is_idle() else ("task_failure", "task_postrun")
     for name in _RECEIVERS:
-        getattr(signals, name).disconnect(dispatch_uid=f"hopspan-{name}")
-    while _woven:
-        unweave(_woven.pop())
+        if name not in kept:
+            getattr(signals, name).disconnect(dispatch_uid=f"hopspan-{name}")
+    for woven in (_woven, _woven_worker):
+        while woven:
+            unweave(woven.pop())
 
 
 def _rival_listens() -> bool:
