@@ -194,6 +194,7 @@ class CeleryClient(Client):
             result_backend="cache+memory://",
             task_queues=[self.declared(self.queue)],
             task_default_queue=self.queue,
+            task_ignore_result=True,
             task_publish_retry=False,
             worker_enable_remote_control=False,
         )
@@ -323,6 +324,7 @@ class CeleryClient(Client):
             self._send(self.app(), body, headers)
 
     def take_untraced(self, *, dead: bool = False) -> dict[str, Any]:
+        self.stop()  # or it would have it
         return self.fields(self.taken(self.dead if dead else self.queue).headers)
 
     def taken(self, queue: str) -> kombu.Message:

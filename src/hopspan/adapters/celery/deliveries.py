@@ -7,23 +7,30 @@ acks when the body has returned, and rejects when the body raises `Reject`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject
 
 from hopspan.adapters import _amqp
 from hopspan.adapters.celery import brokers, failures
+from hopspan.config import Correlation
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+from hopspan.telemetry import NO_SETTINGS, face_for
 
 if TYPE_CHECKING:
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
+    from hopspan.telemetry import Face
 
 SETTLED_ALREADY = (
     "Celery acks it before it runs, and what is raised then changes nothing. Set acks_late=True on "
     "the task, or task_acks_late in the application's configuration"
 )
+
+CUT = "hopspan-correlation"
+"""A header that a sender adds to one message: how its handling is to relate to it."""
+_CORRELATIONS = get_args(Correlation)
 
 TASK = "hopspan.celery.task"
 STATE = "hopspan.celery.state"
@@ -185,6 +192,14 @@ def _told(error: BaseException | None) -> str | None:
         return None if error is None else f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001 - a hostile __str__
         return type(error).__name__
+
+
+def cut(headers: dict[str, Any]) -> Face:
+    """How the sender wants its message to be joined, if it says so."""
+    wanted = headers.get(CUT)
+    if isinstance(wanted, str) and wanted in _CORRELATIONS:
+        return face_for({"correlation": wanted})
+    return NO_SETTINGS
 
 
 def rejects_failures(task: Any) -> bool:

@@ -17,7 +17,7 @@ from opentelemetry.context import get_current
 from hopspan import faults
 from hopspan.adapters import _amqp
 from hopspan.adapters.celery import brokers, chords
-from hopspan.adapters.celery.deliveries import task_attributes
+from hopspan.adapters.celery.deliveries import CUT, task_attributes
 from hopspan.interception import end_send, start_send
 from hopspan.model import SUCCESS, MessageInfo, Outgoing
 from hopspan.processing import Attachment, failure
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from hopspan.model import Outcome
     from hopspan.telemetry import Binding, Operation
-
-CUT = "hopspan-correlation"
-"""A header that a sender adds to one message: how its handling is to relate to it."""
 
 
 class _Publish:

@@ -17,7 +17,7 @@ from opentelemetry.trace import get_current_span
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import carried, described
+from hopspan.adapters.celery.deliveries import carried, cut, described
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
 from hopspan.propagation import MAPPING, extract_from
@@ -225,8 +225,7 @@ def _tell(
     what: str, binding: Binding, delivery: Delivery, outcome: Outcome, settled: Settlement | None
 ) -> None:
     """A short span about a message, in its trace and linked to it."""
-    inside, _ = _around(binding, delivery)
-    sender = get_current_span(extract_from(MAPPING, delivery.headers, Context()))
+    inside, linked = _around(binding, delivery)
     attributes = names.message_attributes(delivery.message)
     if settled is not None:
         attributes.update(names.settlement_attributes(settled))
@@ -236,7 +235,7 @@ def _tell(
         delivery.endpoint,
         attributes,
         parent=inside,
-        of=[sender.get_span_context()],
+        of=linked,
     )
     operation.announce(delivery)
     operation.end(outcome)
@@ -250,8 +249,10 @@ def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
 
 
 def _around(binding: Binding, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
-    """The context that a span about a message belongs to, and what else it is linked to."""
-    carried = extract_from(MAPPING, delivery.headers, Context())
-    if binding.instrumenter.config.correlation in {"auto", "parent"}:
-        return carried, []
-    return Context(), [get_current_span(carried).get_span_context()]
+    """The context that a span about a message belongs to, and the span that it is linked to."""
+    carried_by = extract_from(MAPPING, delivery.headers, Context())
+    sender = [get_current_span(carried_by).get_span_context()]
+    correlation = cut(delivery.headers or {}).over(binding.instrumenter).config.correlation
+    if correlation == "none":
+        return Context(), []
+    return (Context() if correlation == "link" else carried_by), sender

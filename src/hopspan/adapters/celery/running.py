@@ -24,14 +24,15 @@ from hopspan.adapters.celery.deliveries import (
     STATE,
     Run,
     carried,
+    cut,
     rejects_failures,
     task_attributes,
 )
-from hopspan.adapters.celery.publishing import CUT
+from hopspan.adapters.celery.tasks import is_fitted
 from hopspan.model import SUCCESS, HopspanError, Outcome, Verdict
 from hopspan.processing import Attachment, Hold, begin, outcome_of, started
 from hopspan.settlement import manual
-from hopspan.telemetry import NO_SETTINGS, face_for, start_internal
+from hopspan.telemetry import face_for, start_internal
 
 if TYPE_CHECKING:
     from hopspan.processing import Processing
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 class _Turn:
     """A run that goes on."""
 
-    __slots__ = ("_began", "_hold", "_processing", "_run", "error")
+    __slots__ = ("_before", "_began", "_hold", "_processing", "_run", "error")
 
     def __init__(self, run: Run, processing: Processing) -> None:
         self._began = perf_counter()
+        self._before = sys.exc_info()[1]  # of who runs the task, in the same thread
         self._run = run
         self._processing = processing
         self._hold = Hold(processing)
@@ -55,6 +57,7 @@ class _Turn:
         """Celery is done with the run."""
         try:
             self._tell(state)
+            self._processing.policy = manual  # what the body did not raise, nobody does any more
             self._hold.conclude(self._raised(state, value))
         finally:
             self._hold.release()
@@ -72,10 +75,9 @@ class _Turn:
         self._note(state, value)
         if self._run.raised is not None and value is self._run.raised:
             return None  # it was us, for what the body raised
-        if state is None:
-            return sys.exc_info()[1]
-        if state == states.SUCCESS:
-            return None
+        escaping = sys.exc_info()[1]
+        if state in {None, states.SUCCESS}:  # the latter where a result cannot be stored
+            return escaping if escaping is not self._before else None
         error = self.error if self.error is not None else value
         return error if isinstance(error, BaseException) else None
 
@@ -149,7 +151,7 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
         return begin(binding.adapter, [run], pushed=True, face=face, base=binding.instrumenter)
 
     headers = carried(vars(request))
-    face = _cut(headers)
+    face = cut(headers)
     try:
         processing = started(start, face)
     except HopspanError as refused:  # nobody catches here what a receiver raises
@@ -157,17 +159,16 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
         processing = started(start, face_for({**face.settings, "policy": manual}))
     if not processing:
         return None
+    if processing.policy.settles and not is_fitted(task):
+        faults.once(
+            "%s does nothing for task %s: it was known to the worker before the policy was. Call "
+            "instrument or wrap where the application is made",
+            processing.policy,
+            task.name,
+        )
     chords.link(processing.span, headers)
     chords.leave(task, request, processing.context)
     return _Turn(run, processing)
-
-
-def _cut(headers: dict[str, Any]) -> Face:
-    """How the sender wants its message to be joined, if it says so."""
-    wanted = headers.get(CUT)
-    if isinstance(wanted, str) and wanted in {"auto", "parent", "link", "none"}:
-        return face_for({"correlation": wanted})
-    return NO_SETTINGS
 
 
 def on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:

@@ -66,6 +66,7 @@ def _postrun(**told: Any) -> None:
 _RECEIVERS = {
     "before_task_publish": publishing.on_before,
     "celeryd_init": _weave_worker,
+    "worker_init": tasks.fit_for_worker,
     "task_received": _received,
     "task_prerun": running.on_prerun,
     "task_failure": running.on_failure,

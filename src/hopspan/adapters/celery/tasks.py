@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import _get_active_apps
 
+from hopspan import faults
+from hopspan.adapters.celery.bindings import binding_for
 from hopspan.adapters.celery.deliveries import handed
+from hopspan.model import PolicyError
 from hopspan.processing import NOTHING, begin, face_of, refuse, settled_already, traced
 from hopspan.telemetry import NO_SETTINGS
 
@@ -77,6 +80,22 @@ def fit(task: Any, binding: Binding) -> None:
         raise settled_already(policy, binding.adapter, f"task {name}")
     if face is None and not hasattr(task.run, _FITTED):
         task.run = _settling(task.run, binding)
+
+
+def is_fitted(task: Any) -> bool:
+    """Whether what a policy decides is raised by a task's body."""
+    return face_of(task.run) is not None or hasattr(task.run, _FITTED)
+
+
+def fit_for_worker(**_: Any) -> None:
+    """Celery's `worker_init`: tasks that were defined before `instrument` have been made by now."""
+    for app in list(_get_active_apps()):
+        binding = binding_for(app)
+        try:
+            if binding is not None:
+                fit_all(app, binding)
+        except PolicyError as refused:  # Celery lets no receiver stop a worker
+            faults.logger.error("%s; its runs go on without it", refused)
 
 
 def unfit(binding: Binding) -> None:
