@@ -91,6 +91,9 @@ class _Publish:
             end_send(self._operation, outcome)
 
 
+lost_run: ContextVar[str | None] = ContextVar("hopspan-celery-lost-run", default=None)
+"""The task whose run the main process is seeing to, because its child is gone."""
+
 _publishing: ContextVar[_Publish | None] = ContextVar("hopspan-celery-publish", default=None)
 
 
@@ -200,6 +203,8 @@ def _broker(app: Any, connection: Any, producer: Any) -> brokers.Broker:
 
 def _forget_the_last_hop(headers: dict[str, Any]) -> None:
     """A retry brings along the headers of the run that asks for it; its cut has been made."""
-    task: Any = get_current_task()
-    if CUT in headers and task is not None and task.request.id == headers.get("id"):
-        del headers[CUT]
+    if CUT in headers:
+        task: Any = get_current_task()
+        run = lost_run.get() if task is None else task.request.id
+        if run is not None and run == headers.get("id"):
+            del headers[CUT]

@@ -18,6 +18,7 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
 from hopspan.adapters.celery.deliveries import carried, cut, described
+from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
 from hopspan.propagation import MAPPING, extract_from
@@ -184,10 +185,11 @@ def on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **told:
 class _Within:
     """What Celery publishes for a run that is gone, a retry or an errback, goes on in its trace."""
 
-    __slots__ = ("_attached",)
+    __slots__ = ("_attached", "_marked")
 
     def __init__(self, request: Any) -> None:
         self._attached: Attachment | None = None
+        self._marked = lost_run.set(request.id)
         try:
             ambient = get_current_span().get_span_context()
             if binding_for(request.app) is not None and not ambient.is_valid:
@@ -200,6 +202,7 @@ class _Within:
         pass
 
     def __exit__(self, *raised: object) -> None:
+        lost_run.reset(self._marked)
         if self._attached is not None:
             self._attached.detach()
 
