@@ -124,7 +124,7 @@ expect(
 )  # fmt: skip
 expect(
     "strict-failed", Case("late_strict", "fail"), DEAD,
-    processed("late_strict", state="FAILURE", settlement=None, error=FAILURE),
+    processed("late_strict", state="FAILURE", settlement="reject", error=FAILURE),
     settled("late_strict", "reject"),
 )  # fmt: skip
 expect(

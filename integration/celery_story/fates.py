@@ -19,7 +19,7 @@ from integration.celery_story.trees import Span
 from integration.faults.waiting import OverdueError
 
 TIME_LIMIT = 3
-"""Seconds: enough to stop consuming in."""
+"""Seconds: enough to stop consuming in, from when a task has come."""
 PATIENCE = 15.0
 """Seconds for the spans of all cases. What is missing then is missing."""
 
@@ -35,15 +35,10 @@ class Case(NamedTuple):
     """`kill` (of its process), a signal to terminate it with, `revoke` or `expire`."""
 
     @property
-    def begins(self) -> bool:
-        """Whether its body begins."""
-        return self.fault not in {"revoke", "expire"}
-
-    @property
     def options(self) -> dict[str, Any]:
         """What to publish it with."""
         if self.fault == "expire":
-            return {"expires": -1}
+            return {"countdown": TIME_LIMIT, "expires": TIME_LIMIT - 1}
         return {"time_limit": TIME_LIMIT} if self.fault == "time_limit" else {}
 
 
@@ -71,8 +66,6 @@ class _Run:
 
     def _begin(self, name: str, case: Case) -> None:
         queue = queue_of(self._queue, name)
-        if case.fault == "expire":  # what has expired in its queue RabbitMQ does not hand out
-            self._control("add_consumer", queue=queue)
         self._ids[name] = self._web.ask(
             "send", task=case.task, args=[case.ending], options={"queue": queue, **case.options}
         )
@@ -83,7 +76,12 @@ class _Run:
         self._control("cancel_consumer", queue=queue)
 
     def _is_here(self, name: str, case: Case) -> bool:
-        return bool(self._ids[name] in self._begun() if case.begins else self._told(name))
+        """What is revoked is not even received; what expires does so after that."""
+        if case.fault == "revoke":
+            return bool(self._told(name))
+        if case.fault == "expire":
+            return any(self._ids[name] == each["task"] for each in self._stage.entries("received"))
+        return self._ids[name] in self._begun()
 
     def _control(self, command: str, **arguments: Any) -> None:
         (answer,) = self._web.ask(

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
-from celery.signals import worker_process_init, worker_ready
+from celery.signals import task_received, worker_process_init, worker_ready
 from kombu.entity import Exchange, Queue
 from opentelemetry import baggage, trace
 
@@ -71,7 +71,12 @@ def _ready(sender: Any = None, **_: Any) -> None:
     JOURNAL.write("ready", node=sender.hostname, process=os.getpid())
 
 
+def _received(request: Any = None, **_: Any) -> None:
+    JOURNAL.write("received", task=request.id)
+
+
 worker_ready.connect(_ready, weak=False)
+task_received.connect(_received, weak=False)
 
 
 def task(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:

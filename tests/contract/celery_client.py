@@ -265,7 +265,8 @@ class CeleryClient(Client):
     def a_settle(self, settlement: str, **more: Any) -> Span:
         """The worker's main process tells, which knows the message and not why it was rejected."""
         name = f"{self.settle_name(settlement)} {TASK}"
-        span = Span(name, "client", parent=self.publishes, settlement=settlement)
+        sent_here = {"parent": self.publishes, "links": (self.publishes,)}
+        span = Span(name, "client", settlement=settlement, **sent_here)  # type: ignore[arg-type]
         return span._replace(**{**more, "reason": None})
 
     def expect_spans(self, *expected: Span) -> None:
@@ -427,9 +428,9 @@ class CeleryClient(Client):
                 ran.escaped.append(error)
 
     def sync(self) -> None:
+        # Nothing is asked of the broker: while it answers, the next task might run.
         if self.worker is not None:
             self.worker.flush()
-            self.declared(self.queue)(self.worker.consumer.task_consumer.channel).queue_declare(passive=True)
 
     def settlements(self) -> list[str]:
         return list(self.frames)

@@ -46,10 +46,10 @@ class _Publish:
         """The message is made: start the span, and put its context into the headers."""
         if self._operation is not None:
             return
-        _forget_the_last_hop(headers)
         exchange = getattr(exchange, "name", exchange) or ""
         told = headers if headers.get("id") else body  # protocol 1 has all of it in its body
         told = told if isinstance(told, dict) else {}
+        _forget_the_last_hop(headers, told.get("id"))
         self._operation, changed = start_send(
             self._binding,
             _amqp.PUBLISH,
@@ -201,10 +201,10 @@ def _broker(app: Any, connection: Any, producer: Any) -> brokers.Broker:
     return brokers.written_by(app) if connection is None else brokers.broker_of(connection)
 
 
-def _forget_the_last_hop(headers: dict[str, Any]) -> None:
+def _forget_the_last_hop(headers: dict[str, Any], message_id: str | None) -> None:
     """A retry brings along the headers of the run that asks for it; its cut has been made."""
     if CUT in headers:
         task: Any = get_current_task()
         run = lost_run.get() if task is None else task.request.id
-        if run is not None and run == headers.get("id"):
+        if run is not None and run == message_id:
             del headers[CUT]
