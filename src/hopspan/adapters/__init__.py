@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hopspan.processing import use_locator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hopspan.processing import Adapter
 
 ADAPTERS = {
@@ -40,10 +42,14 @@ def adapter_named(name: str) -> Adapter:
     return cast("Adapter", importlib.import_module(ADAPTERS[name.replace("-", "_")]))
 
 
-def serving() -> Adapter | None:
-    """Celery's adapter inside a task: a task is called with its arguments, and sees no message."""
+def serving(handler: Any) -> tuple[Adapter, Sequence[Any]] | None:
+    """Celery's adapter where a handler is a task's body: that is called with its arguments only."""
     state = sys.modules.get("celery._state")
-    return None if state is None or state.get_current_task() is None else adapter_named("celery")
+    if state is None or state.get_current_task() is None:
+        return None
+    adapter: Any = adapter_named("celery")
+    natives = adapter.served(handler)
+    return None if natives is None else (adapter, natives)
 
 
 use_locator(locate, serving)

@@ -67,10 +67,7 @@ class Adapter(Protocol):
     """For a client that tells by signals what it does; None for one that does not."""
 
     def handed(self, args: tuple[Any, ...], via: Any) -> Any:
-        """The native deliveries among a handler's arguments, or None.
-
-        Empty where the client calls a handler without a message.
-        """
+        """The native deliveries among a handler's arguments, or None."""
 
     def given(self, message: Any, via: Any) -> Any:
         """The native deliveries in what the user gave to `process` or `each`, or None."""
@@ -117,7 +114,7 @@ class Adapter(Protocol):
 
 
 Locate = Callable[[type], "Adapter | None"]
-Serving = Callable[[], "Adapter | None"]
+Serving = Callable[[Any], "tuple[Adapter, Sequence[Any]] | None"]
 
 _locators: list[Locate] = []
 _serving: list[Serving] = []
@@ -128,15 +125,16 @@ def use_locator(locate: Locate, serving: Serving) -> None:
 
     Args:
         locate: By the type of an object.
-        serving: By who runs the caller, where a client hands its handlers no message.
+        serving: By a handler, where it is a client that runs it without handing it a message; with
+            the native deliveries, which are none where it is called like any function.
     """
     _locators[:] = [locate]
     _serving[:] = [serving]
 
 
-def adapter_serving() -> Adapter | None:
-    """The adapter of the client that runs the caller without handing it a message; or None."""
-    return _serving[0]() if _serving else None
+def serving(handler: Any) -> tuple[Adapter, Sequence[Any]] | None:
+    """The client that runs a handler without handing it a message, and the deliveries; or None."""
+    return _serving[0](handler) if _serving else None
 
 
 def adapter_of(kind: type) -> Adapter | None:

@@ -13,7 +13,7 @@ from types import CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from hopspan.model import UnknownMessageError
-from hopspan.processing.adapting import adapter_among, adapter_of, adapter_serving, unknown
+from hopspan.processing.adapting import adapter_among, adapter_of, serving, unknown
 from hopspan.processing.holding import Hold
 from hopspan.processing.opening import NOTHING, begin, started
 from hopspan.telemetry import CONSUMER, Face
@@ -191,10 +191,13 @@ def _opener(
             known.prepare(via)
 
     def start(args: tuple[Any, ...]) -> Processing:
-        found = adapter or adapter_among(args) or adapter_serving()
+        served = serving(handler) if adapter is None else None
+        if served is not None:
+            return begin(*served, pushed=True, face=face) if served[1] else NOTHING
+        found = adapter or adapter_among(args)
         natives = found.handed(args, via() if callable(via) else via) if found else None
-        if natives == () or (found is None and any(each in ([], (), {}) for each in args)):
-            return NOTHING  # no message, or an empty batch
+        if found is None and any(each in ([], (), {}) for each in args):
+            return NOTHING  # an empty batch
         if found is None or not natives:
             name = getattr(handler, "__qualname__", repr(handler))
             raise unknown(

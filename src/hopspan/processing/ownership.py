@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING
 
+from hopspan.model import PolicyError
 from hopspan.processing.deferral import Deferred
 
 if TYPE_CHECKING:
@@ -32,7 +33,16 @@ class Ownership:
         return not claimed
 
     def defer(self, processing: Processing) -> Deferred:
-        """The right in a form that can be handed on; a new one where the last is in use already."""
+        """The right in a form that can be handed on; a new one where the last is in use already.
+
+        Raises:
+            PolicyError: the client settles when the handler returns, and cannot wait.
+        """
+        if processing.adapter.RAISES is not None and processing.policy.settles:
+            raise PolicyError(
+                f"defer(): {processing.adapter.NAME} settles when the handler is over, so policy "
+                f"{processing.policy.name} cannot wait. Leave one of the two out"
+            )
         deferred = self._newest()
         if deferred is None or self._taken:
             deferred = Deferred(processing)

@@ -21,7 +21,7 @@ from hopspan.telemetry.internal import start_internal
 from hopspan.telemetry.links import common_endpoint
 from hopspan.telemetry.links import most as most_links
 from hopspan.telemetry.spans import Operation
-from hopspan.telemetry.suppression import without_nested
+from hopspan.telemetry.suppression import is_suppressed, without_nested
 
 __all__ = [
     "CONSUMER",
@@ -36,6 +36,7 @@ __all__ = [
     "forget_defaults",
     "install",
     "instrumenter_for",
+    "is_suppressed",
     "keep_binding",
     "most_links",
     "start_internal",

@@ -54,8 +54,8 @@ def test_without_a_locator_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_last_locator_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapting, "_locators", [])
     mine: Any = Adapting()
-    use_locator(lambda kind: None, lambda: None)
-    use_locator(lambda kind: mine if kind is int else None, lambda: None)
+    use_locator(lambda kind: None, lambda handler: None)
+    use_locator(lambda kind: mine if kind is int else None, lambda handler: None)
     assert (adapter_of(int), adapter_of(str)) == (mine, None)
 
 

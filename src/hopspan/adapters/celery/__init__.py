@@ -23,6 +23,7 @@ from hopspan.adapters.celery.deliveries import (
     raises,
     refusal,
     same,
+    served,
     settle,
     settles_by_itself,
 )
@@ -53,5 +54,5 @@ __all__ = [
     "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
     "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
     "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare", "raises",
-    "refusal", "same", "settle", "settles_by_itself",
+    "refusal", "same", "served", "settle", "settles_by_itself",
 ]  # fmt: skip

@@ -102,7 +102,6 @@ def sent_to(broker: Broker, exchange: str, routing_key: str, task: str) -> Endpo
             server_address=broker.server.address,
             server_port=broker.server.port,
         )
-    exchange, routing_key = plain(exchange, routing_key)
     return _named(_amqp.sent_to(exchange, routing_key, broker.server), broker, task)
 
 
@@ -111,7 +110,6 @@ def consumed_from(
     broker: Broker, exchange: str, routing_key: str, queue: str | None, task: str
 ) -> Endpoint:
     """Where a task came from."""
-    exchange, routing_key = plain(exchange, routing_key)
     found = _amqp.consumed_from(exchange, routing_key, queue, broker.server)
     return _named(found, broker, task)
 
@@ -133,12 +131,24 @@ def queue_of(app: Any, exchange: str, routing_key: str) -> str | None:
     """The queue of a delivery, where the application's routing tells: the only one bound so."""
     if not exchange:
         return routing_key  # the default exchange routes by the queue's name
-    exchange, routing_key = plain(exchange, routing_key)
-    queues = app.amqp.queues.values()
-    bound = [each.name for each in queues if _is_bound(each, exchange, routing_key)]
+    bound = [each.name for each in _bound(app, exchange, routing_key)]
     return bound[0] if len(bound) == 1 else None
 
 
-def _is_bound(queue: Any, exchange: str, routing_key: str) -> bool:
-    named = getattr(queue.exchange, "name", None)
-    return (not exchange or named == exchange) and queue.routing_key == routing_key
+def known_as(app: Any, exchange: str, routing_key: str) -> tuple[str, str]:
+    """Exchange and routing key as the application knows them, also where delivery is delayed."""
+    exchange, key = plain(exchange, routing_key)
+    if key != routing_key and not exchange:
+        named = {each.exchange.name for each in _bound(app, "", key)}
+        exchange = named.pop() if len(named) == 1 else ""
+    return exchange, key
+
+
+def _bound(app: Any, exchange: str, routing_key: str) -> list[Any]:
+    queues = app.amqp.queues.values()
+    return [
+        each
+        for each in queues
+        if each.routing_key == routing_key
+        and (not exchange or getattr(each.exchange, "name", None) == exchange)
+    ]

@@ -107,7 +107,8 @@ def described(
         acks_late: Whether it can still be settled.
     """
     info = told.get("delivery_info") or {}
-    exchange, key = info.get("exchange") or "", info.get("routing_key") or ""
+    told_key = info.get("routing_key") or ""
+    exchange, key = brokers.known_as(app, info.get("exchange") or "", told_key)
     broker = brokers.read_by(app)
     queue = brokers.queue_of(app, exchange, key)
     endpoint = brokers.consumed_from(broker, exchange, key, queue, task)
@@ -115,7 +116,7 @@ def described(
     known = carried(told)
     redelivered = info.get("redelivered") is True
     if endpoint.system == _amqp.SYSTEM:
-        attributes[_amqp.ROUTING_KEY] = brokers.plain(exchange, key)[1]
+        attributes[_amqp.ROUTING_KEY] = key
         attempt = _amqp.attempt(known, redelivered)
     else:
         attempt = None if redelivered else 1
@@ -130,13 +131,31 @@ def delivery(run: Run) -> Delivery:
     return described(task.app, task.name, vars(request), run, acks_late=late)
 
 
-def handed(args: Any, via: Any) -> Any:  # noqa: ARG001
-    """The run that the caller is in: a task's body is called with its arguments only."""
+def served(handler: Any) -> list[Run] | None:
+    """The run that a handler is the body of; empty where it is called like any function.
+
+    None for what is the body of no task.
+    """
     task: Any = get_current_task()
-    if task is None:
-        return None
-    request = task.request
-    return () if request.called_directly or request.is_eager else [Run(task, request)]
+    if is_body(task, handler):
+        request = task.request
+        return [] if request.called_directly or request.is_eager else [Run(task, request)]
+    others = task.app.tasks.values()
+    return [] if any(is_body(other, handler) for other in others) else None
+
+
+def is_body(task: Any, handler: Any) -> bool:
+    """Whether a function is what a task runs, behind whatever wraps it."""
+    each = task.run
+    while each is not None:
+        if each is handler:
+            return True
+        each = getattr(each, "__func__", None) or getattr(each, "__wrapped__", None)
+    return False
+
+
+def handed(args: Any, via: Any) -> Any:
+    """Nothing: what a task is given is data."""
 
 
 def given(message: Any, via: Any) -> Any:

@@ -47,6 +47,7 @@ class _Publish:
         if self._operation is not None:
             return
         exchange = getattr(exchange, "name", exchange) or ""
+        exchange, key = brokers.known_as(self.app, exchange, key or "")
         told = headers if headers.get("id") else body  # protocol 1 has all of it in its body
         told = told if isinstance(told, dict) else {}
         _forget_the_last_hop(headers, told.get("id"))
@@ -54,7 +55,7 @@ class _Publish:
             self._binding,
             _amqp.PUBLISH,
             self._read,
-            (self, headers, exchange, key or "", told),
+            (self, headers, exchange, key, told),
             {},
         )
         if self._operation is None:
@@ -73,7 +74,7 @@ class _Publish:
         attributes = task_attributes(self.name, told)
         endpoint = brokers.sent_to(self._broker, exchange, key, self.name)
         if endpoint.system == _amqp.SYSTEM and key:
-            attributes[_amqp.ROUTING_KEY] = brokers.plain(exchange, key)[1]
+            attributes[_amqp.ROUTING_KEY] = key
         return Outgoing(
             endpoint, MessageInfo(told.get("id"), None, attributes), headers, lambda h: ((h,), {})
         )

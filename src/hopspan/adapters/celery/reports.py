@@ -11,7 +11,7 @@ from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
 from hopspan import conventions as names
@@ -22,7 +22,7 @@ from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
 from hopspan.propagation import MAPPING, extract_from
-from hopspan.telemetry import start_internal
+from hopspan.telemetry import is_suppressed, start_internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
     try:
         task, told = of
         binding = binding_for(task.app)
-        if binding is None:
+        if binding is None or is_suppressed(get_current()):
             return
         reader, message, args, kwargs = call
         settlement = reader(message, *args, **kwargs)
@@ -228,6 +228,8 @@ def _tell(
     what: str, binding: Binding, delivery: Delivery, outcome: Outcome, settled: Settlement | None
 ) -> None:
     """A short span about a message, in its trace and linked to it."""
+    if is_suppressed(get_current()):
+        return
     inside, linked = _around(binding, delivery)
     attributes = names.message_attributes(delivery.message)
     if settled is not None:

@@ -30,9 +30,9 @@ from hopspan.adapters.celery.deliveries import (
 )
 from hopspan.adapters.celery.tasks import is_fitted
 from hopspan.model import SUCCESS, HopspanError, Outcome, Verdict
-from hopspan.processing import Attachment, Hold, begin, outcome_of, started
+from hopspan.processing import Attachment, Hold, begin, face_of, outcome_of, started
 from hopspan.settlement import manual
-from hopspan.telemetry import face_for, start_internal
+from hopspan.telemetry import NO_SETTINGS, face_for, start_internal
 
 if TYPE_CHECKING:
     from hopspan.processing import Processing
@@ -68,7 +68,8 @@ class _Turn:
             told[STATE] = state
         if self._run.raised is not None and self._run.settlement is not None:
             told.update(names.settlement_attributes(self._run.settlement))
-        self._processing.span.set_attributes(told)
+        if not self._processing.is_over:  # by who took it over, in a thread of its own
+            self._processing.span.set_attributes(told)
 
     def _raised(self, state: str | None, value: Any) -> BaseException | None:
         """What the run ended with; None where that is known already, or nothing was raised."""
@@ -151,7 +152,7 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
         return begin(binding.adapter, [run], pushed=True, face=face, base=binding.instrumenter)
 
     headers = carried(vars(request))
-    face = cut(headers)
+    face = _face(task, headers)
     try:
         processing = started(start, face)
     except HopspanError as refused:  # nobody catches here what a receiver raises
@@ -169,6 +170,12 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
     chords.link(processing.span, headers)
     chords.leave(task, request, processing.context)
     return _Turn(run, processing)
+
+
+def _face(task: Any, headers: dict[str, Any]) -> Face:
+    """What the task's decorator says, and its message."""
+    mine, theirs = face_of(task.run) or NO_SETTINGS, cut(headers)
+    return face_for({**mine.settings, **theirs.settings}) if theirs.settings else mine
 
 
 def on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:

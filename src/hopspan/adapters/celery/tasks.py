@@ -9,7 +9,7 @@ from celery._state import _get_active_apps
 
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import handed
+from hopspan.adapters.celery.deliveries import served
 from hopspan.model import PolicyError
 from hopspan.processing import NOTHING, begin, face_of, refuse, settled_already, traced
 from hopspan.telemetry import NO_SETTINGS
@@ -109,8 +109,8 @@ def unfit(binding: Binding) -> None:
 def _settling(run: Callable[..., Any], binding: Binding) -> Any:
     """A task's body that raises what the policy of its application decides."""
 
-    def start(args: Any) -> Processing:
-        natives = handed(args, None) if binding.active else None
+    def start(_: Any) -> Processing:
+        natives = served(run) if binding.active else None
         if not natives:
             return NOTHING
         return begin(binding.adapter, natives, pushed=True, base=binding.instrumenter)

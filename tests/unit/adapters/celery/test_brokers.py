@@ -63,8 +63,7 @@ def test_what_is_no_connection_is_no_broker() -> None:
     [
         (RABBIT, "", "orders", "orders"),
         (RABBIT, "shop", "orders.new", "shop:orders.new"),
-        (RABBIT, "celery_delayed_27", BITS + "orders.new", "orders.new"),
-        (RABBIT, "shop", BITS + "orders.new", "shop:orders.new"),
+        (RABBIT, "", "", ""),
         (REDIS, "shop", "orders", "orders"),
     ],
 )
@@ -81,8 +80,7 @@ def test_where_a_task_goes_to(broker: Broker, exchange: str, key: str, name: str
     [
         ("", "orders", "orders", "orders"),
         ("shop", "orders.new", "orders", "shop:orders.new:orders"),
-        ("celery_delayed_delivery", BITS + "orders.new", "orders", "orders.new:orders"),
-        ("shop", BITS + "orders.new", None, "shop:orders.new"),
+        ("shop", "orders.new", None, "shop:orders.new"),
     ],
 )
 def test_where_a_task_came_from(exchange: str, key: str, queue: str | None, name: str) -> None:
@@ -106,7 +104,6 @@ def routed() -> Celery:
     [
         ("", "letters", "letters"),
         ("shop", "orders.new", "orders"),
-        ("shop", BITS + "orders.new", "orders"),
         ("shop", "twice", None),
         ("elsewhere", "orders.new", None),
     ],
@@ -115,6 +112,23 @@ def test_a_queue_is_told_where_the_routing_tells(
     exchange: str, key: str, queue: str | None
 ) -> None:
     assert queue == queue_of(routed(), exchange, key)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "key", "known"),
+    [
+        ("", "letters", ("", "letters")),
+        ("shop", "orders.new", ("shop", "orders.new")),
+        ("celery_delayed_27", BITS + "orders.new", ("shop", "orders.new")),
+        ("celery_delayed_delivery", BITS + "twice", ("shop", "twice")),
+        ("celery_delayed_delivery", BITS + "nowhere", ("", "nowhere")),
+        ("shop", BITS + "orders.new", ("shop", "orders.new")),
+    ],
+)
+def test_a_delayed_delivery_is_named_like_any_other(
+    exchange: str, key: str, known: tuple[str, str]
+) -> None:
+    assert known == brokers.known_as(routed(), exchange, key)
 
 
 def test_an_applications_broker_is_looked_for_once() -> None:
