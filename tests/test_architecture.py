@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model", "faults", "version"),
     ("conventions", "propagation", "settlement"),
     ("config",),
-    ("telemetry",),
+    ("telemetry", "logs"),
     ("processing",),
     ("interception",),
     ("adapters",),

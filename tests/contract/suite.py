@@ -35,6 +35,7 @@ EVERYWHERE = (
     "scenarios_refusals",
     "scenarios_robustness",
     "scenarios_instrumentation",
+    "scenarios_logs",
     "scenarios_metrics",
     "scenarios_privacy",
 )
