@@ -76,7 +76,7 @@ def _demo(broker: str, *, plain: bool) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from hopspan import demo  # noqa: PLC0415 - needs what the bare package does not
-        from hopspan.demo.terminal import terminal_of  # noqa: PLC0415
+        from hopspan.terminal import terminal_of  # noqa: PLC0415
 
         demo.run(broker, _say, terminal_of(sys.stdout, os.environ, plain=plain))
     except ImportError as error:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from hopspan.demo.services import Heard
     from hopspan.demo.stage import Stage
-    from hopspan.demo.terminal import Terminal
+    from hopspan.terminal import Terminal
     from hopspan.demo.traces import Trace
 
 __all__ = ["DemoError", "run"]

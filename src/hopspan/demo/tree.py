@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from hopspan.demo.spans import FinishedSpan
-    from hopspan.demo.terminal import Terminal
+    from hopspan.terminal import Terminal
     from hopspan.demo.traces import Node, Trace
 
 TENANT = "tenant.id"
