@@ -27,7 +27,7 @@ import pytest
 
 import hopspan
 import hopspan.testing
-from hopspan import config
+from hopspan import config, settings
 
 pika = pytest.importorskip("pika")
 pytest.importorskip("kafka")
@@ -296,12 +296,12 @@ def test_the_table_of_settings_is_the_configuration() -> None:
 
 def test_every_variable_is_in_the_table_and_is_read() -> None:
     variables = {name: variable for name, (variable, _) in table().items() if variable}
-    read = {name: f"HOPSPAN_{name.upper()}" for name in config._READERS}
+    read = {name: f"HOPSPAN_{name.upper()}" for name in settings.READERS}
     assert variables == {**read, "exceptions": config._EXCEPTIONS_VARIABLE}
 
 
 def test_no_page_names_a_variable_that_is_not_read() -> None:
-    read = {f"HOPSPAN_{name.upper()}" for name in config._READERS}
+    read = {f"HOPSPAN_{name.upper()}" for name in settings.READERS}
     misspelt_on_purpose = {"HOPSPAN_POLCY"}
     assert set(re.findall(r"HOPSPAN_[A-Z_]+[A-Z]", EVERYTHING)) <= read | misspelt_on_purpose
 

@@ -198,8 +198,8 @@ def test_the_instruments_are_the_ones_of_the_conventions(telemetry: Telemetry) -
     meters = Meters(telemetry.meter_provider, METRICS)
     meters.client_operation(SEND, 0.1, None, Context())
     meters.processing(PROCESS, 0.1, None, Context())
-    meters.sent(SEND, 1, None)
-    meters.consumed(PROCESS, 1, None)
+    meters.sent(SEND, 1, None, Context())
+    meters.consumed(PROCESS, 1, None, Context())
     found = {name: telemetry.metric(name) for name in METRICS}
     assert {name: (metric.unit, type(metric.data).__name__) for name, metric in found.items()} == {
         OPERATION_DURATION: ("s", "Histogram"),
@@ -212,8 +212,8 @@ def test_the_instruments_are_the_ones_of_the_conventions(telemetry: Telemetry) -
 @pytest.mark.parametrize("name", [SENT_MESSAGES, CONSUMED_MESSAGES])
 def test_counts_are_monotonic(name: str, telemetry: Telemetry) -> None:
     meters = Meters(telemetry.meter_provider, METRICS)
-    meters.sent(SEND, 1, None)
-    meters.consumed(PROCESS, 1, None)
+    meters.sent(SEND, 1, None, Context())
+    meters.consumed(PROCESS, 1, None, Context())
     assert telemetry.metric(name).data.is_monotonic is True
 
 
@@ -231,7 +231,7 @@ def test_durations_have_the_advised_boundaries(name: str, telemetry: Telemetry) 
 def test_the_scope_names_hopspan_its_version_and_the_schema(telemetry: Telemetry) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    Meters(provider, METRICS).sent(SEND, 1, None)
+    Meters(provider, METRICS).sent(SEND, 1, None, Context())
     data = reader.get_metrics_data()
     assert data is not None
     (scope,) = [each.scope for resource in data.resource_metrics for each in resource.scope_metrics]
@@ -245,8 +245,8 @@ def test_the_scope_names_hopspan_its_version_and_the_schema(telemetry: Telemetry
 def everything(meters: Meters) -> None:
     meters.client_operation(SEND, 0.1, None, Context())
     meters.processing(PROCESS, 0.1, None, Context())
-    meters.sent(SEND, 1, None)
-    meters.consumed(PROCESS, 1, None)
+    meters.sent(SEND, 1, None, Context())
+    meters.consumed(PROCESS, 1, None, Context())
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -275,8 +275,8 @@ def test_with_all_switched_off_no_meter_is_asked_for() -> None:
     [
         (lambda m, e: m.client_operation(SEND, 0.1, e, Context()), OPERATION_DURATION),
         (lambda m, e: m.processing(PROCESS, 0.1, e, Context()), PROCESS_DURATION),
-        (lambda m, e: m.sent(SEND, 1, e), SENT_MESSAGES),
-        (lambda m, e: m.consumed(PROCESS, 1, e), CONSUMED_MESSAGES),
+        (lambda m, e: m.sent(SEND, 1, e, Context()), SENT_MESSAGES),
+        (lambda m, e: m.consumed(PROCESS, 1, e, Context()), CONSUMED_MESSAGES),
     ],
 )
 @pytest.mark.parametrize("error", [None, "ValueError"])
