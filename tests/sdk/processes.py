@@ -32,7 +32,7 @@ def clean(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith(("OTEL_", "HOPSPAN_", "GRPC_"))
+        if not key.startswith(("OTEL_", "HOPSPAN_", "GRPC_")) and not key.endswith("_CA_BUNDLE")
     }
     quiet = {"GRPC_VERBOSITY": "NONE", "PYTHONFAULTHANDLER": "1"}
     return {**kept, **quiet, **(extra or {})}

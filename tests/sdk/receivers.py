@@ -54,8 +54,11 @@ class Received:
         self.hold = threading.Event()
         """Cleared: no answer is given until it is set."""
         self.hold.set()
+        self.waiting = 0
+        """Requests that have come, answered or not."""
 
     def take_spans(self, request: Any, headers: dict[str, str]) -> None:
+        self.waiting += 1
         assert self.hold.wait(DEADLINE)
         with self._changed:
             self.headers.append(headers)

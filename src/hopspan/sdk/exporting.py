@@ -113,12 +113,29 @@ class Renewed:
         self.gate = threading.Lock()
 
 
+_TRUST = ("certificate", "ssl", "handshake")
+_NO_CAUSE = ("socket closed", "max retries or shutdown")
+"""What exporters say when they do not say that it was the handshake."""
+
+
+def _is_secure() -> bool:
+    """Whether anything says that the receiver is spoken to with TLS."""
+    return any(
+        value.startswith("https:") if name.endswith("_ENDPOINT") else name.endswith("_CERTIFICATE")
+        for name, value in os.environ.items()
+        if name.startswith("OTEL_EXPORTER_OTLP")
+    )
+
+
 def _advice(why: str) -> str:
-    if "certificate" in why.lower() or "ssl" in why.lower():
+    said = why.lower()
+    unsaid = _is_secure() and any(word in said for word in _NO_CAUSE)
+    if unsaid or any(word in said for word in _TRUST):
         return (
-            "The two do not trust each other's certificates: OTEL_EXPORTER_OTLP_CERTIFICATE names "
-            "the file of the receiver's authority, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and "
-            "OTEL_EXPORTER_OTLP_CLIENT_KEY are what a receiver that asks for them is shown"
+            "Perhaps the two do not trust each other's certificates: "
+            "OTEL_EXPORTER_OTLP_CERTIFICATE names the file of the receiver's authority, "
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY what a "
+            "receiver that asks for them is shown"
         )
     return "Further failures are silent until it works again"
 

@@ -121,6 +121,7 @@ def _compression(name: str, said: str, preset: Preset) -> Any:
     return Compression.Gzip if preset.compression and not said else None
 
 
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _LOCAL = ("localhost", "127.", "[::1]")
 
 
@@ -131,6 +132,9 @@ def _look_for_mistakes(signal: str, name: str, preset: Preset) -> None:
         host = endpoint.removeprefix("http://")
         if not host.startswith(_LOCAL):
             faults.once("telemetry leaves this host in plain text: %s; https:// encrypts", endpoint)
+    bundles = [each for each in _BUNDLES if os.environ.get(each)]
+    if name == _HTTP and bundles and _set(signal, "CERTIFICATE"):
+        faults.once("%s is set, and requests prefers it to %s_CERTIFICATE", bundles[0], _OTLP)
     if name == _GRPC and _set(signal, "CLIENT_CERTIFICATE") and not _set(signal, "CERTIFICATE"):
         faults.once(
             "%s_CLIENT_CERTIFICATE has no effect on the gRPC exporter without %s_CERTIFICATE",
