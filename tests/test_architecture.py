@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("processing",),
     ("interception", "carrying"),
     ("adapters",),
-    ("instrumentation", "testing", "demo", "doctor", "cli", "sdk", ""),
+    ("instrumentation", "testing", "demo", "doctor", "cli", "sdk", "", "__main__"),
 )
 """From the lowest to the entry points; "" is the package. Those of one layer are siblings."""
 
@@ -43,6 +43,7 @@ MAY_USE_SIBLINGS = {
     "demo": {""},
     "doctor": {"instrumentation", "sdk"},
     "": {"instrumentation"},
+    "__main__": {"cli"},
 }
 """The command line runs the demo, which uses the package as anybody does, and the doctor, which looks
 at all that can be set up; the package offers the verbs."""

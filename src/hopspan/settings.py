@@ -102,7 +102,8 @@ def _is_name_or_prefix(text: str) -> bool:
 _PATTERNS = 'a list of names and prefixes such as ["tenant_id", "app.*"]'
 
 
-def _patterns(name: str, value: Any) -> tuple[str, ...]:
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """A list of baggage entries that are meant, checked."""
     return _listed(name, value, _PATTERNS, _is_name_or_prefix)
 
 
@@ -154,7 +155,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "message_key": _boolean,
     "reraise": _boolean,
     "baggage_allow": _allowed,
-    "baggage_attributes": _patterns,
+    "baggage_attributes": patterns,
     "baggage_metrics": _names,
     "trust": _boolean,
     "ignore": _destinations,

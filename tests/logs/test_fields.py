@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from hopspan import ConfigurationError
-from hopspan.logs.fields import Chosen, Fields
+from hopspan.logs.fields import Fields
 from tests.logs.conftest import SPAN, TRACE, Within, recording
 
 
@@ -83,24 +83,22 @@ def test_baggage_cannot_pretend_to_be_the_trace() -> None:
         assert Fields(["*"]).current() == TRACE
 
 
+WANTED = 'it takes a list of names and prefixes such as ["tenant_id", "app.*"]'
+
+
 @pytest.mark.parametrize(
-    ("patterns", "error"),
-    [
-        (
-            "tenant",
-            "baggage='tenant' is not valid: it takes a list of names and prefixes, such as "
-            '["tenant_id", "app.*"]',
-        ),
-        (
-            7,
-            "baggage=7 is not valid: it takes a list of names and prefixes, such as "
-            '["tenant_id", "app.*"]',
-        ),
-        ([""], "'' names no baggage: give a name, or a prefix with * at its end"),
-        (["a*b"], "'a*b' names no baggage: give a name, or a prefix with * at its end"),
-        ([b"a"], "b'a' names no baggage: give a name, or a prefix with * at its end"),
-    ],
+    ("baggage", "said"),
+    [("tenant", "'tenant'"), (7, "7"), ([""], "''"), (["a*b"], "'a*b'"), ([b"a"], "b'a'")],
 )
-def test_what_names_no_baggage_is_refused(patterns: Iterable[str], error: str) -> None:
+def test_what_names_no_baggage_is_refused(baggage: Any, said: str) -> None:
+    error = f"baggage={said} is not valid: {WANTED}"
     with pytest.raises(ConfigurationError, match=f"^{re.escape(error)}$"):
-        Chosen(patterns)
+        Fields(baggage)
+
+
+def test_what_anybody_may_have_put_into_baggage_is_bounded() -> None:
+    entries = {f"app.{number}": "x" * 2000 for number in range(100)}
+    with Within(**entries):
+        found = Fields(["app.*"]).current()
+    values = [value for name, value in found.items() if name not in TRACE]
+    assert values == ["x" * 1024] * 32

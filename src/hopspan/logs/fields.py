@@ -7,19 +7,21 @@ overridden by baggage, which others may have written.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opentelemetry import baggage, trace
+from opentelemetry import trace
+from opentelemetry.context import get_current
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME
 
-from hopspan.model import ConfigurationError
+from hopspan.entries import Names, recorded
+from hopspan.settings import patterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from opentelemetry.trace import Span
 
-__all__ = ["SERVICE_NAME", "SPAN_ID", "TRACE_FLAGS", "TRACE_ID", "Chosen", "Fields"]
+__all__ = ["SERVICE_NAME", "SPAN_ID", "TRACE_FLAGS", "TRACE_ID", "Fields"]
 
 # OpenTelemetry, Trace Context in non-OTLP Log Formats.
 TRACE_ID = "trace_id"
@@ -27,52 +29,18 @@ SPAN_ID = "span_id"
 TRACE_FLAGS = "trace_flags"
 
 
-class Chosen:
-    """Which baggage entries are copied: exact names, and prefixes such as `app.*`. Immutable.
+class Fields:
+    """Reads the fields of a record in the context that is current. Thread-safe and task-safe.
 
     Raises:
-        ConfigurationError: something that is neither.
+        ConfigurationError: `baggage` is no list of names and prefixes.
     """
-
-    __slots__ = ("_names", "_prefixes")
-
-    def __init__(self, patterns: Iterable[str]) -> None:
-        if isinstance(patterns, str) or not hasattr(patterns, "__iter__"):
-            raise ConfigurationError(
-                f"baggage={patterns!r} is not valid: it takes a list of names and prefixes, "
-                'such as ["tenant_id", "app.*"]'
-            )
-        every = [_pattern(each) for each in patterns]
-        self._prefixes = tuple(each[:-1] for each in every if each.endswith("*"))
-        self._names = tuple(each for each in every if not each.endswith("*"))
-
-    def __bool__(self) -> bool:
-        return bool(self._names or self._prefixes)
-
-    def of(self, entries: Mapping[str, object]) -> dict[str, str]:
-        """The chosen ones among some entries, as text."""
-        return {
-            name: str(value)
-            for name, value in entries.items()
-            if name in self._names or name.startswith(self._prefixes)
-        }
-
-
-def _pattern(pattern: Any) -> str:
-    if not isinstance(pattern, str) or not pattern or "*" in pattern[:-1]:
-        raise ConfigurationError(
-            f"{pattern!r} names no baggage: give a name, or a prefix with * at its end"
-        )
-    return pattern
-
-
-class Fields:
-    """Reads the fields of a record in the context that is current. Thread-safe and task-safe."""
 
     __slots__ = ("_chosen",)
 
-    def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self._chosen = Chosen(patterns)
+    def __init__(self, baggage: Iterable[str] = ()) -> None:
+        chosen = patterns("baggage", baggage)
+        self._chosen = Names(chosen) if chosen else None
 
     def current(self) -> dict[str, str]:
         """Fields by their names in the log; empty where no span is current."""
@@ -88,9 +56,9 @@ class Fields:
         service = _service(span)
         if service:
             fields[SERVICE_NAME] = service
-        if self._chosen:
-            return {**self._chosen.of(baggage.get_all()), **fields}
-        return fields
+        if self._chosen is None:
+            return fields
+        return {**recorded(get_current(), self._chosen), **fields}
 
 
 def _service(span: Span) -> str | None:
