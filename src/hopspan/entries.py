@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 from opentelemetry import baggage
+from opentelemetry.context import Context
 
 from hopspan import faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from opentelemetry.context import Context
 
 MOST_ENTRIES = 64
 """What every system has to pass on (W3C Baggage, *Limits*); it may drop what is beyond."""
@@ -25,6 +24,9 @@ MOST_BYTES = 8192
 """Likewise, of all entries together as they are encoded, with the commas between them."""
 MOST_BYTES_OF_ENTRY = 4096
 """What OpenTelemetry for Python writes and reads: it drops a longer one at each message."""
+
+KEY = next(iter(baggage.set_baggage("any", "", Context())))
+"""Where the API keeps baggage in a context: most contexts have none, and need not pay for it."""
 
 LONGEST_VALUE = 1024
 """Characters of a value that are recorded: the span is ours, the value is anybody's."""

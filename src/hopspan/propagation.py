@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
 
 from hopspan import faults
-from hopspan.entries import Names, leaving
+from hopspan.entries import KEY, Names, leaving
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -123,7 +123,6 @@ _LONGEST = 8192
 `tracestate` in quadratic time: one that fills an AMQP frame would hold up a consumer for many
 seconds."""
 _BAGGAGE = "baggage"
-_TRACEPARENT = "traceparent"
 _MOST_KEYS = 1024
 """A propagator that looks at all keys copies its baggage for each that it takes."""
 _GETTER = _Folded()
@@ -147,11 +146,9 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
         allowed: The names of entries that may leave; None for all.
     """
     propagator = propagate.get_global_textmap()
-    fresh = _written(propagator, context if allowed is None else leaving(context, allowed))
-    if allowed is None and (len(fresh) != 1 or _TRACEPARENT not in fresh):
-        # Looked at so late because most messages carry no baggage, and need not pay for it.
-        fitting = leaving(context, None)
-        fresh = fresh if fitting is context else _written(propagator, fitting)
+    if KEY in context:
+        context = leaving(context, allowed)
+    fresh = _written(propagator, context)
     stale = _stale_keys(propagator) | frozenset(key.lower() for key in fresh)
     if allowed is not None and headers:
         # Some propagators have a header for each entry, and do not count it among their fields.

@@ -38,6 +38,7 @@ EVERYWHERE = (
     "scenarios_logs",
     "scenarios_metrics",
     "scenarios_privacy",
+    "scenarios_baggage",
 )
 """The scenarios of every client, by module."""
 
