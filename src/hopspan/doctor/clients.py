@@ -13,7 +13,7 @@ from hopspan.doctor.findings import Finding, error, hint, ok, warning
 from hopspan.interception.weaving import INTERCEPTED, owner_of, reason_against
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from hopspan.doctor.environment import Environment
 
@@ -32,7 +32,7 @@ def found(environment: Environment) -> Iterable[Finding]:
         )
     floors = _floors(environment.requirements)
     for name in clients:
-        yield _version(environment, name, *floors.get(name, (name.replace("_", "-"), "0")))
+        yield _version(environment, name, *floors.get(name, (_client(name), "0")))
         yield from _misfits(name)
 
 
@@ -69,7 +69,7 @@ def _misfits(name: str) -> Iterator[Finding]:
     except Exception as failure:  # noqa: BLE001 - a client that is broken, or of an unknown age
         yield error(
             f"{name} cannot be imported: {type(failure).__name__}: {failure}",
-            f"reinstall it: pip install --force-reinstall 'hopspan[{name.replace('_', '-')}]'",
+            f"reinstall it: pip install --force-reinstall 'hopspan[{_client(name)}]'",
         )
         return
     for point in points:
@@ -85,35 +85,54 @@ def _misfits(name: str) -> Iterator[Finding]:
 
 def woven(environment: Environment) -> Iterable[Finding]:
     """Who intercepts the clients: hopspan, another instrumentation, or both."""
-    for name in ADAPTERS:
-        if importlib.util.find_spec(name):
-            yield from _woven(environment, name)
+    clients = [name for name in ADAPTERS if importlib.util.find_spec(name)]
+    for name in clients:
+        yield from _woven(environment, name)
+    idle = [_client(name) for name in clients if _is_idle(environment, name)]
+    if idle:
+        yield hint(
+            f"installed, and not instrumented as a whole: {', '.join(idle)}",
+            f"hopspan.instrument({', '.join(map(repr, idle))}), unless handlers are decorated or "
+            "objects wrapped",
+        )
 
 
 def _woven(environment: Environment, name: str) -> Iterator[Finding]:
-    client = name.replace("_", "-")
-    strangers = sorted(_strangers(name))
-    is_ours = client in _ours(environment)
-    if strangers:
-        whom = "as well, so spans are doubled" if is_ours else "so hopspan leaves it alone"
-        yield (error if is_ours else warning)(
-            f"{client} is instrumented by {', '.join(strangers)}, {whom}",
-            f"keep one: {_DISABLED}={_rival(name) or client}, or no hopspan.instrument({client!r})",
+    client = _client(name)
+    strangers = ", ".join(sorted(_strangers(name)))
+    if strangers and name in _ours(environment):
+        yield error(
+            f"{client} is instrumented by {strangers} and by hopspan: spans are doubled",
+            _keep_one(name),
         )
-    elif is_ours:
+    elif strangers:
+        yield warning(
+            f"{client} is instrumented by {strangers}, so hopspan leaves it alone", _keep_one(name)
+        )
+    elif name in _ours(environment):
         yield ok(f"{client} is instrumented by hopspan alone")
     else:
         yield from _launched(environment, name)
-        if environment.set_up is not None:
-            yield hint(
-                f"{client} is installed, and not instrumented as a whole",
-                f"hopspan.instrument({client!r}), unless handlers are decorated or objects wrapped",
-            )
 
 
-def _ours(environment: Environment) -> set[str]:
-    configs = environment.set_up.configs if environment.set_up else {}
-    return {name.replace("_", "-") for name in configs}
+def _keep_one(name: str) -> str:
+    client = _client(name)
+    rival = _rival(name) or client
+    return f"keep one: leave out hopspan.instrument({client!r}), or set {_DISABLED}={rival}"
+
+
+def _is_idle(environment: Environment, name: str) -> bool:
+    """The application could have instrumented it, and nobody has."""
+    is_looked_at = environment.set_up is not None
+    return is_looked_at and name not in _ours(environment) and not _strangers(name)
+
+
+def _client(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _ours(environment: Environment) -> Mapping[str, object]:
+    return environment.set_up.configs if environment.set_up else {}
 
 
 def _launched(environment: Environment, name: str) -> Iterator[Finding]:

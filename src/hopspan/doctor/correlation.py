@@ -53,8 +53,12 @@ def _parts() -> Iterator[Any]:
 
 def _correlates(part: Any) -> bool:
     """Our filter; or a handler that exports records over OTLP, which have the trace anyway."""
-    module = type(part).__module__
-    return isinstance(part, logs.TraceFilter) or module.startswith("opentelemetry.")
+    is_exporting = isinstance(part, logging.Handler) and _is_opentelemetrys(part)
+    return isinstance(part, logs.TraceFilter) or is_exporting
+
+
+def _is_opentelemetrys(part: object) -> bool:
+    return any(kind.__module__.startswith("opentelemetry.") for kind in type(part).__mro__)
 
 
 def _by_structlog() -> bool:

@@ -108,10 +108,9 @@ def _elsewhere(environment: Environment) -> Finding:
 
 def _plain(receiver: Receiver) -> Iterator[Finding]:
     if not receiver.tls and not receiver.is_local:
-        variable = receiver.variable or f"{PREFIX}ENDPOINT"
         yield warning(
             f"telemetry leaves this machine in plain text, to {receiver.host}",
-            f"{variable}=https://{receiver.host}:{receiver.port}",
+            receiver.set_to(f"https://{receiver.host}:{receiver.port}"),
         )
 
 

@@ -39,8 +39,7 @@ def problem_with(receiver: Receiver, seconds: float) -> tuple[str, str] | None:
 
 
 def _other(receiver: Receiver) -> str:
-    variable = receiver.variable or f"{PREFIX}ENDPOINT"
-    return f"start a collector there, or {variable}=https://HOST:PORT"
+    return f"start a collector there, or {receiver.set_to('https://HOST:PORT')}"
 
 
 def _absent_file(receiver: Receiver) -> tuple[str, str] | None:
@@ -95,7 +94,7 @@ def _refusal(where: str, failure: ssl.SSLError) -> tuple[str, str]:
             f"{PREFIX}CLIENT_CERTIFICATE=FILE and {PREFIX}CLIENT_KEY=FILE",
         )
     if "WRONG_VERSION" in reason or "RECORD_LAYER" in reason or "HTTP_REQUEST" in reason:
-        return f"{where} does not speak TLS", f"{PREFIX}ENDPOINT=http://{where}, or a port with TLS"
+        return f"{where} does not speak TLS", f"a port of it that does, or http://{where}"
     if "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason:
         return (
             f"{where} does not accept the client certificate ({reason})",

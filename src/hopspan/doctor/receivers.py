@@ -39,6 +39,10 @@ class Receiver(NamedTuple):
     client_certificate: str = ""
     client_key: str = ""
 
+    def set_to(self, url: str) -> str:
+        """How to send telemetry to another address."""
+        return f"{self.variable}={url}" if self.variable else f"endpoint={url!r} of the exporter"
+
     @property
     def is_local(self) -> bool:
         """Whether nothing leaves this machine."""

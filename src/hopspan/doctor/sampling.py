@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from hopspan.doctor.findings import Finding, error, hint, ok, warning
@@ -15,6 +16,7 @@ _VARIABLE = "OTEL_TRACES_SAMPLER"
 _ARGUMENT = "OTEL_TRACES_SAMPLER_ARG"
 _RATIO = "parentbased_traceidratio"
 _KNOWN = {"always_on", "always_off", "traceidratio"}
+_PARENT_BASED = re.compile(r"ParentBased\{root:(.*?),remoteParentSampled:")
 _MEND = f"{_VARIABLE}={_RATIO} {_ARGUMENT}=0.05"
 
 
@@ -88,7 +90,10 @@ def _by_variables() -> Any:
 
 
 def _named(sampler: Any) -> str:
-    return str(sampler.get_description())
+    """Its description; of a parent-based one that of what it does with new traces."""
+    description = str(sampler.get_description())
+    parts = _PARENT_BASED.match(description)
+    return f"ParentBased {parts[1]}" if parts else description
 
 
 def _description(environment: Environment) -> str:

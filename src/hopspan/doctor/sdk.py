@@ -38,9 +38,10 @@ def set_up(environment: Environment) -> Iterable[Finding]:
 def _too_late(done: SetUp) -> Iterator[Finding]:
     if done.early:
         names = ", ".join(dict.fromkeys(done.early[:_MOST_NAMES]))
+        count = len(done.early)
         yield error(
-            f"{len(done.early)} spans were started before the SDK was set up, and are lost: "
-            f"{names}",
+            f"{count} {'span' if count == 1 else 'spans'} started before the SDK was set up, and "
+            f"lost: {names}",
             "call hopspan.sdk.setup() first, before anything that traces",
         )
     for said in done.overridden:
