@@ -241,6 +241,23 @@ def test_a_child_that_skips_everything_flushes_by_hand(receiver: Receiver) -> No
     assert {"warm": 10, "child": MANY} == receiver.received.names()
 
 
+def test_what_was_shut_down_stays_so_in_a_child(receiver: Receiver) -> None:
+    program = f"""
+    {SETUP}{WARM}
+    telemetry.shutdown()
+    child = os.fork()
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    spans(3)
+    assert telemetry.dropped_by_reason == {{"shut_down": 3}}
+    """
+    done = run(program, environment_of(receiver))
+    assert 0 == done.returncode
+    said = "WARNING hopspan: spans are lost: they ended after telemetry was shut down"
+    assert [said] == done.stderr.splitlines()
+    assert {"warm": 10} == receiver.received.names()
+
+
 def test_generations_of_children(receiver: Receiver) -> None:
     program = f"""
     {SETUP}{WARM}

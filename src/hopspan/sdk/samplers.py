@@ -153,7 +153,8 @@ class Keep(Sampler):
 
     def get_description(self) -> str:
         """Such as `Keep{baggage customer.tier=enterprise, else 0.05}`."""
-        return f"Keep{{{', '.join(each.reason for each in self.rules)}, else {self.ratio}}}"
+        said = [*(each.reason for each in self.rules), f"else {self.ratio}"]
+        return f"Keep{{{', '.join(said)}}}"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Keep) and (self.rules, self.ratio) == (other.rules, other.ratio)

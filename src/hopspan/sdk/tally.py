@@ -31,6 +31,7 @@ class Tally:
 
     def __init__(self, room: int) -> None:
         self._room = room
+        self._is_over = False
         self._begin()
         _every_tally.add(self)
 
@@ -39,7 +40,6 @@ class Tally:
         self._waiting = 0
         self._exported = 0
         """In the hands of the exporter just now."""
-        self._is_over = False
         self.lost: Counter[str] = Counter()
 
     def admit(self) -> bool:

@@ -180,7 +180,8 @@ _every_one: weakref.WeakSet[Telemetry] = weakref.WeakSet()
 
 def _begin_anew() -> None:
     for each in list(_every_one):
-        each._begin()  # noqa: SLF001 - ours
+        if not each._is_reported:  # noqa: SLF001 - what was shut down stays so in the child
+            each._begin()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
