@@ -66,7 +66,8 @@ class Baggage:
         undo_leftovers()
         attachment = Attachment(self._applied(get_current()))
         self._open.add(attachment)
-        _entered.set((*_entered.get(), _Entered(self, attachment)))
+        others = (each for each in _entered.get() if not each.attachment.is_done)
+        _entered.set((*others, _Entered(self, attachment)))
 
     def __exit__(
         self,
@@ -236,6 +237,7 @@ def inject(
 
     Thread and task safety: no state; reads the caller's current context.
     """
+    undo_leftovers()
     context = get_current() if context is None else context
     lists = [each.allowed for each in in_force() if each.allowed is not None]
     for allowed in lists:
