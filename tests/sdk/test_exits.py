@@ -14,7 +14,7 @@ pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("grpc")
 
 from tests.sdk.processes import DEADLINE, clean, run, start
-from tests.sdk.receivers import Receiver, grpc_receiver, http_receiver
+from tests.sdk.receivers import Receiver, grpc_receiver, http_receiver, wire_to
 
 if sys.platform == "win32":
     pytest.skip("forks and signals", allow_module_level=True)
@@ -26,6 +26,9 @@ MANY = 1000
 def receiver(request: pytest.FixtureRequest) -> Iterator[Receiver]:
     with (grpc_receiver if request.param == "grpc" else http_receiver)() as receiver:
         yield receiver
+
+
+NO_OTHER = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
 
 
 def environment_of(receiver: Receiver) -> dict[str, str]:
@@ -86,6 +89,35 @@ def test_a_signal_in_the_middle_of_the_work(receiver: Receiver) -> None:
     assert -signal.SIGTERM == done.returncode
     last = int(done.stdout.splitlines()[-1])
     assert receiver.received.names()["work"] >= last > 0
+    assert "lost" not in done.stderr
+
+
+def test_a_signal_while_a_lock_is_held_that_the_export_needs() -> None:
+    """Here a log handler's: the main thread lets go of it first, and nobody waits for anybody."""
+    program = """
+    import threading
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if threading.current_thread() is threading.main_thread():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.1)
+
+    class Exporter(SpanExporter):
+        def export(self, spans):
+            logging.getLogger("mine").warning("exporting")
+            os.write(1, b"%d spans\\n" % len(spans))
+            return SpanExportResult.SUCCESS
+
+    logging.getLogger("mine").addHandler(Handler())
+    telemetry = hopspan.sdk.setup("development", service_name="test", span_exporter=Exporter())
+    spans(10)
+    logging.getLogger("mine").warning("a signal comes right now")
+    time.sleep(60)
+    """
+    done = run(program, NO_OTHER)
+    assert (-signal.SIGTERM, "10 spans\n") == (done.returncode, done.stdout)
     assert "lost" not in done.stderr
 
 
@@ -227,6 +259,23 @@ def test_a_forked_child_that_is_terminated(receiver: Receiver) -> None:
     assert {"warm": 10, "child": MANY} == receiver.received.names()
 
 
+def test_a_child_has_a_connection_of_its_own() -> None:
+    """Not the one that its parent goes on using."""
+    program = f"""
+    {SETUP}{WARM}
+    child = os.fork()
+    if child:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    spans({MANY}, "child")
+    """
+    with http_receiver() as receiver, wire_to(receiver) as wire:
+        environment = {**environment_of(receiver), **receiver.environment(wire.port), **NO_OTHER}
+        done = run(program, environment)
+        assert (0, "") == (done.returncode, done.stderr)
+        assert {"warm": 10, "child": MANY} == receiver.received.names()
+        assert 2 == wire.tries
+
+
 def test_a_child_that_skips_everything_flushes_by_hand(receiver: Receiver) -> None:
     program = f"""
     {SETUP}{WARM}
@@ -359,7 +408,6 @@ telemetry = hopspan.sdk.setup(
 )
 spans(10)
 """
-NO_OTHER = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
 
 
 @pytest.mark.parametrize(
@@ -382,11 +430,15 @@ def test_an_exporter_that_hangs_does_not_hang_the_exit(end: str, status: int) ->
     )
 
 
-def test_flush_keeps_its_deadline_as_well() -> None:
+@pytest.mark.parametrize(
+    "flush", ["telemetry.flush(0.2)", "trace.get_tracer_provider().force_flush(200)"]
+)
+def test_flush_keeps_its_deadline_as_well(flush: str) -> None:
+    """Also by way of the provider, as others ask for it."""
     program = f"""
 {HANGS}
 before = time.monotonic()
-assert telemetry.flush(0.2) is False
+assert {flush} is False
 say(time.monotonic() - before < 5)
 """
     done = run(program, NO_OTHER)

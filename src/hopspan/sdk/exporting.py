@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from hopspan.faults import logger
+from hopspan.sdk.working import Call, Worker, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,6 +179,12 @@ class CountedBatches(BatchSpanProcessor):
             max_export_batch_size=sizes.batch,
         )
         self.tally = exporter.tally
+        self._worker = Worker("hopspan-flush")
+
+    def force_flush(self, timeout_millis: float | None = None) -> bool:
+        """Export what waits, and wait for that no longer than told; the SDK waits for ever."""
+        call = self._worker.do(Call(super().force_flush, "flushing spans"))
+        return wait_for([call], (30_000 if timeout_millis is None else timeout_millis) / 1000)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span, if it is sampled and there is room."""
