@@ -21,13 +21,23 @@ from hopspan.doctor import (
     sdk,
     settings,
 )
-from hopspan.doctor.environment import Environment, requirements
+from hopspan.doctor.environment import Environment, SetUp, requirements
 from hopspan.doctor.findings import Check, Finding, Level, error, hint, ok, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["CHECKS", "Check", "Environment", "Finding", "Level", "examine", "healthy", "this"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Environment",
+    "Finding",
+    "Level",
+    "SetUp",
+    "examine",
+    "healthy",
+    "this",
+]
 
 
 def _ran(environment: Environment) -> Iterable[Finding]:

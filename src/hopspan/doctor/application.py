@@ -28,6 +28,8 @@ from hopspan.doctor.environment import SetUp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from hopspan.config import Config
+
 
 def run(target: str) -> SetUp:
     """Import `module`, or `module:callable` and call it without arguments; tell what is set up.
@@ -44,7 +46,7 @@ def run(target: str) -> SetUp:
         overridden,
         signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL,
         correlation.is_there(),
-        {name: each[0].instrumenter.config for name, each in instrumentation._woven.items()},  # noqa: SLF001
+        configs(),
         _span_names(),
         failure,
     )
@@ -114,6 +116,12 @@ def _hearing() -> Iterator[list[str]]:
         yield ear.said
     finally:
         logger.removeHandler(ear)
+
+
+def configs() -> dict[str, Config]:
+    """What holds for each client that `hopspan.instrument` was called for."""
+    woven = instrumentation._woven  # noqa: SLF001 - one package
+    return {name: binding.instrumenter.config for name, (binding, *_) in woven.items()}
 
 
 def _telemetry() -> Any:

@@ -12,6 +12,7 @@ from hopspan.doctor.receivers import (
     PROTOCOLS,
     UnclearAddressError,
     exporters,
+    is_of_the_sdk,
     processors,
     receiver_of,
     set_for_traces,
@@ -35,7 +36,7 @@ def reachable(environment: Environment) -> Iterable[Finding]:
     """Spans leave, and their receiver answers."""
     unusable = list(_unusable(environment))
     if unusable or not _is_otlp(environment):
-        yield from unusable or [_elsewhere(environment)]
+        yield from unusable or _elsewhere(environment)
         return
     try:
         receiver = receiver_of(environment)
@@ -90,20 +91,19 @@ def _is_otlp(environment: Environment) -> bool:
     return any(name.startswith("otlp") for name in _names(environment))
 
 
-def _elsewhere(environment: Environment) -> Finding:
-    if environment.provider is not None:
-        made = [type(each).__qualname__ for each in exporters(environment.provider)]
-        if made:
-            return hint(
-                f"spans go to {', '.join(made)}, not over OTLP", "nothing, if that is meant"
-            )
-        return error(
+def _elsewhere(environment: Environment) -> Iterator[Finding]:
+    provider = environment.provider
+    made = [type(each).__qualname__ for each in exporters(provider)]
+    if provider is None:
+        said = f"{_EXPORTER}={environment.text(_EXPORTER)}"
+        yield warning(f"{said}: no span leaves", f"{_EXPORTER}=otlp")
+    elif made:
+        yield hint(f"spans go to {', '.join(made)}, not over OTLP", "nothing, if that is meant")
+    elif is_of_the_sdk(provider):
+        yield error(
             "the tracer provider has no exporter, so no span leaves",
             "hopspan.sdk.setup(), or provider.add_span_processor(BatchSpanProcessor(...))",
         )
-    return warning(
-        f"{_EXPORTER}={environment.text(_EXPORTER)}: no span leaves", f"{_EXPORTER}=otlp"
-    )
 
 
 def _plain(receiver: Receiver) -> Iterator[Finding]:

@@ -64,6 +64,13 @@ def _problem_with_tls(receiver: Receiver, plain: socket.socket) -> tuple[str, st
     where = f"{receiver.host}:{receiver.port}"
     try:
         context = _context(receiver)
+    except OSError:  # ssl.SSLError is one
+        files = [receiver.certificate, receiver.client_certificate, receiver.client_key]
+        return (
+            f"{', '.join(filter(None, files))} is no certificate or key that can be used",
+            f"{PREFIX}CERTIFICATE, ..._CLIENT_CERTIFICATE and ..._CLIENT_KEY: PEM files",
+        )
+    try:
         with context.wrap_socket(plain, server_hostname=receiver.host) as secured:
             secured.settimeout(_REFUSAL_SECONDS)
             with contextlib.suppress(TimeoutError):

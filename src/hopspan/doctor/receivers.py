@@ -132,6 +132,11 @@ def _word(compression: Any) -> str:
     return {"nocompression": "none"}.get(named, named)
 
 
+def is_of_the_sdk(provider: Any) -> bool:
+    """Whether a provider is one of which the doctor knows where its spans go."""
+    return hasattr(provider, "_active_span_processor")
+
+
 def processors(provider: Any) -> Iterator[Any]:
     """What a provider hands its finished spans to."""
     pending = [getattr(provider, "_active_span_processor", None)]

@@ -60,7 +60,7 @@ def _undescribed(told: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _anonymous(environment: Environment, told: Mapping[str, Any]) -> Iterator[Finding]:
     """The SDK's newer releases, and hopspan's set-up, make an instance id: look at the result."""
-    if environment.provider is not None and _INSTANCE not in told:
+    if hasattr(environment.provider, "resource") and _INSTANCE not in told:
         yield hint(
             f"{_INSTANCE} is missing: copies of the service cannot be told apart",
             f"hopspan.sdk.setup(), or {_VARIABLE}={_INSTANCE}=$HOSTNAME",

@@ -64,8 +64,8 @@ def baggage(environment: Environment) -> Iterable[Finding]:
 
 # -- span names ------------------------------------------------------------------------------------
 
-_GENERATED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{16,}|\d{5,}", re.IGNORECASE)
-"""A UUID, a long hexadecimal number, a long decimal one: an id of something, or a time."""
+_GENERATED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-|[0-9a-f]{16,}", re.IGNORECASE)
+"""A UUID, or a number so long that it counts nothing."""
 _NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*", re.IGNORECASE)
 _MOST_ALIKE = 20
 """Names that differ in a number only. Partitions and shards are fewer."""
@@ -103,10 +103,12 @@ def _generated(names: Sequence[str]) -> Iterator[Finding]:
     found = [name for name in names if _GENERATED.search(_destination(name))]
     if found:
         pattern = _GENERATED.split(_destination(found[0]))[0] + "*"
-        yield warning(
-            f"{len(found)} span names have an id in them, such as {found[0]!r}",
-            _MEND.format(pattern=pattern),
+        said = (
+            f"{len(found)} span names have an id in them, such as {found[0]!r}"
+            if len(found) > 1
+            else f"1 span name has an id in it: {found[0]!r}"
         )
+        yield warning(said, _MEND.format(pattern=pattern))
 
 
 def _alike(names: Sequence[str]) -> Iterator[Finding]:
@@ -124,5 +126,5 @@ def _many(names: Sequence[str]) -> Iterator[Finding]:
         yield warning(
             f"there are {len(set(names))} span names already, and more than {_MOST_NAMES} are hard "
             "to search",
-            _MEND.format(pattern="PATTERN"),
+            _MEND.format(pattern="..."),
         )
