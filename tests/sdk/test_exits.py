@@ -32,8 +32,13 @@ NO_OTHER = {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
 
 
 def environment_of(receiver: Receiver) -> dict[str, str]:
-    """With room for more spans than any program here makes at once: this is about ends."""
-    return {**receiver.environment(), "OTEL_BSP_MAX_QUEUE_SIZE": "20000"}
+    """Room for all, and nothing is exported before somebody asks for it: this is about ends."""
+    sizes = {
+        "OTEL_BSP_MAX_QUEUE_SIZE": "20000",
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "20000",
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+    }
+    return {**receiver.environment(), **sizes}
 
 
 SETUP = "telemetry = hopspan.sdk.setup('development', service_name='test'); "
@@ -337,7 +342,8 @@ def test_a_fork_in_the_middle_of_an_export(receiver: Receiver) -> None:
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     """
-    done = run(program, environment_of(receiver))
+    batches = {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "50"}
+    done = run(program, {**environment_of(receiver), **batches})
     assert (0, "") == (done.returncode, done.stderr)
     assert {"warm": 10, "parent": 5 * MANY, "child": MANY} == receiver.received.names()
 

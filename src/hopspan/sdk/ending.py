@@ -33,6 +33,7 @@ _HOLDS_LOCKS = (
     "opentelemetry.exporter",
     "logging",
     "hopspan.telemetry.metrics",
+    "hopspan.sdk.tally",
 )
 """Code that locks what an export needs. Never waited in: who is waited for might wait for it."""
 

@@ -71,6 +71,11 @@ class Tally:
             if is_lost:
                 self.lost[EXPORT_FAILED] += spans
 
+    def losses(self) -> Counter[str]:
+        """What is lost so far, by reason."""
+        with self._lock:
+            return self.lost.copy()
+
     def give_up(self) -> int:
         """What waits now is lost, and all that comes; how many wait."""
         with self._lock:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,10 +63,6 @@ class Telemetry:
             for signal, provider in providers._asdict().items()
             if provider is not None
         }
-        self._begin()
-        _every_one.add(self)
-
-    def _begin(self) -> None:
         self._is_reported = False
         self._ends = {
             signal: Call(getattr(self.providers, signal).shutdown, f"shutting down the {signal}")
@@ -86,7 +80,7 @@ class Telemetry:
 
         With several exporters, a span that each of them loses is counted for each.
         """
-        return dict(sum((each.lost for each in self._tallies), Counter()))
+        return dict(sum((each.losses() for each in self._tallies), Counter()))
 
     def flush(self, seconds: float = 10.0) -> bool:
         """Export all that has ended by now.
@@ -173,16 +167,3 @@ class Telemetry:
 
     def __repr__(self) -> str:
         return f"<Telemetry {self.preset or 'of somebody else'}, {self.dropped_spans} spans lost>"
-
-
-_every_one: weakref.WeakSet[Telemetry] = weakref.WeakSet()
-
-
-def _begin_anew() -> None:
-    for each in list(_every_one):
-        if not each._is_reported:  # noqa: SLF001 - what was shut down stays so in the child
-            each._begin()  # noqa: SLF001
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=_begin_anew)
