@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hopspan.doctor import CHECKS, Level, examine
@@ -34,3 +37,9 @@ def test_what_is_found_says_how_to_mend_it() -> None:
 def test_what_is_well_asks_for_nothing() -> None:
     found = examine(test_variables.an_environment(test_variables.NAMED))
     assert [each for each in found if each.level is Level.OK and each.mend] == []
+
+
+def test_every_check_is_documented_in_its_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text("utf-8")
+    table = page.partition("\n| check | ")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE) == [check.name for check in CHECKS]
