@@ -9,26 +9,58 @@ the last duplicate and tolerates every value that a broker can deliver; it never
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
 
 from hopspan import faults
 from hopspan.entries import KEY, Names, leaving
+from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from opentelemetry.propagators.textmap import TextMapPropagator
 
-__all__ = ["MAPPING", "PAIRS", "Codec", "carries_context", "extract", "injected"]
+__all__ = [
+    "MAPPING",
+    "PAIRS",
+    "Codec",
+    "carries_context",
+    "refuse_unusable",
+    "extract",
+    "injected",
+]
 
 Pairs = list[tuple[str, Any]]
+
+try:
+    from opentelemetry.propagate import get_global_textmap
+except Exception as _error:  # noqa: BLE001 - it reads OTEL_PROPAGATORS while it is imported
+    # Kept until a face is bound, so that `hopspan doctor` can say it.
+    _unusable = f"OTEL_PROPAGATORS={os.environ.get('OTEL_PROPAGATORS')!r} is not valid: {_error}"
+
+    def get_global_textmap() -> TextMapPropagator:
+        """There is none.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(_unusable)
+
+
+def refuse_unusable() -> None:
+    """Whether `OTEL_PROPAGATORS` can be used, as OpenTelemetry finds when it is imported.
+
+    Raises:
+        ConfigurationError: it names a propagator that is misspelt or not installed.
+    """
+    get_global_textmap()
 
 
 class Codec(ABC):
@@ -145,7 +177,7 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
         context: What they are to carry; what of its baggage may not leave stays behind.
         allowed: The names of entries that may leave; None for all.
     """
-    propagator = propagate.get_global_textmap()
+    propagator = get_global_textmap()
     if KEY in context:
         context = leaving(context, allowed)
     fresh = _written(propagator, context)
@@ -179,7 +211,7 @@ def _holds(codec: Codec, headers: Any, keys: frozenset[str]) -> bool:
 
 def carries_context(codec: Codec, headers: Any) -> bool:
     """Whether a message holds a field of the configured propagator already."""
-    return _holds(codec, headers, _stale_keys(propagate.get_global_textmap()))
+    return _holds(codec, headers, _stale_keys(get_global_textmap()))
 
 
 def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = True) -> Context:
@@ -204,7 +236,7 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
         }
         if not trust:
             folded.pop(_BAGGAGE, None)
-        return propagate.get_global_textmap().extract(folded, context, _GETTER)
+        return get_global_textmap().extract(folded, context, _GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)
         return context

@@ -238,3 +238,24 @@ def test_who_stops_reading_hears_no_complaint(doctor: Doctor) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_misspelt_propagator_does_not_keep_the_doctor_from_saying_so(doctor: Doctor) -> None:
+    """OpenTelemetry refuses to be imported with it."""
+    report = doctor.run("--json", OTEL_PROPAGATORS="tracecontex,baggage")
+    assert report.of("propagators") == [
+        (
+            "error",
+            "OTEL_PROPAGATORS names 'tracecontex', which is misspelt or not installed: hopspan and "
+            "OpenTelemetry refuse to start",
+            "OTEL_PROPAGATORS=tracecontext,baggage",
+        )
+    ]
+    report = doctor.on(
+        "import hopspan\ndef set_up():\n    hopspan.instrument('pika')",
+        OTEL_PROPAGATORS="tracecontex,baggage",
+    )
+    assert report.of("application")[0][1] == (
+        "its set-up failed: ConfigurationError: OTEL_PROPAGATORS='tracecontex,baggage' is not "
+        "valid: Propagator tracecontex not found. It is either misspelled or not installed."
+    )

@@ -89,15 +89,9 @@ FAULTS: list[tuple[str, dict[str, str], list[Row]]] = [
         [
             (
                 "error",
-                "OTEL_PROPAGATORS names 'tracecontex', which is misspelt or not installed; without "
-                "it the application does not start",
+                "OTEL_PROPAGATORS names 'tracecontex', which is misspelt or not installed: "
+                "hopspan and OpenTelemetry refuse to start",
                 "OTEL_PROPAGATORS=tracecontext,baggage",
-            ),
-            (
-                "warning",
-                "OTEL_PROPAGATORS is without tracecontext: services that speak the W3C format "
-                "start traces of their own",
-                "OTEL_PROPAGATORS=tracecontext,tracecontex,baggage",
             ),
         ],
     ),
@@ -107,8 +101,8 @@ FAULTS: list[tuple[str, dict[str, str], list[Row]]] = [
         [
             (
                 "error",
-                "OTEL_PROPAGATORS names 'jaeger', which is misspelt or not installed; without it "
-                "the application does not start",
+                "OTEL_PROPAGATORS names 'jaeger', which is misspelt or not installed: "
+                "hopspan and OpenTelemetry refuse to start",
                 "pip install opentelemetry-propagator-jaeger",
             )
         ],

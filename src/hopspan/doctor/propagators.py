@@ -26,20 +26,27 @@ def configured(environment: Environment) -> Iterable[Finding]:
     if "none" in [name.lower() for name in names]:
         yield error(f"{VARIABLE}={text}: no trace leaves this process", _set(_DEFAULT))
         return
-    findings = [*_unknown(environment, names), *_missing(names)]
+    meant = [_meant(environment, name) for name in names]
+    findings = [*_unknown(environment, names, meant), *_missing(meant)]
     yield from findings or [ok(", ".join(names))]
 
 
-def _unknown(environment: Environment, names: list[str]) -> Iterator[Finding]:
+def _meant(environment: Environment, name: str) -> str:
+    """The installed propagator whose name is nearest; the name itself where none is near."""
     known = environment.entry_points_of(_GROUP)
-    for name in names:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), name)
+
+
+def _unknown(environment: Environment, names: list[str], meant: list[str]) -> Iterator[Finding]:
+    known = environment.entry_points_of(_GROUP)
+    for name, near in zip(names, meant, strict=True):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            mended = ",".join(near[0] if near and each == name else each for each in names)
             yield error(
-                f"{VARIABLE} names {name!r}, which is misspelt or not installed; without it the "
-                "application does not start",
-                _set(mended) if near else f"pip install opentelemetry-propagator-{name or 'b3'}",
+                f"{VARIABLE} names {name!r}, which is misspelt or not installed: hopspan and "
+                "OpenTelemetry refuse to start",
+                _set(",".join(meant))
+                if near in known
+                else f"pip install opentelemetry-propagator-{name or 'b3'}",
             )
 
 

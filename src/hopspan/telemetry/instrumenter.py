@@ -11,10 +11,10 @@ from opentelemetry.trace import SpanContext, SpanKind
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Action, plan
-from hopspan.entries import Names, recorded
-from hopspan.model import Delivery, Endpoint, MessageInfo, OperationType, Verdict
-from hopspan.propagation import Codec, carries_context, inject_into, narrowed
-from hopspan.telemetry.capturing import Capture
+from hopspan.entries import names_of
+from hopspan.model import Delivery, Endpoint, OperationType, Verdict
+from hopspan.propagation import Codec, carries_context, check_propagators, inject_into, narrowed
+from hopspan.telemetry.describing import Description
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.foreign import telling
 from hopspan.telemetry.ignoring import ignoring
@@ -28,7 +28,10 @@ from hopspan.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from opentelemetry.trace import Link
+
     from hopspan.config import Config
+    from hopspan.entries import Names
     from hopspan.model import Outcome, Outgoing, Settlement
 
 
@@ -45,11 +48,12 @@ class Instrumenter:
     """Starts operations as one `Config` wants them."""
 
     __slots__ = (
-        "_captured", "_copied", "_is_ignored", "_tracer", "allowed", "config", "exceptions",
+        "_description", "_is_ignored", "_tracer", "allowed", "config", "exceptions",
         "meters", "switch",
     )  # fmt: skip
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
+        check_propagators()
         self.config: Config = config
         self.switch: Switch = switch or Switch()
         self.meters: Meters = Meters(config.meter_provider, config.metrics, config.baggage_metrics)
@@ -57,12 +61,8 @@ class Instrumenter:
             "hopspan", VERSION, config.tracer_provider, names.SCHEMA_URL
         )
         self.exceptions: Exceptions = Exceptions(config)
-        # None where there is nothing to do: most programs set none of these.
-        self.allowed: Names | None = (
-            None if config.baggage_allow is None else Names(config.baggage_allow)
-        )
-        self._copied = Names(config.baggage_attributes) if config.baggage_attributes else None
-        self._captured = Capture(config.capture_headers) if config.capture_headers else None
+        self.allowed: Names | None = names_of(config.baggage_allow)
+        self._description = Description(config)
         self._is_ignored = ignoring(config.ignore)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Instrumenter:
@@ -85,7 +85,7 @@ class Instrumenter:
             action,
             outgoing.endpoint,
             Relation(ambient, ambient, links),
-            self._about(outgoing.message, headers, codec),
+            self._description.of_message(outgoing.message, headers, codec),
             kind=SpanKind.CLIENT if kept else None,
         )
         if operation.plan is None or (kept and self.allowed is None):
@@ -122,7 +122,7 @@ class Instrumenter:
         attributes, links = batch(deliveries, codec, trust=self.config.trust)
         if len(deliveries) == 1:
             message, headers = deliveries[0].message, deliveries[0].headers
-            attributes = self._about(message, headers, codec)
+            attributes = self._description.of_message(message, headers, codec)
             if self.config.baggage_attributes or self.config.baggage_metrics:
                 carried = with_baggage_of(self.config, headers, codec, ambient)
         elif not deliveries:
@@ -160,7 +160,7 @@ class Instrumenter:
             attributes, relation = of_batch(self.config, deliveries, codec, base)
             return self._start(names.PROCESS, common_endpoint(deliveries), relation, attributes)
         delivery = deliveries[0]
-        attributes = self._about(delivery.message, delivery.headers, codec)
+        attributes = self._description.of_message(delivery.message, delivery.headers, codec)
         attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
         relation = of_message(self.config, delivery.headers, codec, base)
         return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
@@ -221,12 +221,18 @@ class Instrumenter:
 
     # -- in common -------------------------------------------------------------------------------
 
-    def _about(self, message: MessageInfo, headers: Any, codec: Codec) -> dict[str, Any]:
-        """What a span says of its single message."""
-        attributes = names.message_attributes(message, with_key=self.config.message_key)
-        if self._captured is not None and headers:
-            attributes.update(self._captured.attributes(codec, headers))
-        return attributes
+    def start(
+        self,
+        action: Action,
+        endpoint: Endpoint,
+        parent: Context,
+        carried: Context,
+        attributes: dict[str, Any],
+        *,
+        links: Sequence[Link] = (),
+    ) -> Operation:
+        """Start an operation of an adapter's own under `parent`; what it carries is `carried`."""
+        return self._start(action, endpoint, Relation(parent, carried, links), attributes)
 
     def _start(
         self,
@@ -246,14 +252,11 @@ class Instrumenter:
             return silent(carried)
         try:
             planned = plan(action, endpoint)
-            given = {**planned.attributes, **attributes}
-            if self._copied is not None and action.type is not OperationType.SETTLE:
-                given = {**recorded(carried, self._copied), **given}
             span = self._tracer.start_span(
                 planned.name,
                 context=parent,
                 kind=planned.kind if kind is None else kind,
-                attributes=given,
+                attributes=self._description.of_span(planned, attributes, carried),
                 links=links,
                 start_time=start_time,
                 record_exception=False,
