@@ -32,7 +32,7 @@ __all__ = [
     "PAIRS",
     "Codec",
     "carries_context",
-    "refuse_unusable",
+    "check_propagators",
     "extract",
     "injected",
 ]
@@ -54,7 +54,7 @@ except Exception as _error:  # noqa: BLE001 - it reads OTEL_PROPAGATORS while it
         raise ConfigurationError(_unusable)
 
 
-def refuse_unusable() -> None:
+def check_propagators() -> None:
     """Whether `OTEL_PROPAGATORS` can be used, as OpenTelemetry finds when it is imported.
 
     Raises:
