@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -170,3 +172,35 @@ def test_a_wrapper_of_wrapt_is_told_by_the_module_that_wraps(
             f"keep one: leave out hopspan.instrument('pika'), or set {DISABLED}=pika",
         )
     ]
+
+
+def test_an_instrumentation_of_opentelemetrys_own_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Celery wraps nothing: it listens to signals."""
+    base = pytest.importorskip("opentelemetry.instrumentation.instrumentor")
+
+    class Another(base.BaseInstrumentor):  # type: ignore[misc, name-defined]
+        def instrumentation_dependencies(self) -> list[str]:
+            return []
+
+        def _instrument(self, **_: Any) -> None:
+            """It listens."""
+
+        def _uninstrument(self, **_: Any) -> None:
+            """It does not listen any more."""
+
+    module = types.ModuleType("opentelemetry.instrumentation.pika")
+    vars(module).update(Another=Another, BaseInstrumentor=base.BaseInstrumentor)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    environment = an_environment(set_up=SetUp())
+    assert [level for level, *_ in looked("instrumentation", environment)] == ["hint"]
+    Another().instrument()
+    assert looked("instrumentation", environment) == [
+        (
+            "warning",
+            "pika is instrumented by opentelemetry.instrumentation.pika, so hopspan leaves it "
+            "alone",
+            f"keep one: leave out hopspan.instrument('pika'), or set {DISABLED}=pika",
+        )
+    ]
+    Another().uninstrument()
+    assert [level for level, *_ in looked("instrumentation", environment)] == ["hint"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -159,15 +160,26 @@ def _rival(name: str) -> str | None:
 
 
 def _strangers(name: str) -> set[str]:
-    """The modules of those who wrap a method that hopspan intercepts, over or under it."""
+    """The modules of those who wrap what hopspan intercepts, over or under it, or say they do."""
     try:
         adapter = adapter_named(name)
     except Exception:  # noqa: BLE001 - said among the clients
         return set()
     places = [(point.owner, point.method) for point in adapter.POINTS]
     places += [tuple(each.rsplit(".", 1)) for each in getattr(adapter, "RIVALS", ())]
-    wrappers = {wrapper for owner, method in places for wrapper in _wrappers(_at(owner, method))}
-    return {each for each in wrappers if each.partition(".")[0] not in {"hopspan", name}}
+    wrappers = _said(name) | {
+        wrapper for owner, method in places for wrapper in _wrappers(_at(owner, method))
+    }
+    return {each for each in wrappers if each.partition(".")[0] != "hopspan"}
+
+
+def _said(name: str) -> set[str]:
+    """OpenTelemetry's own instrumentation of a client, if it is on: not all of them wrap."""
+    module = f"opentelemetry.instrumentation.{name}"
+    kinds = vars(sys.modules.get(module, object)).values()
+    made = [getattr(kind, "_instance", None) for kind in kinds if isinstance(kind, type)]
+    is_on = any(getattr(each, "is_instrumented_by_opentelemetry", False) for each in made)
+    return {module} if is_on else set()
 
 
 def _at(owner: str, method: str) -> Any:
