@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from opentelemetry import baggage
+from opentelemetry import baggage, propagate
 from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.propagators.textmap import TextMapPropagator
 
 import hopspan
 from hopspan import carrying
 from hopspan.model import ConfigurationError
+from hopspan.telemetry import forget_defaults, install
 from hopspan.testing import Queue
-from tests.unit.support import DEADLINE, in_thread
+from tests.unit.support import DEADLINE, Telemetry, in_thread
 
 
 def now() -> dict[str, object]:
@@ -351,6 +353,88 @@ def test_what_is_no_function_is_refused(thing: Any) -> None:
     with pytest.raises(ConfigurationError) as raised:
         hopspan.baggage(a="1")(thing)
     assert f"decorates a function, not a {type(thing).__name__} object" in str(raised.value)
+
+
+# -- outboxes --------------------------------------------------------------------------------------
+
+
+class EntryByEntry(TextMapPropagator):
+    """Baggage with a header for each entry, as Jaeger's format has it."""
+
+    def inject(self, carrier: Any, context: Any = None, setter: Any = None) -> None:
+        for key, value in baggage.get_all(context).items():
+            setter.set(carrier, f"item-{key}", value)
+
+    def extract(self, carrier: Any, context: Any = None, getter: Any = None) -> Context:
+        for key in getter.keys(carrier):
+            if key.startswith("item-"):
+                (value,) = getter.get(carrier, key)
+                context = baggage.set_baggage(key.removeprefix("item-"), value, context)
+        return context  # type: ignore[no-any-return]
+
+    @property
+    def fields(self) -> set[str]:
+        return set()
+
+
+@pytest.fixture
+def entry_by_entry() -> Iterator[None]:
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(EntryByEntry())
+    yield
+    propagate.set_global_textmap(before)
+
+
+@pytest.fixture
+def restricted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("HOPSPAN_BAGGAGE_ALLOW", "tenant")
+    forget_defaults()
+    yield
+    forget_defaults()
+
+
+@pytest.mark.usefixtures("entry_by_entry", "restricted")
+@pytest.mark.parametrize("make", [dict, list], ids=["mapping", "pairs"])
+def test_an_outbox_holds_nothing_of_an_earlier_hop(make: Any) -> None:
+    headers = make({"Item-secret": b"s", "item-tenant": b"t0", "color": b"red"}.items())
+    with hopspan.baggage(tenant="t1", password="p"):
+        carried = hopspan.inject(headers)
+    plain = {key: value for key, value in dict(carried).items() if key != "item-tenant"}
+    assert plain == {"color": b"red"}
+    assert dict(carried)["item-tenant"] in {"t1", b"t1"}
+
+
+@pytest.mark.usefixtures("entry_by_entry", "restricted")
+@pytest.mark.parametrize("value", [b"x" * 9000, b"\xff", 7, None])
+def test_one_entry_that_cannot_be_read_does_not_let_the_others_through(value: Any) -> None:
+    headers = {"item-hostile": value, "item-secret": "s"}
+    assert "item-secret" not in hopspan.inject(headers)
+
+
+@pytest.mark.usefixtures("restricted")
+def test_what_two_clients_are_allowed_is_what_both_are(telemetry: Telemetry) -> None:
+    for name, allowed in (("one", ("tenant", "a")), ("other", ("a", "b")), ("third", None)):
+        install(name, telemetry.instrumenter(baggage_allow=allowed))
+    try:
+        with hopspan.baggage(tenant="t1", a="1", b="2"):
+            assert hopspan.inject() == {"baggage": "a=1"}
+    finally:
+        for name in ("one", "other", "third"):
+            install(name, None)
+
+
+@pytest.mark.usefixtures("restricted")
+def test_the_environment_holds_where_nothing_is_instrumented() -> None:
+    with hopspan.baggage(tenant="t1", a="1"):
+        assert hopspan.inject() == {"baggage": "tenant=t1"}
+
+
+def test_a_wrong_variable_is_an_error_and_no_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOPSPAN_BAGGAGE_ALOW", "tenant")
+    forget_defaults()
+    with pytest.raises(ConfigurationError, match="did you mean HOPSPAN_BAGGAGE_ALLOW"):
+        hopspan.inject()
+    forget_defaults()
 
 
 # -- names -----------------------------------------------------------------------------------------

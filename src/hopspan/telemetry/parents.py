@@ -72,8 +72,7 @@ def of_batch(
 
 
 def with_baggage_of(config: Config, headers: Any, codec: Codec, base: Context) -> Context:
-    """`base` with the baggage of a message that it is not a part of."""
+    """`base` with the baggage of a message, for a span that is not the message's child."""
     if config.correlation == "none" or not config.trust:
         return base
-    carried = extract_from(codec, headers, base)
-    return trace.set_span_in_context(trace.get_current_span(base), carried)
+    return extract_from(codec, headers, base)

@@ -689,6 +689,23 @@ def test_a_hook_that_raises_is_logged_once_for_each(
     ]
 
 
+# -- an adapter's own ------------------------------------------------------------------------------
+
+
+def test_an_operation_of_an_adapters_own_has_the_parent_and_carries_what_it_is_told(
+    telemetry: Telemetry,
+) -> None:
+    parent = propagate.extract(SENT)
+    link = trace.Link(trace.SpanContext(TRACE, 0xC, is_remote=True))
+    operation = telemetry.instrumenter().start(
+        PUBLISH, ORDERS, parent, with_baggage(tenant="acme"), {"x": 1}, links=(link,)
+    )
+    operation.end()
+    assert (telemetry.only.parent, telemetry.only.links) == (SENDER, (0xC,))
+    assert telemetry.only.attributes["x"] == 1
+    assert baggage.get_all(operation.context) == {"tenant": "acme"}
+
+
 # -- baggage, trust, ignored destinations, captured headers ----------------------------------------
 
 MINE = {"tenant": "acme", "app.region": "eu", "secret": "s", "messaging.system": "evil"}
