@@ -9,7 +9,12 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
+from opentelemetry.sdk import resources
+
 DEADLINE = 40
+
+RENEWS_INSTANCES = hasattr(resources, "ServiceInstanceIdResourceDetector")
+"""Whether this SDK gives a forked child an instance id of its own."""
 
 PRELUDE = """
 import logging, os, signal, sys, time

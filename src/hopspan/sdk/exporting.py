@@ -93,7 +93,10 @@ class Renewed:
                 why = f"{type(error).__name__}: {error}"
         if why and not self._has_failed:
             logger.error(
-                "exporting %s fails, and they are lost: %s. %s", self._what, why, _advice(why)
+                "exporting %s fails, and they are lost: %s. %s",
+                self._what,
+                why.rstrip("."),
+                _advice(why),
             )
         elif not why and self._has_failed:
             logger.warning("exporting %s works again", self._what)
@@ -115,7 +118,7 @@ class Renewed:
 
 
 _TRUST = ("certificate", "ssl", "handshake")
-_NO_CAUSE = ("socket closed", "max retries or shutdown")
+_NO_CAUSE = ("socket closed", "max retries or shutdown", "unavailable")
 """What exporters say when they do not say that it was the handshake."""
 
 
@@ -130,7 +133,8 @@ def _is_secure() -> bool:
 
 def _advice(why: str) -> str:
     said = why.lower()
-    unsaid = _is_secure() and any(word in said for word in _NO_CAUSE)
+    is_there = "refused" not in said
+    unsaid = _is_secure() and is_there and any(word in said for word in _NO_CAUSE)
     if unsaid or any(word in said for word in _TRUST):
         return (
             "Perhaps the two do not trust each other's certificates: "
