@@ -25,19 +25,28 @@ SOURCE = Path(hopspan.__file__).parent
 ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("model", "faults", "version"),
+    ("model", "faults", "terminal", "version"),
+    ("entries",),
     ("conventions", "propagation", "settlement"),
+    ("settings",),
     ("config",),
-    ("telemetry",),
+    ("telemetry", "logs"),
     ("processing",),
-    ("interception",),
+    ("interception", "carrying"),
     ("adapters",),
-    ("instrumentation", "testing", "demo", "cli", "sdk", ""),
+    ("instrumentation", "testing", "demo", "doctor", "cli", "sdk", "", "__main__"),
 )
 """From the lowest to the entry points; "" is the package. Those of one layer are siblings."""
 
-MAY_USE_SIBLINGS = {"cli": {"demo"}, "demo": {""}, "": {"instrumentation"}}
-"""The command line runs the demo, which uses the package as anybody does; it offers the verbs."""
+MAY_USE_SIBLINGS = {
+    "cli": {"demo", "doctor"},
+    "demo": {""},
+    "doctor": {"instrumentation", "sdk"},
+    "": {"instrumentation"},
+    "__main__": {"cli"},
+}
+"""The command line runs the demo, which uses the package as anybody does, and the doctor, which looks
+at all that can be set up; the package offers the verbs."""
 
 CLIENTS = {
     "pika": "adapters.pika",

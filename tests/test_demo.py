@@ -29,9 +29,9 @@ from hopspan import cli, demo
 from hopspan.demo import embedded, kafka, otlp, rabbitmq
 from hopspan.demo.spans import Exported, FinishedSpan, finished, from_line, to_line
 from hopspan.demo.stage import PREFIXES, DemoError
-from hopspan.demo.terminal import ASCII, BOX, Terminal, terminal_of
 from hopspan.demo.traces import traces
 from hopspan.demo.tree import draw, duration
+from hopspan.terminal import ASCII, BOX, Terminal, terminal_of
 from tests.demo_story import STEPS, SUMMARY, TREES_ON_KAFKA, TREES_ON_RABBITMQ, steps_in, trees_in
 from tests.fakes.amqp import FakeRabbit
 from tests.fakes.kafka import FakeKafka

@@ -6,6 +6,7 @@ loop. They can be mixed: together they make one span.
 """
 
 from hopspan import adapters as _adapters  # noqa: F401 - tells the core where adapters are
+from hopspan.carrying import Baggage, baggage, inject
 from hopspan.config import Config
 from hopspan.instrumentation import instrument, uninstrument
 from hopspan.interception import wrap
@@ -22,7 +23,7 @@ from hopspan.model import (
     Verdict,
 )
 from hopspan.processing import Deferred, Processing, consumer, current, each, process
-from hopspan.propagation import extract, inject
+from hopspan.propagation import extract
 from hopspan.settlement import (
     Commits,
     Policy,
@@ -38,9 +39,10 @@ from hopspan.telemetry import Operation
 from hopspan.version import VERSION as __version__  # noqa: N811 - what Python calls it
 
 __all__ = [
-    "Commits", "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint", "HopspanError",
-    "MessageInfo", "Operation", "Outcome", "Policy", "PolicyError", "Processing", "Settlement",
-    "UnknownMessageError", "Verdict", "__version__", "ack_always", "by_exception", "consumer",
-    "current", "dead_letter", "each", "extract", "inject", "instrument", "manual", "process",
-    "reject_on_error", "requeue_once", "requeue_times", "uninstrument", "wrap",
+    "Baggage", "Commits", "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint",
+    "HopspanError", "MessageInfo", "Operation", "Outcome", "Policy", "PolicyError", "Processing",
+    "Settlement", "UnknownMessageError", "Verdict", "__version__", "ack_always", "baggage",
+    "by_exception", "consumer", "current", "dead_letter", "each", "extract", "inject",
+    "instrument", "manual", "process", "reject_on_error", "requeue_once", "requeue_times",
+    "uninstrument", "wrap",
 ]  # fmt: skip

@@ -1,12 +1,14 @@
-"""The command `hopspan`: `hopspan demo` shows what it does, on a real broker in real processes."""
+"""The command `hopspan`: `demo` shows what it does, `doctor` says what is wrong with a set-up."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hopspan.model import HopspanError
 from hopspan.version import VERSION
@@ -34,13 +36,24 @@ environment:
   OTEL_EXPORTER_OTLP_ENDPOINT  export the spans there as well, for example to
                                http://localhost:4318, where Jaeger listens
 """
+_DOCTOR = """\
+Look at this environment, and say what is wrong with its telemetry and how to mend it.
+Nothing is changed and nothing is sent. Without --app only variables and what is
+installed can be looked at.
+"""
+_STATUS = """\
+exit status:
+  0   nothing is wrong
+  1   there is an error, or with --strict a warning
+  2   the command was not understood
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code. An error is one message on standard error, and 1."""
     options = _parser().parse_args(argv)
     try:
-        return _demo(options.broker, plain=options.plain)
+        return int(options.run(options))
     except BrokenPipeError:  # the reader of our output has seen enough
         # Python flushes standard output once more when it ends; now that finds no broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"hopspan {VERSION}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_doctor(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="send orders through a broker and show their traces",
@@ -68,7 +87,65 @@ def _parser() -> argparse.ArgumentParser:
         help="embedded, kafka or rabbitmq, or the URL of one; embedded by default",
     )
     demo.add_argument("--plain", action="store_true", help="no colours, ASCII only")
-    return parser
+    demo.set_defaults(run=lambda options: _demo(options.broker, plain=options.plain))
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong with the telemetry of this environment",
+        description=_DOCTOR,
+        epilog=_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.add_argument(
+        "--app",
+        type=_module,
+        metavar="MODULE:CALLABLE",
+        help="import the application and call its set-up first, in this process",
+    )
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.add_argument("--strict", action="store_true", help="warnings fail too")
+    doctor.add_argument("--plain", action="store_true", help="no colours, ASCII only")
+    doctor.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="how long a receiver may take to answer; 3 by default",
+    )
+    doctor.set_defaults(run=_doctor)
+
+
+def _module(text: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.\w+)*(:[^\W\d]\w*(\.\w+)*)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not module:callable")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from hopspan import doctor  # noqa: PLC0415 - the demo does without
+    from hopspan.doctor import report  # noqa: PLC0415
+    from hopspan.terminal import terminal_of  # noqa: PLC0415
+
+    findings = doctor.examine(doctor.this(options.app, seconds=options.timeout))
+    healthy = doctor.healthy(findings, strict=options.strict)
+    if options.json:
+        _say(report.as_json(findings, healthy=healthy))
+    else:
+        terminal = terminal_of(sys.stdout, os.environ, plain=options.plain)
+        _say("\n".join(report.table(findings, terminal)))
+    return 0 if healthy else 1
 
 
 def _demo(broker: str, *, plain: bool) -> int:
@@ -76,7 +153,7 @@ def _demo(broker: str, *, plain: bool) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from hopspan import demo  # noqa: PLC0415 - needs what the bare package does not
-        from hopspan.demo.terminal import terminal_of  # noqa: PLC0415
+        from hopspan.terminal import terminal_of  # noqa: PLC0415
 
         demo.run(broker, _say, terminal_of(sys.stdout, os.environ, plain=plain))
     except ImportError as error:

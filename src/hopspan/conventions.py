@@ -77,6 +77,8 @@ DEATH_REASON = "hopspan.death.reason"
 DEATH_QUEUE = "hopspan.death.queue"
 DEATH_COUNT = "hopspan.death.count"
 LINKS_OMITTED = "hopspan.links.omitted"
+SAMPLING_REASON = "hopspan.sampling.reason"
+SPANS_DROPPED = "hopspan.spans.dropped"
 METRIC_OVERFLOW = "otel.metric.overflow"
 
 OPERATION_DURATION = "messaging.client.operation.duration"
@@ -203,6 +205,15 @@ def message_attributes(message: MessageInfo, *, with_key: bool = False) -> dict[
     if message.conversation_id is not None:
         attributes[CONVERSATION_ID] = message.conversation_id
     return attributes
+
+
+def header_attribute(header: str) -> str:
+    """The attribute of a message header, whose values it holds as an array of strings.
+
+    The messaging conventions have no word for it yet. This is how those of HTTP name theirs, and
+    how other implementations name a message's.
+    """
+    return f"messaging.header.{header}"
 
 
 def settled_attributes(message: MessageInfo) -> dict[str, Any]:

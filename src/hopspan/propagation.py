@@ -9,24 +9,58 @@ the last duplicate and tolerates every value that a broker can deliver; it never
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, overload
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry import propagate
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
 
 from hopspan import faults
+from hopspan.entries import KEY, Names, leaving
+from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from opentelemetry.propagators.textmap import TextMapPropagator
 
-__all__ = ["MAPPING", "PAIRS", "Codec", "carries_context", "extract", "inject"]
+__all__ = [
+    "MAPPING",
+    "PAIRS",
+    "Codec",
+    "carries_context",
+    "check_propagators",
+    "extract",
+    "injected",
+]
 
 Pairs = list[tuple[str, Any]]
+
+try:
+    from opentelemetry.propagate import get_global_textmap
+except Exception as _error:  # noqa: BLE001 - it reads OTEL_PROPAGATORS while it is imported
+    # Kept until a face is bound, so that `hopspan doctor` can say it.
+    _unusable = f"OTEL_PROPAGATORS={os.environ.get('OTEL_PROPAGATORS')!r} is not valid: {_error}"
+
+    def get_global_textmap() -> TextMapPropagator:
+        """There is none.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(_unusable)
+
+
+def check_propagators() -> None:
+    """Whether `OTEL_PROPAGATORS` can be used, as OpenTelemetry finds when it is imported.
+
+    Raises:
+        ConfigurationError: it names a propagator that is misspelt or not installed.
+    """
+    get_global_textmap()
 
 
 class Codec(ABC):
@@ -104,7 +138,9 @@ class _Folded(Getter[dict[str, Any]]):
         return None if text is None or len(text) > _LONGEST else [text]
 
     def keys(self, carrier: dict[str, Any]) -> list[str]:
-        return list(carrier)
+        """For propagators with a header for each entry of baggage, such as Jaeger's."""
+        keys = islice(carrier, _MOST_KEYS)
+        return [key for key in keys if self.get(carrier, key) is not None]
 
 
 class _Plain(Setter[dict[str, str]]):
@@ -118,6 +154,9 @@ _LONGEST = 8192
 """W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long
 `tracestate` in quadratic time: one that fills an AMQP frame would hold up a consumer for many
 seconds."""
+_BAGGAGE = "baggage"
+_MOST_KEYS = 1024
+"""A propagator that looks at all keys copies its baggage for each that it takes."""
 _GETTER = _Folded()
 _SETTER = _Plain()
 
@@ -126,19 +165,44 @@ def _stale_keys(propagator: TextMapPropagator) -> frozenset[str]:
     return frozenset(field.lower() for field in propagator.fields)
 
 
-def inject_into(codec: Codec, headers: Any, context: Context) -> Any:
+def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | None = None) -> Any:
     """A copy of `headers` that carries `context`, or `headers` itself where nothing is to change.
 
     The propagator's fields are removed first, in any letter case, so that a message that is
     forwarded or retried never keeps the `tracestate` or `baggage` of an earlier hop.
+
+    Args:
+        codec: How to write them.
+        headers: The message's own.
+        context: What they are to carry; what of its baggage may not leave stays behind.
+        allowed: The names of entries that may leave; None for all.
     """
-    propagator = propagate.get_global_textmap()
-    fresh: dict[str, str] = {}
-    propagator.inject(fresh, context, _SETTER)
+    propagator = get_global_textmap()
+    if KEY in context:
+        context = leaving(context, allowed)
+    fresh = _written(propagator, context)
     stale = _stale_keys(propagator) | frozenset(key.lower() for key in fresh)
+    if allowed is not None and headers:
+        # Some propagators have a header for each entry, and do not count it among their fields.
+        earlier = _written(propagator, extract_from(codec, headers, Context()))
+        stale |= frozenset(key.lower() for key in earlier)
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)
+
+
+def _written(propagator: TextMapPropagator, context: Context) -> dict[str, str]:
+    written: dict[str, str] = {}
+    propagator.inject(written, context, _SETTER)
+    return written
+
+
+def narrowed(codec: Codec, headers: Any, allowed: Names) -> Any:
+    """A copy of headers that keep the context they have, with what of its baggage may leave.
+
+    What cannot be read of it does not leave either.
+    """
+    return inject_into(codec, headers, extract_from(codec, headers, Context()), allowed)
 
 
 def _holds(codec: Codec, headers: Any, keys: frozenset[str]) -> bool:
@@ -147,13 +211,20 @@ def _holds(codec: Codec, headers: Any, keys: frozenset[str]) -> bool:
 
 def carries_context(codec: Codec, headers: Any) -> bool:
     """Whether a message holds a field of the configured propagator already."""
-    return _holds(codec, headers, _stale_keys(propagate.get_global_textmap()))
+    return _holds(codec, headers, _stale_keys(get_global_textmap()))
 
 
-def extract_from(codec: Codec, headers: Any, context: Context) -> Context:
+def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = True) -> Context:
     """`context` with what the headers carry; unchanged for headers that are absent or malformed.
 
     Never raises: the application's handler runs whatever a producer has written into its headers.
+
+    Args:
+        codec: How to read them.
+        headers: A message's.
+        context: What to add to.
+        trust: False leaves W3C's baggage unread: the propagator would log each entry that it finds
+            malformed. Another propagator's is for the caller to leave out.
     """
     try:
         if not headers:
@@ -163,10 +234,22 @@ def extract_from(codec: Codec, headers: Any, context: Context) -> Context:
             for key, value in codec.items(headers)
             if isinstance(name := _folded(key), str)
         }
-        return propagate.get_global_textmap().extract(folded, context, _GETTER)
+        if not trust:
+            folded.pop(_BAGGAGE, None)
+        return get_global_textmap().extract(folded, context, _GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)
         return context
+
+
+def values_of(codec: Codec, headers: Any, names: Collection[str]) -> dict[str, list[Any]]:
+    """The values of the headers of these names, which are given in lower case, in their order."""
+    found: dict[str, list[Any]] = {}
+    for key, value in codec.items(headers):
+        name = _folded(key)
+        if isinstance(name, str) and name in names:
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def _is_headers(headers: object) -> bool:
@@ -177,38 +260,18 @@ def _codec_of(headers: object) -> Codec:
     return MAPPING if headers is None or isinstance(headers, Mapping) else PAIRS
 
 
-@overload
-def inject(headers: None = None, context: Context | None = None) -> dict[str, Any]: ...
-@overload
-def inject(headers: Mapping[str, Any], context: Context | None = None) -> dict[str, Any]: ...
-@overload
-def inject(
-    headers: list[tuple[str, Any]], context: Context | None = None
-) -> list[tuple[str, Any]]: ...
-def inject(
-    headers: Mapping[str, Any] | list[tuple[str, Any]] | None = None, context: Context | None = None
-) -> dict[str, Any] | list[tuple[str, Any]]:
-    """Copy message headers and put the current trace context and baggage into the copy.
+def injected(headers: Any, context: Context, allowed: Names | None = None) -> Any:
+    """`inject_into` for headers of either shape; always another object.
 
-    For clients that hopspan does not know and for outboxes: store the result with the message and
-    hand it to the client later. Any context that the headers held before is replaced.
-
-    Args:
-        headers: A mapping, or a list of `(key, value)` pairs whose values the client wants as bytes
-            (Kafka). None means no headers yet. Never changed.
-        context: The OpenTelemetry context to carry; the current one when omitted.
-
-    Returns:
-        A new `dict`, or a new list of pairs for a list.
-
-    Thread and task safety: no state; reads the caller's current context.
+    Raises:
+        TypeError: they are neither a mapping nor a list.
     """
     if not _is_headers(headers):
         kind = type(headers).__name__
         raise TypeError(f"inject() takes a mapping or a list of pairs, not {kind}")
     codec = _codec_of(headers)
-    carried = inject_into(codec, headers, get_current() if context is None else context)
-    return codec.replaced(carried, frozenset(), {}) if carried is headers else carried  # type: ignore[no-any-return]
+    carried = inject_into(codec, headers, context, allowed)
+    return codec.replaced(carried, frozenset(), {}) if carried is headers else carried
 
 
 def extract(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Context:

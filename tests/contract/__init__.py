@@ -30,6 +30,7 @@ pytest.register_assert_rewrite(
             "pika_client",
             "scenarios_aio_pika",
             "scenarios_amqp",
+            "scenarios_baggage",
             "scenarios_instrumentation",
             "scenarios_kafka",
             "scenarios_metrics",

@@ -180,9 +180,7 @@ class CeleryClient(Client):
         arguments = {}
         if self.features.dead_letters and name != self.dead:
             arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.dead}
-        return kombu.Queue(
-            name, kombu.Exchange(""), name, durable=False, queue_arguments=arguments
-        )
+        return kombu.Queue(name, kombu.Exchange(""), name, durable=False, queue_arguments=arguments)
 
     def app(self, url: str | None = None, **conf: Any) -> Celery:
         """An application that knows the queue, and one task by its name only."""
@@ -387,7 +385,11 @@ class CeleryClient(Client):
         """Make a task of a function."""
         self.consumer.tasks.pop(TASK, None)
         if style == "class":
-            kind = type("Place", (self.consumer.Task,), {"name": TASK, "run": staticmethod(receive), **options})
+            kind = type(
+                "Place",
+                (self.consumer.Task,),
+                {"name": TASK, "run": staticmethod(receive), **options},
+            )
             return self.consumer.register_task(kind())
         if style == "bound function":
             plain = receive

@@ -710,8 +710,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "unheard of": (
         {"colour": "red"},
         hopspan.ConfigurationError,
-        "unknown setting colour; known settings: commits, correlation, keep_context, "
-        "logger_provider, message_key, meter_provider, metrics, on_end, on_start, policy, reraise, settle_spans, tracer_provider",
+        "unknown setting colour; known settings: baggage_allow, baggage_attributes, "
+        "baggage_metrics, capture_headers, commits, correlation, ignore, keep_context, "
+        "logger_provider, message_key, meter_provider, metrics, on_end, on_start, policy, reraise, "
+        "settle_spans, tracer_provider, trust",
     ),
     "of no such value": (
         {"correlation": "sometimes"},

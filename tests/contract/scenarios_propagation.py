@@ -277,7 +277,7 @@ def an_outbox_can_inject_and_extract_by_itself(client: Client) -> None:
 # -- the propagator that is configured -------------------------------------------------------------
 
 
-class _Telegraph(TextMapPropagator):
+class Telegraph(TextMapPropagator):
     """A format of somebody's own: the ids in one header, and one more for each entry of baggage."""
 
     def inject(
@@ -310,7 +310,7 @@ class _Telegraph(TextMapPropagator):
 
 @over(face=FACES)
 def the_configured_propagator_is_the_one_that_is_used(client: Client) -> None:
-    propagate.set_global_textmap(_Telegraph())
+    propagate.set_global_textmap(Telegraph())
     client.send(b"1", client.carrier({"x-TELEGRAPH": "2.2", "color": "red"}))
     with client.baggage(tenant="acme"):
         client.send(b"2")

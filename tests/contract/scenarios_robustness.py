@@ -311,7 +311,7 @@ HANDLING = {
     "telemetry.instrumenter:Instrumenter.start_process": NOT_HANDLED,
     "telemetry.spans:Operation.announce": NOT_HANDLED,
     "telemetry.instrumenter.plan": Fault((START, START_SETTLE)),
-    "telemetry.instrumenter.extract_from": Fault((START,)),
+    "telemetry.parents.extract_from": Fault((START,)),
     "telemetry.instrumenter:Instrumenter._start_process": Fault((START,)),
     "telemetry.instrumenter:Instrumenter._start": Fault((START, SETTLE)),
     "conventions.message_attributes": Fault((START, SETTLE)),

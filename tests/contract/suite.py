@@ -35,8 +35,10 @@ EVERYWHERE = (
     "scenarios_refusals",
     "scenarios_robustness",
     "scenarios_instrumentation",
+    "scenarios_logs",
     "scenarios_metrics",
     "scenarios_privacy",
+    "scenarios_baggage",
 )
 """The scenarios of every client, by module."""
 

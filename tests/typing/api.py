@@ -334,6 +334,40 @@ assert_type(hopspan.extract(None), Context)
 hopspan.extract(3)  # type: ignore[arg-type]
 
 
+# -- baggage ---------------------------------------------------------------------------------------
+
+
+@hopspan.baggage(tenant_id="t1")
+def ordering(number: int, *, urgent: bool = False) -> str:
+    return ""
+
+
+@hopspan.baggage({"customer.tier": "enterprise"}, tenant_id=7, other=None)
+async def ordering_async(number: int) -> str:
+    return ""
+
+
+assert_type(ordering(3, urgent=True), str)
+ordering_later: Callable[[int], Coroutine[Any, Any, str]] = ordering_async
+ordering("3")  # type: ignore[arg-type]
+with hopspan.baggage(tenant_id="t1") as nothing:
+    assert_type(nothing, None)
+assert_type(hopspan.baggage(), hopspan.Baggage)
+hopspan.baggage("tenant_id")  # type: ignore[arg-type]
+
+hopspan.instrument(
+    baggage_allow=["tenant_id", "app.*"],
+    baggage_attributes={"tenant_id"},
+    baggage_metrics=("tier",),
+    trust=False,
+    ignore=["health.*"],
+    capture_headers=frozenset({"x-request-id"}),
+)
+hopspan.wrap(Channel(), baggage_allow=None)
+hopspan.instrument(baggage_allow="tenant_id")  # type: ignore[arg-type]
+hopspan.instrument(trust="no")  # type: ignore[arg-type]
+
+
 # -- testing ---------------------------------------------------------------------------------------
 
 with capture_spans() as spans:

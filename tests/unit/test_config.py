@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 import hopspan
-from hopspan import config
+from hopspan import settings
 from hopspan.config import Config, Settings
 from hopspan.conventions import METRICS, PROCESS_DURATION, SENT_MESSAGES
 from hopspan.model import ConfigurationError, HopspanError, Outcome, PolicyError, Verdict
@@ -32,6 +32,12 @@ def test_the_defaults() -> None:
         metrics=METRICS,
         message_key=False,
         reraise=False,
+        baggage_allow=None,
+        baggage_attributes=(),
+        baggage_metrics=(),
+        trust=True,
+        ignore=(),
+        capture_headers=(),
         exceptions="event",
         on_start=None,
         on_end=None,
@@ -78,6 +84,17 @@ KEYWORDS: list[tuple[str, Any, Any]] = [
     ("message_key", False, False),
     ("reraise", True, True),
     ("reraise", False, False),
+    ("baggage_allow", None, None),
+    ("baggage_allow", [], ()),
+    ("baggage_allow", ["tenant_id", "app.*", "tenant_id"], ("app.*", "tenant_id")),
+    ("baggage_allow", {"*"}, ("*",)),
+    ("baggage_attributes", ["app.*", " tenant_id "], ("app.*", "tenant_id")),
+    ("baggage_attributes", iter(["app.*"]), ("app.*",)),
+    ("baggage_metrics", ("tenant_id",), ("tenant_id",)),
+    ("trust", False, False),
+    ("trust", True, True),
+    ("ignore", ["health.*", "*.ping?"], ("*.ping?", "health.*")),
+    ("capture_headers", ["X-Request-Id", "x-request-id", "color"], ("color", "x-request-id")),
     ("on_start", hook, hook),
     ("on_start", None, None),
     ("on_end", hook, hook),
@@ -190,13 +207,63 @@ def test_a_function_is_made_into_a_policy() -> None:
             3,
             "logger_provider=3 is not valid: it takes a provider, which has get_logger, or None",
         ),
+        ("trust", "no", "trust='no' is not valid: it takes True or False"),
+        *(
+            (
+                "baggage_allow",
+                value,
+                f"baggage_allow={shown!r} is not valid: it takes a list of names and prefixes such "
+                'as ["tenant_id", "app.*"]; None allows all',
+            )
+            for value, shown in (
+                ("tenant_id", "tenant_id"),
+                (b"x", b"x"),
+                (True, True),
+                ({"tenant_id": "t1"}, {"tenant_id": "t1"}),
+                (["a*b"], "a*b"),
+                (["*a"], "*a"),
+                (["a**"], "a**"),
+                ([" "], " "),
+                ([3], 3),
+            )
+        ),
+        (
+            "baggage_attributes",
+            None,
+            "baggage_attributes=None is not valid: it takes a list of names and prefixes such as "
+            '["tenant_id", "app.*"]',
+        ),
+        (
+            "baggage_metrics",
+            ["app.*"],
+            "baggage_metrics='app.*' is not valid: it takes a list of names such as "
+            '["tenant_id"], without *',
+        ),
+        (
+            "ignore",
+            "health.*",
+            "ignore='health.*' is not valid: it takes a list of destinations such as "
+            '["health.*"]',
+        ),
+        (
+            "ignore",
+            [""],
+            """ignore='' is not valid: it takes a list of destinations such as ["health.*"]""",
+        ),
+        (
+            "capture_headers",
+            ["x-*"],
+            "capture_headers='x-*' is not valid: it takes a list of names such as "
+            '["x-request-id"], without *',
+        ),
         ("reraises", True, "unknown setting reraises; did you mean reraise?"),
         (
             "color",
             "red",
-            "unknown setting color; known settings: commits, correlation, keep_context, "
+            "unknown setting color; known settings: baggage_allow, baggage_attributes, "
+            "baggage_metrics, capture_headers, commits, correlation, ignore, keep_context, "
             "logger_provider, message_key, meter_provider, metrics, on_end, on_start, policy, "
-            "reraise, settle_spans, tracer_provider",
+            "reraise, settle_spans, tracer_provider, trust",
         ),
         ("exceptions", "logs", None),
     ],
@@ -250,6 +317,15 @@ VARIABLES: list[tuple[str, str, str, Any]] = [
     ("HOPSPAN_RERAISE", "0", "reraise", False),
     ("HOPSPAN_METRICS", "all", "metrics", METRICS),
     ("HOPSPAN_METRICS", " None ", "metrics", frozenset()),
+    ("HOPSPAN_BAGGAGE_ALLOW", "tenant_id, app.*,", "baggage_allow", ("app.*", "tenant_id")),
+    ("HOPSPAN_BAGGAGE_ALLOW", " None ", "baggage_allow", ()),
+    ("HOPSPAN_BAGGAGE_ALLOW", "*", "baggage_allow", ("*",)),
+    ("HOPSPAN_BAGGAGE_ATTRIBUTES", "app.*", "baggage_attributes", ("app.*",)),
+    ("HOPSPAN_BAGGAGE_METRICS", "tenant_id", "baggage_metrics", ("tenant_id",)),
+    ("HOPSPAN_TRUST", "false", "trust", False),
+    ("HOPSPAN_IGNORE", "health.*,*.ping", "ignore", ("*.ping", "health.*")),
+    ("HOPSPAN_IGNORE", "none", "ignore", ()),
+    ("HOPSPAN_CAPTURE_HEADERS", "X-Id", "capture_headers", ("x-id",)),
     (
         "HOPSPAN_METRICS",
         f"{PROCESS_DURATION} , {SENT_MESSAGES},",
@@ -266,7 +342,7 @@ def test_a_variable_sets(variable: str, text: str, name: str, value: Any) -> Non
 
 def test_every_variable_has_its_test() -> None:
     assert {variable for variable, _, _, _ in VARIABLES} == {
-        f"HOPSPAN_{name.upper()}" for name in config._READERS
+        f"HOPSPAN_{name.upper()}" for name in settings.READERS
     }
 
 
@@ -284,6 +360,20 @@ def test_the_process_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_empty_variable_is_as_good_as_none() -> None:
     assert Config.from_environment({"HOPSPAN_POLICY": "", "HOPSPAN_NONSENSE": ""}) == Config()
+
+
+def test_variables_of_hopspan_sdk_are_for_it_to_judge() -> None:
+    environment = {"HOPSPAN_PRESET": "production", "HOPSPAN_SDK_DEADLINE": "3"}
+    assert Config.from_environment(environment) == Config()
+
+
+def test_a_wrong_list_in_a_variable_is_an_error_that_names_the_variable() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Config.from_environment({"HOPSPAN_BAGGAGE_METRICS": "app.*"})
+    assert str(raised.value) == (
+        "HOPSPAN_BAGGAGE_METRICS='app.*' is not valid: it takes a list of names such as "
+        '["tenant_id"], without *'
+    )
 
 
 def test_variables_of_others_are_not_ours() -> None:
@@ -381,9 +471,11 @@ POLICIES = "manual, ack_always, reject_on_error, requeue_once, requeue_times(N)"
         (
             "HOPSPAN_X",
             "1",
-            "unknown setting HOPSPAN_X; known settings: HOPSPAN_COMMITS, HOPSPAN_CORRELATION, "
-            "HOPSPAN_KEEP_CONTEXT, HOPSPAN_MESSAGE_KEY, HOPSPAN_METRICS, HOPSPAN_POLICY, "
-            "HOPSPAN_RERAISE, HOPSPAN_SETTLE_SPANS",
+            "unknown setting HOPSPAN_X; known settings: HOPSPAN_BAGGAGE_ALLOW, "
+            "HOPSPAN_BAGGAGE_ATTRIBUTES, HOPSPAN_BAGGAGE_METRICS, HOPSPAN_CAPTURE_HEADERS, "
+            "HOPSPAN_COMMITS, HOPSPAN_CORRELATION, HOPSPAN_IGNORE, HOPSPAN_KEEP_CONTEXT, "
+            "HOPSPAN_MESSAGE_KEY, HOPSPAN_METRICS, HOPSPAN_POLICY, HOPSPAN_RERAISE, "
+            "HOPSPAN_SETTLE_SPANS, HOPSPAN_TRUST",
         ),
     ],
 )

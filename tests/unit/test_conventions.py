@@ -113,6 +113,8 @@ def test_our_own_names_are_ours() -> None:
         "hopspan.death.queue",
         "hopspan.death.count",
         "hopspan.links.omitted",
+        "hopspan.sampling.reason",
+        "hopspan.spans.dropped",
     }
 
 

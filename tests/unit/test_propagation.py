@@ -342,8 +342,13 @@ def test_a_codec_has_no_shape_of_its_own() -> None:
 
 
 def test_the_getter_lists_its_keys() -> None:
-    """Part of what a propagator may ask of a getter."""
-    assert propagation._GETTER.keys({"a": 1, "b": 2}) == ["a", "b"]
+    """Part of what a propagator may ask of a getter: those whose values it can have, then."""
+    assert propagation._GETTER.keys({"a": "1", "b": 2, "c": b"3"}) == ["a", "c"]
+
+
+def test_the_getter_lists_no_more_keys_than_anybody_needs() -> None:
+    """Jaeger's propagator copies all baggage for each that it takes."""
+    assert len(propagation._GETTER.keys({str(key): "" for key in range(5000)})) == 1024
 
 
 @pytest.mark.parametrize(("length", "read"), [(8192, True), (8193, False)])

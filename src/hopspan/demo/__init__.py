@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from hopspan.demo.services import Heard
     from hopspan.demo.stage import Stage
-    from hopspan.demo.terminal import Terminal
     from hopspan.demo.traces import Trace
+    from hopspan.terminal import Terminal
 
 __all__ = ["DemoError", "run"]
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from hopspan.demo.spans import FinishedSpan
-    from hopspan.demo.terminal import Terminal
     from hopspan.demo.traces import Node, Trace
+    from hopspan.terminal import Terminal
 
 TENANT = "tenant.id"
 ORDER = "order.id"

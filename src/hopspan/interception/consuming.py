@@ -130,7 +130,7 @@ def received(binding: Binding, fetch: Fetch, result: Any, timing: tuple[int, flo
     """Record a call that returned messages, or raised `result`."""
     failed = isinstance(result, BaseException)
     try:
-        deliveries = [] if failed else fetch.read(result)
+        deliveries = [] if failed else binding.instrumenter.traced(fetch.read(result))
         if deliveries or failed:
             codec, (began, seconds) = binding.adapter.CODEC, timing
             endpoint = fetch.endpoint

@@ -12,6 +12,7 @@ from hopspan.telemetry.faces import (
     binding_of,
     face_for,
     forget_defaults,
+    in_force,
     install,
     instrumenter_for,
     keep_binding,
@@ -20,6 +21,7 @@ from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.internal import start_internal
 from hopspan.telemetry.links import common_endpoint
 from hopspan.telemetry.links import most as most_links
+from hopspan.telemetry.parents import of_message
 from hopspan.telemetry.spans import Operation
 from hopspan.telemetry.suppression import is_suppressed, without_nested
 
@@ -34,11 +36,13 @@ __all__ = [
     "common_endpoint",
     "face_for",
     "forget_defaults",
+    "in_force",
     "install",
     "instrumenter_for",
     "is_suppressed",
     "keep_binding",
     "most_links",
+    "of_message",
     "start_internal",
     "without_nested",
 ]

@@ -38,6 +38,15 @@ def instrumenter_for(adapter: str) -> Instrumenter:
     return _defaults[0]
 
 
+def in_force() -> tuple[Instrumenter, ...]:
+    """What `instrument` set for each client; else the defaults of the environment.
+
+    Raises:
+        ConfigurationError: a `HOPSPAN_*` variable is unknown or invalid.
+    """
+    return tuple(_installed.values()) or (instrumenter_for(""),)
+
+
 def forget_defaults() -> None:
     """Read the environment again at the next use. For tests."""
     _defaults.clear()
@@ -86,9 +95,14 @@ def face_for(settings: Mapping[str, Any]) -> Face:
     if not settings:
         return NO_SETTINGS
     try:
-        return _cached_face(tuple(settings.items()))
-    except TypeError:  # a setting that cannot be hashed, such as a list of metrics
+        return _cached_face(tuple((name, _hashable(each)) for name, each in settings.items()))
+    except TypeError:  # a setting that cannot be hashed, such as a policy of the user's own
         return Face(settings, PROCESS)
+
+
+def _hashable(value: Any) -> Any:
+    """Lists and sets are names, whose order means nothing."""
+    return frozenset(value) if isinstance(value, list | set) else value
 
 
 _bindings: weakref.WeakKeyDictionary[Any, Binding] = weakref.WeakKeyDictionary()

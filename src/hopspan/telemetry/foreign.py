@@ -1,14 +1,17 @@
-"""A recording span of an SDK that is not OpenTelemetry's own, and may not tell its status."""
+"""Spans that do not tell their status: those that are not recorded, and those of another SDK."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import get_current_span
 
 from hopspan.telemetry.spans import RememberingSpan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext, Status, StatusCode
 
 
@@ -66,3 +69,14 @@ class WatchedSpan(RememberingSpan):
     ) -> None:
         """Passed on."""
         self._span.record_exception(exception, attributes, timestamp, escaped)
+
+
+def telling(span: Span, parent: Context) -> Span:
+    """A span just started, or one in its place that remembers the status that is set on it."""
+    if not span.is_recording():
+        told = span.get_span_context()
+        if not told.is_valid:  # without an SDK, older releases of the API pass nothing on
+            told = get_current_span(parent).get_span_context()
+        return RememberingSpan(told)
+    # Not the SDK's: whatever makes it may hide its status.
+    return span if hasattr(span, "status") else WatchedSpan(span)

@@ -1,4 +1,4 @@
-"""The instrumenter: starts operations, and chooses their parents and links."""
+"""The instrumenter: starts operations, with all that is known of them at their start."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import INVALID_SPAN, Link, SpanContext, SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Action, plan
+from hopspan.entries import names_of
 from hopspan.model import Delivery, Endpoint, OperationType, Verdict
-from hopspan.propagation import Codec, carries_context, extract_from, inject_into
+from hopspan.propagation import Codec, carries_context, check_propagators, inject_into, narrowed
+from hopspan.telemetry.describing import Description
 from hopspan.telemetry.exceptions import Exceptions
-from hopspan.telemetry.foreign import WatchedSpan
+from hopspan.telemetry.foreign import telling
+from hopspan.telemetry.ignoring import ignoring
 from hopspan.telemetry.links import batch, common_endpoint, links_to_senders, links_to_spans
 from hopspan.telemetry.metrics import Meters
-from hopspan.telemetry.spans import Operation, RememberingSpan, silent
+from hopspan.telemetry.parents import Relation, of_batch, of_message, with_baggage_of
+from hopspan.telemetry.spans import Operation, silent
 from hopspan.telemetry.suppression import is_suppressed
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from opentelemetry.trace import Link
+
     from hopspan.config import Config
+    from hopspan.entries import Names
     from hopspan.model import Outcome, Outgoing, Settlement
 
 
@@ -40,16 +47,23 @@ class Switch:
 class Instrumenter:
     """Starts operations as one `Config` wants them."""
 
-    __slots__ = ("_tracer", "config", "exceptions", "meters", "switch")
+    __slots__ = (
+        "_description", "_is_ignored", "_tracer", "allowed", "config", "exceptions",
+        "meters", "switch",
+    )  # fmt: skip
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
+        check_propagators()
         self.config: Config = config
         self.switch: Switch = switch or Switch()
-        self.meters: Meters = Meters(config.meter_provider, config.metrics)
+        self.meters: Meters = Meters(config.meter_provider, config.metrics, config.baggage_metrics)
         self._tracer = trace.get_tracer(
             "hopspan", VERSION, config.tracer_provider, names.SCHEMA_URL
         )
         self.exceptions: Exceptions = Exceptions(config)
+        self.allowed: Names | None = names_of(config.baggage_allow)
+        self._description = Description(config)
+        self._is_ignored = ignoring(config.ignore)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Instrumenter:
         """An instrumenter with some settings replaced; this one where there are none."""
@@ -64,27 +78,33 @@ class Instrumenter:
         kept and linked to under `keep_context` (messaging spans, *Context propagation*).
         """
         ambient = get_current()
-        endpoint, headers = outgoing.endpoint, outgoing.headers
+        headers = outgoing.headers
         kept = self.config.keep_context and carries_context(codec, headers)
-        kept_links = links_to_senders([headers], codec) if kept else ()
+        links = links_to_senders([headers], codec) if kept else ()
         operation = self._start(
             action,
-            endpoint,
-            ambient,
-            ambient,
-            names.message_attributes(outgoing.message, with_key=self.config.message_key),
-            links=kept_links,
+            outgoing.endpoint,
+            Relation(ambient, ambient, links),
+            self._description.of_message(outgoing.message, headers, codec),
             kind=SpanKind.CLIENT if kept else None,
         )
-        if kept or operation.plan is None:
+        if operation.plan is None or (kept and self.allowed is None):
             return operation, headers
         try:
-            return operation, inject_into(codec, headers, operation.context)
+            if kept and self.allowed is not None:
+                return operation, narrowed(codec, headers, self.allowed)
+            return operation, inject_into(codec, headers, operation.context, self.allowed)
         except Exception:  # noqa: BLE001 - better without context than not at all
             faults.report("injecting context into message headers")
             return operation, headers
 
     # -- receiving -------------------------------------------------------------------------------
+
+    def traced(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Those of them that are not of an ignored destination."""
+        if self._is_ignored is None:
+            return deliveries
+        return [each for each in deliveries if not self._is_ignored(each.endpoint)]
 
     def start_receive(
         self,
@@ -98,17 +118,17 @@ class Instrumenter:
 
         Child of what is current, linked to every message, never parented by one.
         """
-        ambient = get_current()
-        attributes, sources = batch(deliveries, codec)
+        ambient = carried = get_current()
+        attributes, links = batch(deliveries, codec, trust=self.config.trust)
         if len(deliveries) == 1:
-            attributes = names.message_attributes(
-                deliveries[0].message, with_key=self.config.message_key
-            )
+            message, headers = deliveries[0].message, deliveries[0].headers
+            attributes = self._description.of_message(message, headers, codec)
+            if self.config.baggage_attributes or self.config.baggage_metrics:
+                carried = with_baggage_of(self.config, headers, codec, ambient)
         elif not deliveries:
             attributes = {}
-        return self._start(
-            action, endpoint, ambient, ambient, attributes, links=sources, start_time=began
-        )
+        relation = Relation(ambient, carried, links)
+        return self._start(action, endpoint, relation, attributes, start_time=began)
 
     # -- processing ------------------------------------------------------------------------------
 
@@ -124,7 +144,7 @@ class Instrumenter:
                 channel was opened, so the processing starts from an empty context.
         """
         ambient = get_current()
-        if is_suppressed(ambient):
+        if is_suppressed(ambient) or not self.traced(deliveries):
             return silent(ambient)
         base = Context() if pushed else ambient
         try:
@@ -137,40 +157,13 @@ class Instrumenter:
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context
     ) -> Operation:
         if len(deliveries) > 1:
-            return self._start_batch(deliveries, codec, base)
+            attributes, relation = of_batch(self.config, deliveries, codec, base)
+            return self._start(names.PROCESS, common_endpoint(deliveries), relation, attributes)
         delivery = deliveries[0]
-        attributes = names.message_attributes(delivery.message, with_key=self.config.message_key)
+        attributes = self._description.of_message(delivery.message, delivery.headers, codec)
         attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
-        correlation = self.config.correlation
-        carried = base if correlation == "none" else extract_from(codec, delivery.headers, base)
-        ambient_span = trace.get_current_span(base)
-        remote = trace.get_current_span(carried)
-        sender: Sequence[Link] = ()
-        parent = carried
-        if remote is not ambient_span:
-            sender = (Link(remote.get_span_context()),)
-            if correlation == "auto" and ambient_span.get_span_context().is_valid:
-                parent = trace.set_span_in_context(ambient_span, carried)
-        if correlation == "link":
-            parent = trace.set_span_in_context(INVALID_SPAN, carried)
-        return self._start(
-            names.PROCESS, delivery.endpoint, parent, carried, attributes, links=sender
-        )
-
-    def _start_batch(
-        self, deliveries: Sequence[Delivery], codec: Codec, base: Context
-    ) -> Operation:
-        """One span, a link a message, never a parent from one (messaging spans, *Batches*)."""
-        attributes, sources = batch(deliveries, codec)
-        if self.config.correlation == "none":
-            attributes, sources = {names.BATCH_MESSAGE_COUNT: len(deliveries)}, ()
-        endpoint = common_endpoint(deliveries)
-        parent = (
-            trace.set_span_in_context(INVALID_SPAN, base)
-            if self.config.correlation == "link"
-            else base
-        )
-        return self._start(names.PROCESS, endpoint, parent, base, attributes, links=sources)
+        relation = of_message(self.config, delivery.headers, codec, base)
+        return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -207,6 +200,8 @@ class Instrumenter:
         )
         if wanted == "none" or (wanted == "notable" and not notable):
             return
+        if deliveries and not self.traced(deliveries):
+            return
         context = get_current() if inside is None else inside
         attributes = dict(names.settlement_attributes(settlement))
         if len(deliveries) == 1:
@@ -217,10 +212,8 @@ class Instrumenter:
         operation = self._start(
             action,
             endpoint or common_endpoint(deliveries),
-            context,
-            context,
+            Relation(context, context, links_to_spans(of)),
             attributes,
-            links=links_to_spans(of),
             start_time=timing[0],
         )
         operation.announce(None)
@@ -228,7 +221,7 @@ class Instrumenter:
 
     # -- in common -------------------------------------------------------------------------------
 
-    def _start(
+    def start(
         self,
         action: Action,
         endpoint: Endpoint,
@@ -237,11 +230,25 @@ class Instrumenter:
         attributes: dict[str, Any],
         *,
         links: Sequence[Link] = (),
+    ) -> Operation:
+        """Start an operation of an adapter's own under `parent`; what it carries is `carried`."""
+        return self._start(action, endpoint, Relation(parent, carried, links), attributes)
+
+    def _start(
+        self,
+        action: Action,
+        endpoint: Endpoint,
+        relation: Relation,
+        attributes: dict[str, Any],
+        *,
         kind: SpanKind | None = None,
         start_time: int | None = None,
     ) -> Operation:
-        """Start a span under `parent`; the operation's context is `carried` with the span in it."""
+        """Start a span, and make it the current one of the context that the operation carries."""
+        parent, carried, links = relation
         if not self.switch.on or is_suppressed(parent):
+            return silent(carried)
+        if self._is_ignored is not None and self._is_ignored(endpoint):
             return silent(carried)
         try:
             planned = plan(action, endpoint)
@@ -249,7 +256,7 @@ class Instrumenter:
                 planned.name,
                 context=parent,
                 kind=planned.kind if kind is None else kind,
-                attributes={**planned.attributes, **attributes},
+                attributes=self._description.of_span(planned, attributes, carried),
                 links=links,
                 start_time=start_time,
                 record_exception=False,
@@ -258,11 +265,5 @@ class Instrumenter:
         except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
             faults.report(f"starting a {action.type.value} span")
             return silent(carried)
-        if not span.is_recording():
-            told = span.get_span_context()
-            if not told.is_valid:  # without an SDK, older releases of the API pass nothing on
-                told = trace.get_current_span(parent).get_span_context()
-            span = RememberingSpan(told)
-        elif not hasattr(span, "status"):  # not the SDK's: whatever makes it may hide its status
-            span = WatchedSpan(span)
+        span = telling(span, parent)
         return Operation(self, planned, span, trace.set_span_in_context(span, carried))

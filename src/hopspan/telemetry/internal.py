@@ -45,6 +45,6 @@ def start_internal(
     """
     context = get_current() if parent is None else parent
     action = Action(name, OperationType.INTERNAL)
-    return instrumenter._start(  # noqa: SLF001
+    return instrumenter.start(
         action, endpoint, context, context, attributes, links=links_to_spans(of)
     )

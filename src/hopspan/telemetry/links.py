@@ -6,15 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, get_current_span
+from opentelemetry.trace import Link, SpanContext, get_current_span
 
 from hopspan import conventions as names
 from hopspan.propagation import Codec, extract_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from opentelemetry.trace import SpanContext
 
     from hopspan.model import Delivery, Endpoint
 
@@ -29,10 +27,19 @@ def most() -> int:
     return int(text) if text.isdecimal() else _SDK_DEFAULT
 
 
-def links_to_senders(headers: Sequence[Any], codec: Codec) -> Links:
-    """Links to what sent the messages with these headers, where they say so."""
-    contexts = [extract_from(codec, each, Context()) for each in headers]
-    return links_to_spans([get_current_span(context).get_span_context() for context in contexts])
+def links_to_senders(headers: Sequence[Any], codec: Codec, *, trust: bool = True) -> Links:
+    """Links to what sent the messages with these headers, where they say so.
+
+    A sender that is not trusted is linked to by its ids alone: its flags and its `tracestate` are
+    for its own sampler.
+    """
+    contexts = [extract_from(codec, each, Context(), trust=trust) for each in headers]
+    spans = [get_current_span(context).get_span_context() for context in contexts]
+    return links_to_spans(spans if trust else [_bare(each) for each in spans])
+
+
+def _bare(span: SpanContext) -> SpanContext:
+    return SpanContext(span.trace_id, span.span_id, is_remote=True)
 
 
 def links_to_spans(spans: Sequence[SpanContext]) -> Links:
@@ -40,13 +47,15 @@ def links_to_spans(spans: Sequence[SpanContext]) -> Links:
     return tuple(Link(span) for span in _newest(spans) if span.is_valid)
 
 
-def batch(deliveries: Sequence[Delivery], codec: Codec) -> tuple[dict[str, Any], Links]:
+def batch(
+    deliveries: Sequence[Delivery], codec: Codec, *, trust: bool = True
+) -> tuple[dict[str, Any], Links]:
     """What a span about several messages says of them, and its links to them."""
     attributes: dict[str, Any] = {names.BATCH_MESSAGE_COUNT: len(deliveries)}
     newest = _newest(deliveries)
     if len(newest) < len(deliveries):
         attributes[names.LINKS_OMITTED] = len(deliveries) - len(newest)
-    return attributes, links_to_senders([each.headers for each in newest], codec)
+    return attributes, links_to_senders([each.headers for each in newest], codec, trust=trust)
 
 
 def common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:

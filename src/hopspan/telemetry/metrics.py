@@ -13,13 +13,15 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import baggage
 from opentelemetry.metrics import Observation, get_meter, get_meter_provider
 
 from hopspan import conventions as names
+from hopspan.entries import shortened
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider
@@ -72,6 +74,22 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_unlock_in_child)
 
 
+class Combinations:
+    """Which combinations of attributes may be recorded: the first ones. Thread-safe."""
+
+    def __init__(self, most: int = _MOST_CELLS) -> None:
+        self._most = most
+        self._known: set[MetricAttributes] = set()
+
+    def admitted(self, attributes: MetricAttributes) -> MetricAttributes:
+        """These attributes, or those of the overflow. Threads in a race may admit one more each."""
+        if attributes not in self._known:
+            if len(self._known) >= self._most:
+                return _OVERFLOW
+            self._known.add(attributes)
+        return attributes
+
+
 class Instruments:
     """The four instruments of one meter provider. Shared by all who use that provider."""
 
@@ -89,6 +107,8 @@ class Instruments:
             description="Duration of processing a message",
             explicit_bucket_boundaries_advisory=names.DURATION_BOUNDARIES,
         )
+        self.durations: Combinations = Combinations()
+        """Where baggage is among the attributes, which may say anything."""
         self.sent: Cells = Cells()
         self.consumed: Cells = Cells()
         meter.create_observable_counter(
@@ -129,10 +149,19 @@ def instruments_of(provider: MeterProvider | None) -> Instruments:
 class Meters:
     """Records what one finished operation adds to the metrics that are switched on."""
 
-    __slots__ = ("_consumed", "_operation_duration", "_process_duration", "_sent")
+    __slots__ = (
+        "_consumed", "_durations", "_entries", "_operation_duration", "_process_duration", "_sent",
+    )  # fmt: skip
 
-    def __init__(self, provider: MeterProvider | None, switched_on: frozenset[str]) -> None:
+    def __init__(
+        self,
+        provider: MeterProvider | None,
+        switched_on: frozenset[str],
+        entries: Sequence[str] = (),
+    ) -> None:
         instruments = instruments_of(provider) if switched_on else None
+        self._entries = entries
+        self._durations = instruments.durations if instruments is not None else None
 
         def on(name: str, attribute: str) -> Any:
             return getattr(instruments, attribute) if name in switched_on else None
@@ -147,27 +176,44 @@ class Meters:
     ) -> None:
         """The duration of a send, receive or settle operation."""
         if self._operation_duration is not None:
-            attributes = dict(_with_error(plan.durations, error_type))
-            self._operation_duration.record(seconds, attributes, context)
+            attributes = self._attributes(plan.durations, error_type, context)
+            self._operation_duration.record(seconds, self._bounded(attributes), context)
 
     def processing(
         self, plan: Plan, seconds: float, error_type: str | None, context: Context
     ) -> None:
         """The duration of a process operation."""
         if self._process_duration is not None:
-            attributes = dict(_with_error(plan.durations, error_type))
-            self._process_duration.record(seconds, attributes, context)
+            attributes = self._attributes(plan.durations, error_type, context)
+            self._process_duration.record(seconds, self._bounded(attributes), context)
 
-    def sent(self, plan: Plan, messages: int, error_type: str | None) -> None:
+    def sent(self, plan: Plan, messages: int, error_type: str | None, context: Context) -> None:
         """Messages that were tried to be sent, failures included."""
         if self._sent is not None:
-            self._sent.add(_with_error(plan.counts, error_type), messages)
+            self._sent.add(self._attributes(plan.counts, error_type, context), messages)
 
-    def consumed(self, plan: Plan, messages: int, error_type: str | None) -> None:
+    def consumed(self, plan: Plan, messages: int, error_type: str | None, context: Context) -> None:
         """Messages handed to the application; each delivery counts once."""
         if self._consumed is not None:
-            self._consumed.add(_with_error(plan.counts, error_type), messages)
+            self._consumed.add(self._attributes(plan.counts, error_type, context), messages)
+
+    def _attributes(
+        self, attributes: MetricAttributes, error_type: str | None, context: Context
+    ) -> MetricAttributes:
+        if error_type is not None:
+            attributes = (*attributes, (names.ERROR_TYPE, error_type))
+        if self._entries:
+            attributes = (*_entries_of(context, self._entries), *attributes)
+        return attributes
+
+    def _bounded(self, attributes: MetricAttributes) -> dict[str, Any]:
+        """For an instrument of the SDK, which may keep every combination that it is given."""
+        if self._entries and self._durations is not None:
+            attributes = self._durations.admitted(attributes)
+        return dict(attributes)
 
 
-def _with_error(attributes: MetricAttributes, error_type: str | None) -> MetricAttributes:
-    return attributes if error_type is None else (*attributes, (names.ERROR_TYPE, error_type))
+def _entries_of(context: Context, entries: Sequence[str]) -> MetricAttributes:
+    """The entries of baggage that are there, in an order that is always the same."""
+    there = baggage.get_all(context)
+    return tuple((key, shortened(str(there[key]))) for key in entries if key in there)

@@ -229,6 +229,6 @@ def _measure(
     else:
         meters.client_operation(plan, seconds, error_type, context)
     if messages and kind is OperationType.SEND:
-        meters.sent(plan, messages, error_type)
+        meters.sent(plan, messages, error_type, context)
     elif messages and kind in {OperationType.RECEIVE, OperationType.PROCESS}:
-        meters.consumed(plan, messages, error_type)
+        meters.consumed(plan, messages, error_type, context)

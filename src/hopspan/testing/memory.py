@@ -11,8 +11,9 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from hopspan.carrying import inject
 from hopspan.model import Delivery, Endpoint, MessageInfo, Settlement, Verdict
-from hopspan.propagation import MAPPING, inject
+from hopspan.propagation import MAPPING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping

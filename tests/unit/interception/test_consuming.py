@@ -325,6 +325,29 @@ def test_a_call_for_whatever_there_is_is_named_after_what_came(
     assert telemetry.only.attributes["messaging.operation.name"] == "poll"
 
 
+@pytest.mark.parametrize(
+    ("several", "found", "seen"),
+    [
+        (True, [A, B], [("poll b", 1)]),
+        (True, [A, A], []),
+        (True, [A, B, B], [("poll b", 2)]),
+        (False, [A, B, B], [("poll all", 2)]),
+    ],
+)
+def test_what_is_of_an_ignored_destination_was_not_received(
+    several: bool, found: Any, seen: Any, intercept: Intercept, telemetry: Telemetry
+) -> None:
+    channel, _ = intercept("get", polling(several), ignore=("a",))
+    channel.waiting = [found]
+    assert channel.get("all") is found
+    assert [
+        (span.name, span.attributes.get("messaging.batch.message_count", 1))
+        for span in telemetry.seen
+    ] == seen
+    counted = [count for _, count in telemetry.points("messaging.client.consumed.messages")]
+    assert counted == [count for _, count in seen]
+
+
 def test_a_call_for_whatever_there_is_that_fails_is_named_after_what_it_asked_for(
     intercept: Intercept, telemetry: Telemetry
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import hopspan
 from hopspan.config import Config
-from hopspan.model import ConfigurationError, PolicyError
+from hopspan.model import ConfigurationError, Delivery, Outcome, PolicyError, Verdict
 from hopspan.telemetry.faces import (
     NO_SETTINGS,
     Binding,
@@ -19,6 +19,7 @@ from hopspan.telemetry.faces import (
     install,
     instrumenter_for,
 )
+from hopspan.telemetry.instrumenter import Instrumenter
 from tests.unit.support import Telemetry
 
 
@@ -121,9 +122,27 @@ def test_no_settings_have_one_face() -> None:
     assert face_for({}) is NO_SETTINGS
 
 
+class Unhashable:
+    """A policy of the user's own."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, outcome: Outcome, delivery: Delivery) -> Verdict:
+        return Verdict.ACK
+
+
 def test_settings_that_cannot_be_hashed_have_a_face_all_the_same() -> None:
-    face = face_for({"metrics": ["messaging.process.duration"]})
-    assert face.settings == {"metrics": ["messaging.process.duration"]}
+    policy = Unhashable()
+    assert face_for({"policy": policy}).settings == {"policy": policy}
+
+
+@pytest.mark.parametrize(
+    "names", [["tenant_id", "app.*"], {"tenant_id", "app.*"}], ids=["list", "set"]
+)
+def test_equal_names_have_one_face(names: Any) -> None:
+    face = face_for({"baggage_allow": names})
+    assert face is face_for({"baggage_allow": ["app.*", "tenant_id"]})
+    assert face.over(Instrumenter(Config())).config.baggage_allow == ("app.*", "tenant_id")
 
 
 def test_a_mistake_is_an_error_every_time() -> None:

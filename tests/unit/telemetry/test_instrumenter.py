@@ -10,10 +10,18 @@ import pytest
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context, attach, detach, get_current, set_value
 from opentelemetry.sdk.trace import Span, SpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hopspan import conventions as names
+from hopspan.config import Config
 from hopspan.conventions import Action
 from hopspan.model import (
     SUCCESS,
@@ -679,3 +687,210 @@ def test_a_hook_that_raises_is_logged_once_for_each(
         "hopspan failed at calling the on_start hook (RuntimeError)",
         "hopspan failed at calling the on_end hook (RuntimeError)",
     ]
+
+
+# -- an adapter's own ------------------------------------------------------------------------------
+
+
+def test_an_operation_of_an_adapters_own_has_the_parent_and_carries_what_it_is_told(
+    telemetry: Telemetry,
+) -> None:
+    parent = propagate.extract(SENT)
+    link = trace.Link(trace.SpanContext(TRACE, 0xC, is_remote=True))
+    operation = telemetry.instrumenter().start(
+        PUBLISH, ORDERS, parent, with_baggage(tenant="acme"), {"x": 1}, links=(link,)
+    )
+    operation.end()
+    assert (telemetry.only.parent, telemetry.only.links) == (SENDER, (0xC,))
+    assert telemetry.only.attributes["x"] == 1
+    assert baggage.get_all(operation.context) == {"tenant": "acme"}
+
+
+# -- baggage, trust, ignored destinations, captured headers ----------------------------------------
+
+MINE = {"tenant": "acme", "app.region": "eu", "secret": "s", "messaging.system": "evil"}
+
+
+def with_baggage(**entries: str) -> Context:
+    context = get_current()
+    for key, value in entries.items():
+        context = baggage.set_baggage(key, value, context)
+    return context
+
+
+class Watching(Sampler):
+    """Keeps what it is told at the start of each span."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, dict[str, Any]]] = []
+
+    def should_sample(
+        self, parent_context: Any, trace_id: Any, name: str, *args: Any, **kwargs: Any
+    ) -> SamplingResult:
+        given = kwargs.get("attributes") or next(each for each in args if isinstance(each, dict))
+        self.told.append((name, dict(given)))
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, given)
+
+    def get_description(self) -> str:
+        return "Watching"
+
+
+def test_a_sampler_sees_chosen_entries_and_headers_and_none_of_them_wins_over_ours() -> None:
+    sampler = Watching()
+    telemetry = Telemetry(sampler)
+    instrumenter = telemetry.instrumenter(
+        baggage_attributes=("tenant", "messaging.*"), capture_headers=("color",)
+    )
+    sent = outgoing({"Color": "red"})
+    with current(with_baggage(**MINE)):
+        instrumenter.start_send(PUBLISH, sent, MAPPING)
+        headers = {"color": "red", "baggage": "tenant=acme,secret=s"}
+        instrumenter.start_process([delivery(headers)], MAPPING, pushed=True)
+        instrumenter.start_receive(names.RECEIVE, ORDERS, [delivery(headers)], MAPPING, 1)
+    chosen = [
+        (name, {key: value for key, value in told.items() if not key.startswith("messaging.o")})
+        for name, told in sampler.told
+    ]
+    expected = {
+        "tenant": "acme",
+        "messaging.system": "memory",
+        "messaging.destination.name": "orders",
+        "messaging.header.color": ["red"],
+    }
+    assert chosen == [
+        ("publish orders", expected),
+        ("process orders", expected),
+        ("receive orders", expected),
+    ]
+
+
+def test_a_settlement_says_nothing_of_baggage(telemetry: Telemetry) -> None:
+    instrumenter = telemetry.instrumenter(baggage_attributes=("*",), capture_headers=("color",))
+    with current(with_baggage(tenant="acme")):
+        instrumenter.record_settle(
+            "nack",
+            Settlement(Verdict.REJECT),
+            [delivery({"color": "red"})],
+            SUCCESS,
+            (1, 0.1),
+        )
+    assert {"tenant", "messaging.header.color"}.isdisjoint(telemetry.only.attributes)
+
+
+def test_a_batch_says_nothing_of_any_messages_baggage_or_headers(telemetry: Telemetry) -> None:
+    deliveries = [delivery({"baggage": "tenant=acme", "color": "red"})] * 2
+    instrumenter = telemetry.instrumenter(
+        baggage_attributes=("*",), capture_headers=("color",), baggage_metrics=("tenant",)
+    )
+    with current(with_baggage(whose="mine")):
+        instrumenter.start_process(deliveries, MAPPING, pushed=False).end()
+        instrumenter.start_receive(names.RECEIVE, ORDERS, deliveries, MAPPING, 1).end()
+    for seen in telemetry.seen:
+        assert seen.attributes["whose"] == "mine"
+        assert {"tenant", "messaging.header.color"}.isdisjoint(seen.attributes)
+
+
+@pytest.mark.parametrize("theirs", ["01", "00"])
+def test_it_is_not_for_a_stranger_to_say_what_is_sampled(theirs: str) -> None:
+    """Not even that it is not."""
+    for mine in (ALWAYS_OFF, ALWAYS_ON):
+        telemetry = Telemetry(ParentBased(mine))
+        headers = {**SENT, "traceparent": SENT["traceparent"][:-2] + theirs}
+        processed_by = telemetry.instrumenter(trust=False)
+        operation = processed_by.start_process([delivery(headers)], MAPPING, pushed=True)
+        operation.end()
+        assert operation.span.get_span_context().trace_flags.sampled is (mine is ALWAYS_ON)
+        assert len(telemetry.spans) == (mine is ALWAYS_ON)
+
+
+def test_a_stranger_is_linked_to_by_ids_alone(telemetry: Telemetry) -> None:
+    headers = {**SENT, "tracestate": "theirs=1"}
+    instrumenter = telemetry.instrumenter(trust=False, baggage_attributes=("*",))
+    for number in (1, 2):
+        instrumenter.start_process([delivery(headers)] * number, MAPPING, pushed=True).end()
+        instrumenter.start_receive(
+            names.RECEIVE, ORDERS, [delivery(headers)] * number, MAPPING, 1
+        ).end()
+    links = [link.context for span in telemetry.spans for link in span.links]
+    assert links == [trace.SpanContext(TRACE, SENDER, is_remote=True)] * 6
+    assert [link.trace_state for link in links] == [trace.TraceState()] * 6
+    assert all("tenant.id" not in each.attributes for each in telemetry.seen)
+
+
+def test_a_strangers_malformed_baggage_fills_no_log(
+    telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {**SENT, "baggage": "bad entry,another bad one"}
+    telemetry.instrumenter(trust=False).start_process([delivery(headers)], MAPPING, pushed=True)
+    assert [] == caplog.records
+
+
+def test_without_an_sdk_a_stranger_is_not_passed_on() -> None:
+    instrumenter = Instrumenter(Config(trust=False))
+    operation = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=True)
+    assert trace.get_current_span(operation.context).get_span_context().trace_id != TRACE
+    assert baggage.get_all(operation.context) == {}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_ignored_delivery_is_silent_in_the_context_that_is_there(
+    size: int, telemetry: Telemetry
+) -> None:
+    instrumenter = telemetry.instrumenter(ignore=("order*",))
+    with ambient(telemetry) as span_id:
+        operation = instrumenter.start_process([delivery(SENT)] * size, MAPPING, pushed=True)
+        here = trace.get_current_span(operation.context).get_span_context().span_id
+        operation.span.set_status(StatusCode.ERROR, "no stock")
+        assert operation.failed_status() == Outcome(True, None, "_OTHER", "no stock")
+        operation.end()
+    assert here == span_id
+    assert [span.name for span in telemetry.spans] == ["ambient"]
+    assert telemetry.metric("messaging.process.duration") is None
+
+
+def test_an_ignored_destination_is_sent_to_untouched(telemetry: Telemetry) -> None:
+    headers = {"color": "red"}
+    instrumenter = telemetry.instrumenter(ignore=("orders",))
+    operation, carrying = instrumenter.start_send(PUBLISH, outgoing(headers), MAPPING)
+    operation.end()
+    assert (operation.plan, telemetry.spans) == (None, [])
+    assert carrying is headers
+
+
+def test_of_several_messages_only_those_that_are_not_ignored_are_told(
+    telemetry: Telemetry,
+) -> None:
+    health = delivery(endpoint=Endpoint("memory", "health.ping"))
+    orders = delivery()
+    instrumenter = telemetry.instrumenter(ignore=("health.*",))
+    assert instrumenter.traced([health, orders, health]) == [orders]
+    assert instrumenter.traced([health]) == []
+    assert telemetry.instrumenter().traced([health]) == [health]
+
+
+def test_a_commit_for_ignored_destinations_alone_is_not_recorded(telemetry: Telemetry) -> None:
+    """Its own endpoint may have no destination, where there are several."""
+    ping, pong = (delivery(endpoint=Endpoint("memory", f"health.{each}")) for each in "12")
+    instrumenter = telemetry.instrumenter(ignore=("health.*",))
+    for covered in ([ping, pong], [ping, delivery()]):
+        instrumenter.record_settle(
+            "commit",
+            Settlement(Verdict.ACK),
+            covered,
+            SUCCESS,
+            (1, 0.1),
+            endpoint=Endpoint("memory"),
+            always=True,
+        )
+    assert [span.name for span in telemetry.seen] == ["commit"]
+
+
+def test_an_allowed_list_holds_though_the_context_keeps_all(telemetry: Telemetry) -> None:
+    instrumenter = telemetry.instrumenter(baggage_allow=("app.*",))
+    with current(with_baggage(**MINE)):
+        operation, headers = instrumenter.start_send(
+            PUBLISH, outgoing({"Baggage": "old=yes"}), MAPPING
+        )
+    assert headers["baggage"] == "app.region=eu"
+    assert list(headers) == ["traceparent", "baggage"]
+    assert baggage.get_all(operation.context) == MINE

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry import baggage
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
@@ -198,8 +199,8 @@ def test_the_instruments_are_the_ones_of_the_conventions(telemetry: Telemetry) -
     meters = Meters(telemetry.meter_provider, METRICS)
     meters.client_operation(SEND, 0.1, None, Context())
     meters.processing(PROCESS, 0.1, None, Context())
-    meters.sent(SEND, 1, None)
-    meters.consumed(PROCESS, 1, None)
+    meters.sent(SEND, 1, None, Context())
+    meters.consumed(PROCESS, 1, None, Context())
     found = {name: telemetry.metric(name) for name in METRICS}
     assert {name: (metric.unit, type(metric.data).__name__) for name, metric in found.items()} == {
         OPERATION_DURATION: ("s", "Histogram"),
@@ -212,8 +213,8 @@ def test_the_instruments_are_the_ones_of_the_conventions(telemetry: Telemetry) -
 @pytest.mark.parametrize("name", [SENT_MESSAGES, CONSUMED_MESSAGES])
 def test_counts_are_monotonic(name: str, telemetry: Telemetry) -> None:
     meters = Meters(telemetry.meter_provider, METRICS)
-    meters.sent(SEND, 1, None)
-    meters.consumed(PROCESS, 1, None)
+    meters.sent(SEND, 1, None, Context())
+    meters.consumed(PROCESS, 1, None, Context())
     assert telemetry.metric(name).data.is_monotonic is True
 
 
@@ -231,7 +232,7 @@ def test_durations_have_the_advised_boundaries(name: str, telemetry: Telemetry) 
 def test_the_scope_names_hopspan_its_version_and_the_schema(telemetry: Telemetry) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    Meters(provider, METRICS).sent(SEND, 1, None)
+    Meters(provider, METRICS).sent(SEND, 1, None, Context())
     data = reader.get_metrics_data()
     assert data is not None
     (scope,) = [each.scope for resource in data.resource_metrics for each in resource.scope_metrics]
@@ -245,8 +246,8 @@ def test_the_scope_names_hopspan_its_version_and_the_schema(telemetry: Telemetry
 def everything(meters: Meters) -> None:
     meters.client_operation(SEND, 0.1, None, Context())
     meters.processing(PROCESS, 0.1, None, Context())
-    meters.sent(SEND, 1, None)
-    meters.consumed(PROCESS, 1, None)
+    meters.sent(SEND, 1, None, Context())
+    meters.consumed(PROCESS, 1, None, Context())
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -275,8 +276,8 @@ def test_with_all_switched_off_no_meter_is_asked_for() -> None:
     [
         (lambda m, e: m.client_operation(SEND, 0.1, e, Context()), OPERATION_DURATION),
         (lambda m, e: m.processing(PROCESS, 0.1, e, Context()), PROCESS_DURATION),
-        (lambda m, e: m.sent(SEND, 1, e), SENT_MESSAGES),
-        (lambda m, e: m.consumed(PROCESS, 1, e), CONSUMED_MESSAGES),
+        (lambda m, e: m.sent(SEND, 1, e, Context()), SENT_MESSAGES),
+        (lambda m, e: m.consumed(PROCESS, 1, e, Context()), CONSUMED_MESSAGES),
     ],
 )
 @pytest.mark.parametrize("error", [None, "ValueError"])
@@ -354,3 +355,70 @@ def test_the_default_instruments_are_made_once(unset: Callable[[Any], None]) -> 
     first = instruments_of(None)
     unset(NoOpMeterProvider())
     assert instruments_of(None) is first
+
+
+# -- baggage ---------------------------------------------------------------------------------------
+
+METERS = [
+    (lambda meters, context: meters.client_operation(SEND, 0.1, None, context), OPERATION_DURATION),
+    (lambda meters, context: meters.processing(PROCESS, 0.1, None, context), PROCESS_DURATION),
+    (lambda meters, context: meters.sent(SEND, 1, None, context), SENT_MESSAGES),
+    (lambda meters, context: meters.consumed(PROCESS, 1, None, context), CONSUMED_MESSAGES),
+]
+"""How each metric is recorded."""
+
+
+def carrying(**entries: Any) -> Context:
+    context = Context()
+    for key, value in entries.items():
+        context = baggage.set_baggage(key, value, context)
+    return context
+
+
+@pytest.mark.parametrize(("record", "metric"), METERS, ids=[metric for _, metric in METERS])
+def test_entries_that_are_named_are_attributes_in_one_order(
+    record: Any, metric: str, telemetry: Telemetry
+) -> None:
+    meters = Meters(telemetry.meter_provider, METRICS, ("tenant", "tier", "absent"))
+    record(meters, carrying(tenant="t1", tier=1, secret="s"))
+    record(meters, carrying(tier="1", secret="z", tenant="t1"))
+    record(meters, carrying(tenant="t2" * 1000))
+    record(meters, Context())
+    points = [
+        ({key: each.get(key) for key in ("tenant", "tier", "secret", "absent")}, number)
+        for each, number in telemetry.points(metric)
+    ]
+    nothing = dict.fromkeys(("tenant", "tier", "secret", "absent"))
+    assert points == [
+        ({**nothing, "tenant": "t1", "tier": "1"}, 2),
+        ({**nothing, "tenant": "t2" * 512}, 1),
+        (nothing, 1),
+    ]
+
+
+@pytest.mark.parametrize(("record", "metric"), METERS, ids=[metric for _, metric in METERS])
+def test_a_sender_cannot_make_metrics_grow_without_end(
+    record: Any, metric: str, telemetry: Telemetry
+) -> None:
+    meters = Meters(telemetry.meter_provider, METRICS, ("tenant",))
+    for number in range(1030):
+        record(meters, carrying(tenant=f"t{number}"))
+    record(meters, carrying(tenant="t0"))
+    points = telemetry.points(metric)
+    assert len(points) == 1025
+    assert points[-1] == ({"otel.metric.overflow": True}, 6)
+    assert points[0][0]["tenant"] == "t0"
+    assert points[0][1] == 2
+
+
+def test_an_entry_never_takes_the_place_of_an_attribute_of_ours(telemetry: Telemetry) -> None:
+    meters = Meters(telemetry.meter_provider, METRICS, ("messaging.system",))
+    context = baggage.set_baggage("messaging.system", "evil", Context())
+    for record, _ in METERS:
+        record(meters, context)
+    systems = {
+        attributes["messaging.system"]
+        for _, metric in METERS
+        for attributes, _ in telemetry.points(metric)
+    }
+    assert systems == {"memory"}

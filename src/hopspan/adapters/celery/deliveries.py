@@ -14,8 +14,8 @@ from celery.exceptions import Ignore, Reject
 
 from hopspan.adapters import _amqp
 from hopspan.adapters.celery import brokers, failures
-from hopspan.config import Correlation
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+from hopspan.settings import Correlation
 from hopspan.telemetry import NO_SETTINGS, face_for
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
 from hopspan.propagation import MAPPING, extract_from
-from hopspan.telemetry import is_suppressed, start_internal
+from hopspan.telemetry import is_suppressed, of_message, start_internal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,9 +255,6 @@ def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
 
 def _around(binding: Binding, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
     """The context that a span about a message belongs to, and the span that it is linked to."""
-    carried_by = extract_from(MAPPING, delivery.headers, Context())
-    sender = [get_current_span(carried_by).get_span_context()]
-    correlation = cut(delivery.headers or {}).over(binding.instrumenter).config.correlation
-    if correlation == "none":
-        return Context(), []
-    return (Context() if correlation == "link" else carried_by), sender
+    config = cut(delivery.headers or {}).over(binding.instrumenter).config
+    relation = of_message(config, delivery.headers, MAPPING, Context())
+    return relation.parent, [link.context for link in relation.links]

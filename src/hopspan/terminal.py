@@ -1,4 +1,4 @@
-"""What the terminal can show: colours, box characters, how many columns."""
+"""What the terminal can show: colours, box characters, columns. Imports nothing of ours."""
 
 from __future__ import annotations
 

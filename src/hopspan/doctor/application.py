@@ -1,0 +1,135 @@
+"""Runs the application's own set-up in this process, and sees what became of it.
+
+The application may do anything, so nothing that it raises gets further than here, and what it
+prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import importlib
+import inspect
+import logging
+import operator
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+
+from hopspan import instrumentation
+from hopspan.conventions import Plan
+from hopspan.doctor import correlation
+from hopspan.doctor.environment import SetUp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hopspan.config import Config
+
+
+def run(target: str) -> SetUp:
+    """Import `module`, or `module:callable` and call it without arguments; tell what is set up.
+
+    The callable may be a coroutine function. The current folder is looked into first.
+    """
+    with _watching_spans() as early, _hearing() as overridden:
+        failure = _run(target)
+    provider = trace.get_tracer_provider()
+    return SetUp(
+        None if isinstance(provider, trace.ProxyTracerProvider) else provider,
+        _telemetry(),
+        early,
+        overridden,
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL,
+        correlation.is_there(),
+        configs(),
+        _span_names(),
+        failure,
+    )
+
+
+def _run(target: str) -> str:
+    """What went wrong; empty if nothing did."""
+    if "" not in sys.path:  # as `python -m` has it, and a console script has not
+        sys.path.insert(0, "")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            _call(target)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - also SystemExit: of a command line, say
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _call(target: str) -> None:
+    module, _, name = target.partition(":")
+    imported = importlib.import_module(module)
+    if name:
+        found: Any = operator.attrgetter(name)(imported)
+        result = found()
+        if inspect.iscoroutine(result):
+            asyncio.run(result)
+
+
+@contextlib.contextmanager
+def _watching_spans() -> Iterator[list[str]]:
+    """Names of spans that are started while there is no provider, by the API's own tracer."""
+    names: list[str] = []
+    kept = trace.NoOpTracer.start_span
+
+    @functools.wraps(kept)
+    def start_span(self: trace.NoOpTracer, name: str, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            names.append(name)
+        return kept(self, name, *args, **kwargs)
+
+    trace.NoOpTracer.start_span = start_span  # type: ignore[method-assign]
+    try:
+        yield names
+    finally:
+        trace.NoOpTracer.start_span = kept  # type: ignore[method-assign]
+
+
+class _Ear(logging.Handler):
+    """Hears what OpenTelemetry says about providers that are set twice."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message.startswith("Overriding of current"):
+            self.said.append(message)
+
+
+@contextlib.contextmanager
+def _hearing() -> Iterator[list[str]]:
+    ear, logger = _Ear(), logging.getLogger("opentelemetry")
+    logger.addHandler(ear)
+    try:
+        yield ear.said
+    finally:
+        logger.removeHandler(ear)
+
+
+def configs() -> dict[str, Config]:
+    """What holds for each client that `hopspan.instrument` was called for."""
+    woven = instrumentation._woven  # noqa: SLF001 - one package
+    return {name: binding.instrumenter.config for name, (binding, *_) in woven.items()}
+
+
+def _telemetry() -> Any:
+    """What `hopspan.sdk.setup` has returned, if the application has come to that."""
+    sdk = sys.modules.get("hopspan.sdk")
+    return sdk.current() if sdk else None
+
+
+def _span_names() -> list[str]:
+    """Plans are kept in a cache that cannot list them; the garbage collector can."""
+    return sorted({each.name for each in gc.get_objects() if type(each) is Plan})

@@ -1,0 +1,68 @@
+"""Message headers as attributes of spans: those that were asked for, and no secret among them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import TYPE_CHECKING, Any
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.entries import LONGEST_VALUE, shortened
+from hopspan.propagation import Codec, values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REDACTED = "[REDACTED]"
+_MOST_VALUES = 16
+
+_SECRET = (
+    "accesskey", "apikey", "authorization", "bearer", "cookie", "credential", "jwt", "passphrase",
+    "passwd", "password", "privatekey", "secret", "session", "signature", "token",
+)  # fmt: skip
+"""What makes a name a secret's, wherever in it, and however its words are separated."""
+_SECRET_WORDS = frozenset({"auth", "pass", "pwd"})
+"""Likewise as a whole word: `x-auth-user`, but not `author`."""
+_PLAIN = (bool, int, float, dt.date)
+"""What has no parts that could be a secret."""
+
+
+def is_secret(header: str) -> bool:
+    """Whether the name of a header sounds like a secret's."""
+    words = re.split(r"[^a-z0-9]+", header.lower())
+    squeezed = "".join(words)
+    return any(each in squeezed for each in _SECRET) or not _SECRET_WORDS.isdisjoint(words)
+
+
+class Capture:
+    """The headers to copy. Immutable; safe for all threads."""
+
+    __slots__ = ("_attributes", "_secret")
+
+    def __init__(self, headers: Sequence[str]) -> None:
+        self._attributes = {each: names.header_attribute(each) for each in headers}
+        self._secret = frozenset(filter(is_secret, headers))
+
+    def attributes(self, codec: Codec, headers: Any) -> dict[str, list[str]]:
+        """The attributes of a message with these headers. Never raises."""
+        try:
+            found = values_of(codec, headers, self._attributes)
+            return {
+                self._attributes[name]: [REDACTED]
+                if name in self._secret
+                else [text(each) for each in values[:_MOST_VALUES]]
+                for name, values in found.items()
+            }
+        except Exception:  # noqa: BLE001 - what a broker hands out can be anything
+            faults.report("capturing message headers")
+            return {}
+
+
+def text(value: Any) -> str:
+    """A header's value as text, its beginning; a table or a list is named, and not looked into."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = bytes(value[: 4 * LONGEST_VALUE]).decode("utf-8", "replace")
+    if value is None or isinstance(value, (str, *_PLAIN)):
+        return "" if value is None else shortened(str(value))
+    return f"<{type(value).__name__}>"

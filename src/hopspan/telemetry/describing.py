@@ -1,0 +1,46 @@
+"""What a span says at its start, besides what every span of its kind says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hopspan import conventions as names
+from hopspan.entries import names_of, recorded
+from hopspan.model import OperationType
+from hopspan.telemetry.capturing import Capture
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from hopspan.config import Config
+    from hopspan.conventions import Plan
+    from hopspan.model import MessageInfo
+    from hopspan.propagation import Codec
+
+_WITH_ENTRIES = frozenset({OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS})
+
+
+class Description:
+    """Messages, their headers, and baggage, as one `Config` wants them told."""
+
+    __slots__ = ("_captured", "_entries", "_with_key")
+
+    def __init__(self, config: Config) -> None:
+        self._with_key = config.message_key
+        # None where there is nothing to do: most programs set neither.
+        self._captured = Capture(config.capture_headers) if config.capture_headers else None
+        self._entries = names_of(config.baggage_attributes or None)
+
+    def of_message(self, message: MessageInfo, headers: Any, codec: Codec) -> dict[str, Any]:
+        """What a span says of its single message."""
+        attributes = names.message_attributes(message, with_key=self._with_key)
+        if self._captured is not None and headers:
+            attributes.update(self._captured.attributes(codec, headers))
+        return attributes
+
+    def of_span(self, plan: Plan, attributes: dict[str, Any], carried: Context) -> dict[str, Any]:
+        """All of it; where names are the same, the more particular wins, and baggage never."""
+        attributes = {**plan.attributes, **attributes}
+        if self._entries is not None and plan.action.type in _WITH_ENTRIES:
+            return {**recorded(carried, self._entries), **attributes}
+        return attributes
