@@ -245,3 +245,14 @@ def test_all_that_is_told_of_a_task_is_linked_to_its_message_and_says_how_it_is_
             for span in told
             if span.kind != "CLIENT"
         }
+
+
+@pytest.mark.parametrize("ended", ["redis"], indirect=True)
+def test_a_message_is_unsettled_while_its_body_runs_only_where_it_is_acked_late(
+    ended: Mapping[str, Ended],
+) -> None:
+    running = {name: case for name, case in CASES.items() if case.is_running}
+
+    assert {name: case.task != "early" for name, case in running.items()} == {
+        name: ended[name].held for name in running
+    }
