@@ -55,6 +55,8 @@ def decide(
     """
     if not policy.settles or outcome.interrupted:
         return _LEFT
+    if outcome.error is not None and not outcome.failed and not outcome.cancelled:
+        return _LEFT  # control flow of the client's, which says itself what is to become of it
     try:
         if outcome.cancelled:
             return _REQUEUED_ON_CANCEL if adapter.is_open(native) else _LEFT
