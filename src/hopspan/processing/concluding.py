@@ -55,8 +55,8 @@ def decide(
     """
     if not policy.settles or outcome.interrupted:
         return _LEFT
-    if outcome.error is not None and not outcome.failed and not outcome.cancelled:
-        return _LEFT  # control flow of the client's, which says itself what is to become of it
+    if adapter.RAISES is not None and isinstance(outcome.error, adapter.CONTROL_FLOW):
+        return _LEFT  # which says itself what is to become of the message
     try:
         if outcome.cancelled:
             return _REQUEUED_ON_CANCEL if adapter.is_open(native) else _LEFT
