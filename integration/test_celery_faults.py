@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from integration.brokers.processes import free_ports
 from integration.celery_story.brokers import BACK, DEAD, DONE, Fate, Redis, broker_at
 from integration.celery_story.fates import Case, Ended, run
 from integration.celery_story.stage import set_up
@@ -15,7 +17,69 @@ from integration.conftest import endpoint
 
 FAILURE = "integration.celery_story.shop.FailureError"
 LOST = "billiard.exceptions.WorkerLostError"
+REFUSED = "kombu.exceptions.OperationalError"
 LIMIT = "billiard.exceptions.TimeLimitExceeded"
+
+PUBLISHES = 1000
+BLOCKS = PUBLISHES // 4
+"""How many more pieces of memory Python may hold after all of them: a span alone has more."""
+RESIDENT = 4 * 2**20
+"""How many bytes the process may grow by, the allocator's own pages included."""
+
+
+class Refusal(NamedTuple):
+    """A broker that takes no task."""
+
+    broker: str
+    """Its URL; {port} is one on which nobody listens."""
+    failure: str
+    """What kombu raises, and from what."""
+    told: dict[str, Any]
+
+
+AT_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+REFUSALS = {
+    "rabbitmq-that-is-not-there": Refusal(
+        "amqp://guest:guest@127.0.0.1:{port}//",
+        "OperationalError from ConnectionRefusedError",
+        {"transport_options": AT_ONCE},
+    ),
+    "redis-that-is-not-there": Refusal(
+        "redis://127.0.0.1:{port}/0",
+        "OperationalError from ConnectionError",
+        {"transport_options": AT_ONCE},
+    ),
+    "rabbitmq-whose-queue-is-full": Refusal(
+        "",
+        "OperationalError from MessageNacked",
+        {
+            "transport_options": {"confirm_publish": True},
+            "queue_arguments": {"x-max-length": 0, "x-overflow": "reject-publish"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_thousand_refused_publishes_are_a_thousand_errors_and_leave_nothing_behind(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal, (port,) = REFUSALS[name], free_ports(1)
+    rabbitmq, backend = broker_at(endpoint("rabbitmq")), Redis(endpoint("redis"))
+    url = refusal.broker.format(port=port) or rabbitmq.url
+    with set_up(rabbitmq, backend, tmp_path, delay=0.5) as stage:
+        web = stage.web(**{**refusal.told, "broker": url})
+
+        found = web.ask("refused", count=PUBLISHES, rehearsals=100)
+        web.stop()
+        spans = stage.spans()
+
+    with capsys.disabled():
+        print(f"\n{name}: {found}")  # noqa: T201 - figures for the log of CI
+    assert (0, refusal.failure) == (found["left"], found["failure"])
+    assert (published("work", error=REFUSED),) * (PUBLISHES + 100) == trees(spans)
+    assert found["blocks"] < BLOCKS
+    assert found["resident"] < RESIDENT
 
 
 class Expected(NamedTuple):
@@ -149,7 +213,10 @@ def ended(
     broker, backend = broker_at(endpoint(request.param)), Redis(endpoint("redis"))
     folder = tmp_path_factory.mktemp("fates")
     counts = {name: len(expected.told) for name, expected in EXPECTED.items()}
-    with set_up(broker, backend, folder, tuple(CASES), delay=0.2) as stage:
+    # kombu takes no notice of another queue before its wait for a message is over.
+    options = {"polling_interval": 0.1} if request.param == "redis" else {}
+    told: dict[str, Any] = {"delay": 0.2, "transport_options": options}
+    with set_up(broker, backend, folder, tuple(CASES), **told) as stage:
         return run(stage, broker, CASES, counts)
 
 
@@ -163,3 +230,32 @@ def test_a_task_that_ends_badly_is_told_of_and_the_broker_agrees(
         fate = DONE
 
     assert ((published(case.task, *told),), fate) == (trees(ended[name].spans), ended[name].fate)
+
+
+def test_all_that_is_told_of_a_task_is_linked_to_its_message_and_says_how_it_is_acked(
+    ended: Mapping[str, Ended],
+) -> None:
+    for name, (case, _, _) in EXPECTED.items():
+        (publish,) = (span for span in ended[name].spans if span.role == "web")
+        told = [span for span in ended[name].spans if span.role == "worker"]
+
+        assert {
+            (span.name, (publish.id,), case.task.partition("_")[0])
+            for span in told
+            if span.kind != "CLIENT"  # a settlement is of a message, and its child
+        } == {
+            (span.name, span.links, span.told("hopspan.celery.acks"))
+            for span in told
+            if span.kind != "CLIENT"
+        }
+
+
+@pytest.mark.parametrize("ended", ["redis"], indirect=True)
+def test_a_message_is_unsettled_while_its_body_runs_only_where_it_is_acked_late(
+    ended: Mapping[str, Ended],
+) -> None:
+    running = {name: case for name, case in CASES.items() if case.is_running}
+
+    assert {name: case.task != "early" for name, case in running.items()} == {
+        name: ended[name].held for name in running
+    }

@@ -42,6 +42,9 @@ class Broker(Protocol):
     def fate(self, queue: str, case: str) -> Fate:
         """Where the messages of a case are; takes them out. No worker may be left."""
 
+    def unsettled(self, queue: str) -> frozenset[str] | None:
+        """The cases whose message a worker has now; None where the broker does not tell."""
+
     def clear(self, queue: str, cases: tuple[str, ...]) -> None:
         """Leave nothing behind."""
 
@@ -61,6 +64,9 @@ class RabbitMQ:
         again = self._taken(queue_of(queue, case))
         dead = len(self._taken(dead_queue_of(queue, case)))
         return Fate(sum(again), len(again) - sum(again), dead)
+
+    def unsettled(self, queue: str) -> None:
+        """Only its management plugin could say so."""
 
     def _taken(self, queue: str) -> list[bool]:
         """Take out all messages; return which of them were redelivered."""
@@ -90,17 +96,20 @@ class Redis:
 
     def fate(self, queue: str, case: str) -> Fate:
         messages = [self._taken(each) for each in self._waiting(queue, case)]
-        held = [json.loads(each) for each in self._held(queue)]
-        mine = [each for each in held if each[2] == queue_of(queue, case)]
-        return Fate(sum(messages), len(messages) - sum(messages), 0, len(mine))
+        mine = self._held(queue).count(queue_of(queue, case))
+        return Fate(sum(messages), len(messages) - sum(messages), 0, mine)
+
+    def unsettled(self, queue: str) -> frozenset[str]:
+        return frozenset(each.rpartition(".")[2] for each in self._held(queue))
 
     def _waiting(self, queue: str, case: str) -> list[bytes]:
         found: Any = self._client.lrange(f"{queue}:{queue_of(queue, case)}", 0, -1)
         return list(found)
 
-    def _held(self, queue: str) -> list[bytes]:
+    def _held(self, queue: str) -> list[str]:
+        """The queues of all messages that somebody has."""
         found: Any = self._client.hvals(f"{queue}:unacked")
-        return list(found)
+        return [json.loads(each)[2] for each in found]
 
     @staticmethod
     def _taken(message: bytes) -> bool:

@@ -35,6 +35,16 @@ class Case(NamedTuple):
     """`kill` (of its process), a signal to terminate it with, `revoke` or `expire`."""
 
     @property
+    def is_timed(self) -> bool:
+        """Whether something happens to it by itself, after a while."""
+        return self.fault in {"time_limit", "expire"}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its body runs for as long as we like."""
+        return not self.is_timed and self.fault != "revoke"
+
+    @property
     def options(self) -> dict[str, Any]:
         """What to publish it with."""
         if self.fault == "expire":
@@ -47,6 +57,8 @@ class Ended(NamedTuple):
 
     fate: Fate
     spans: list[Span]
+    held: bool | None
+    """Whether its message was unsettled while its body ran; None where the broker does not tell."""
 
 
 class _Run:
@@ -58,10 +70,11 @@ class _Run:
         self._web: Web = stage.web()
         self._worker: Worker = stage.worker(Pool("prefork", ("-c", str(len(cases)))))
         self._ids: dict[str, str] = {}
+        self._held: frozenset[str] | None = None
 
     def begin(self) -> None:
         """Publish each, and have it begun; those with a time limit last, for theirs runs."""
-        for name in sorted(self._cases, key=lambda name: self._cases[name].fault == "time_limit"):
+        for name in sorted(self._cases, key=lambda name: self._cases[name].is_timed):
             self._begin(name, self._cases[name])
 
     def _begin(self, name: str, case: Case) -> None:
@@ -103,6 +116,10 @@ class _Run:
         )
         return [s for s in self._stage.spans() if s.role == "worker" and s.trace == trace]
 
+    def look(self, broker: Broker) -> None:
+        """See which messages are unsettled, with all bodies waiting for the word to go on."""
+        self._held = broker.unsettled(self._queue)
+
     def hurt(self) -> None:
         """Let happen to each what is to happen."""
         self._stage.go()
@@ -126,7 +143,12 @@ class _Run:
     def ended(self, broker: Broker) -> dict[str, Ended]:
         """What became of each."""
         return {
-            name: Ended(broker.fate(self._queue, name), self._trace(name)) for name in self._cases
+            name: Ended(
+                broker.fate(self._queue, name),
+                self._trace(name),
+                None if self._held is None else name in self._held,
+            )
+            for name in self._cases
         }
 
     def _trace(self, name: str) -> list[Span]:
@@ -152,6 +174,7 @@ def run(
     """
     cast = _Run(stage, cases)
     cast.begin()
+    cast.look(broker)
     cast.hurt()
     cast.settle(expected)
     return cast.ended(broker)

@@ -31,6 +31,8 @@ class Settings(NamedTuple):
     """Seconds between two exports. The SDK's own default is long enough to lose everything."""
     tick: float = 0.0
     """Seconds between two publishes of beat."""
+    queue_arguments: dict[str, object] = {}  # noqa: RUF012 - never changed
+    """Of the default queue."""
     transport_options: dict[str, object] = {}  # noqa: RUF012 - never changed
 
     @classmethod

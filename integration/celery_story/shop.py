@@ -43,7 +43,7 @@ def _queue(name: str, **arguments: Any) -> Any:
 
 
 def _queues() -> list[Any]:
-    queues = [_queue(SETTINGS.queue)]
+    queues = [_queue(SETTINGS.queue, **SETTINGS.queue_arguments)]
     for case in SETTINGS.cases:
         dead = {
             "x-dead-letter-exchange": "",
@@ -53,14 +53,18 @@ def _queues() -> list[Any]:
     return queues
 
 
+def _transport_options() -> dict[str, object]:
+    is_redis = SETTINGS.broker.startswith("redis")
+    own = {"global_keyprefix": f"{SETTINGS.queue}:"} if is_redis else {}
+    return {**own, **SETTINGS.transport_options}
+
+
 app = Celery("shop", broker=SETTINGS.broker, backend=SETTINGS.backend)
 app.conf.update(
     task_default_queue=SETTINGS.queue,
     task_queues=_queues(),
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"global_keyprefix": f"{SETTINGS.queue}:"}
-    if SETTINGS.broker.startswith("redis")
-    else SETTINGS.transport_options,
+    broker_transport_options=_transport_options(),
     result_backend_transport_options={"global_keyprefix": f"{SETTINGS.queue}:"},
     worker_hijack_root_logger=False,
     beat_schedule={"tick": {"task": "tick", "schedule": SETTINGS.tick}} if SETTINGS.tick else {},

@@ -23,7 +23,7 @@ from integration.faults.journal import Tail
 from integration.faults.waiting import OverdueError, wait
 
 ROOT = Path(__file__).resolve().parents[2]
-STEP_SECONDS = 40.0
+STEP_SECONDS = 60.0
 """How long anything may take that a story waits for."""
 _CELERY = ("-m", "celery", "-A", "integration.celery_story.shop")
 

@@ -33,6 +33,7 @@ __all__ = [
     "Codec",
     "carries_context",
     "check_propagators",
+    "context_fields",
     "extract",
     "injected",
 ]
@@ -161,8 +162,9 @@ _GETTER = _Folded()
 _SETTER = _Plain()
 
 
-def _stale_keys(propagator: TextMapPropagator) -> frozenset[str]:
-    return frozenset(field.lower() for field in propagator.fields)
+def context_fields() -> frozenset[str]:
+    """The headers that the configured propagator writes, in lower case."""
+    return frozenset(field.lower() for field in get_global_textmap().fields)
 
 
 def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | None = None) -> Any:
@@ -181,7 +183,7 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
     if KEY in context:
         context = leaving(context, allowed)
     fresh = _written(propagator, context)
-    stale = _stale_keys(propagator) | frozenset(key.lower() for key in fresh)
+    stale = context_fields() | frozenset(key.lower() for key in fresh)
     if allowed is not None and headers:
         # Some propagators have a header for each entry, and do not count it among their fields.
         earlier = _written(propagator, extract_from(codec, headers, Context()))
@@ -211,7 +213,7 @@ def _holds(codec: Codec, headers: Any, keys: frozenset[str]) -> bool:
 
 def carries_context(codec: Codec, headers: Any) -> bool:
     """Whether a message holds a field of the configured propagator already."""
-    return _holds(codec, headers, _stale_keys(get_global_textmap()))
+    return _holds(codec, headers, context_fields())
 
 
 def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = True) -> Context:

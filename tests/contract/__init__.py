@@ -25,6 +25,7 @@ pytest.register_assert_rewrite(
             "aio_pika_client",
             "aio_pika_loop",
             "amqp_client",
+            "celery_client",
             "client",
             "kafka_client",
             "pika_client",

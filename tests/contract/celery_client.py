@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from datetime import datetime, timezone
 from typing import Any, NamedTuple, NoReturn
 from unittest import mock
 
@@ -22,6 +23,7 @@ import amqp.channel
 import celery.bootsteps
 import celery.worker
 import kombu
+import kombu.pools
 from celery import Celery, Task, _state, chain
 from celery.app.trace import reset_worker_optimizations, setup_worker_optimizations
 from celery.exceptions import Ignore, Reject
@@ -42,10 +44,9 @@ NAP = 0.02
 ENVELOPE = {
     "argsrepr", "compression", "eta", "expires", "group", "group_index", "id", "ignore_result",
     "kwargsrepr", "lang", "origin", "parent_id", "replaced_task_nesting", "retries", "root_id",
-    "shadow", "stamped_headers", "stamps", "task", "timelimit", "x-death",
-    "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
+    "shadow", "stamped_headers", "stamps", "task", "timelimit",
 }  # fmt: skip
-"""Headers that are Celery's own, or the broker's."""
+"""Headers that are Celery's own."""
 
 ON_RABBITMQ = Features(
     pushes=True,
@@ -116,7 +117,8 @@ class Worker(celery.worker.WorkController):  # type: ignore[misc]
         self.consumer.perform_pending_operations()
 
     def end(self) -> None:
-        """Stop, in the order in which Celery does it."""
+        """Stop, in the order in which Celery does it; what comes meanwhile is not taken."""
+        self.consumer.task_consumer.on_message = lambda _: None
         for method in ("stop", "shutdown"):
             for step in reversed(self.consumer.steps[:-1]):
                 getattr(step, method)(self.consumer)
@@ -227,9 +229,9 @@ class CeleryClient(Client):
         self.stop()
         for app in self.apps:
             app.close()
-            app.pool.force_close_all()
             faces._bindings.pop(app, None)  # as if it had been collected
             vars(app).clear()
+        kombu.pools.reset()
         hopspan.instrument(self.NAME)  # so that nobody listens any more
         hopspan.uninstrument(self.NAME)
         for name in (self.queue, self.dead):
@@ -295,7 +297,8 @@ class CeleryClient(Client):
         return hopspan.Policy(name, decide, verdicts)
 
     def fields(self, headers: Any) -> dict[str, Any]:
-        return {key: value for key, value in (headers or {}).items() if key not in ENVELOPE}
+        known = {key: value for key, value in (headers or {}).items() if key not in ENVELOPE}
+        return _in_utc(known)  # type: ignore[no-any-return]
 
     def body(self, native: Any) -> bytes:
         return native.request.args[0]  # type: ignore[no-any-return]
@@ -347,7 +350,7 @@ class CeleryClient(Client):
         request = celery.current_task.request
         return Message(
             item,
-            dict(request.headers or {}),
+            self.fields(request.headers),
             request,
             self.consumer,
             functools.partial(_raise, Ignore()),
@@ -448,7 +451,7 @@ class CeleryClient(Client):
 
     def waiting(self, queue: str) -> int:
         """How many messages the broker would hand out from a queue."""
-        return int(self.admin.queue_declare(queue, passive=True).message_count)
+        return int(self.declared(queue)(self.admin).queue_declare().message_count)
 
     def subscribe_decorated(
         self,
@@ -549,7 +552,7 @@ class CeleryClient(Client):
     def send_so_that(self, outcome: str, style: str) -> Sent:
         app, name = self.producer, f"publish {TASK}"
         if outcome == "unreachable":
-            app, name = self._traced(self.app(_nobodys_url(self.broker))), name
+            app = self._traced(self.app(_nobodys_url(self.broker)))
         try:
             self._send_by(app, style, object() if outcome == "unserialisable" else b"order")
         except Exception as error:  # noqa: BLE001 - whatever Celery raises
@@ -558,7 +561,7 @@ class CeleryClient(Client):
         return Sent(name)
 
     def _send_by(self, app: Celery, style: str, argument: Any) -> None:
-        task = app.tasks.get(TASK) or app.task(name=TASK, shared=False)(lambda body: None)
+        task = app.tasks.get(TASK) or app.task(name=TASK, shared=False)(_nothing)
         if style == "send_task":
             app.send_task(TASK, (argument,))
         elif style == "delay":
@@ -580,6 +583,10 @@ class CeleryClient(Client):
         return sent
 
 
+def _nothing(body: Any) -> None:
+    """What stands for the task in an application that only sends it."""
+
+
 def _nobodys_url(broker: Broker) -> str:
     """The same kind of broker, where nobody answers."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -589,6 +596,16 @@ def _nobodys_url(broker: Broker) -> str:
 
 def _raise(error: BaseException) -> NoReturn:
     raise error
+
+
+def _in_utc(value: Any) -> Any:
+    """Headers with the zone of their times, which py-amqp leaves out."""
+    if isinstance(value, dict):
+        return {key: _in_utc(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_in_utc(each) for each in value]
+    naive = isinstance(value, datetime) and value.tzinfo is None
+    return value.replace(tzinfo=timezone.utc) if naive else value
 
 
 def _word(frame: tuple[Any, ...]) -> str:
@@ -603,3 +620,174 @@ def on_fake(features: Features, **shape: Any) -> Iterator[CeleryClient]:
     """A client of a fake broker of its own."""
     with FakeRabbit() as fake, CeleryClient(rabbitmq(fake.url, fake), features, **shape) as client:
         yield client
+
+
+_BLOCKS = "nobody asks for a task, or handles one in a block of `process`"
+_ITSELF = "Celery settles every task, asked or not"
+_FAILED = "a failed task stays failed"
+_POOL = "a pool process ends with what is no `Exception`"
+_WORDS = "told in the words of pika"
+_DEFERRED = "Celery settles a task when its body has returned"
+_UNHEARD = "nobody tells of settlements where there is the decorator alone"
+_MAIN = "the span of a settlement is the message's, and not the run's"
+_CALLED = "Celery calls a task itself, and looks at what it returns"
+_MENDED = "the adapter does not do so yet"
+_KEPT = "a reject or a requeue ends the body"
+
+NOT_HERE = {
+    "a_message_that_the_handler_rejected_is_not_settled_again": _MENDED,
+    **dict.fromkeys(
+        (
+            "a_block_always_raises",
+            "a_block_in_a_handler_counts_nothing_more",
+            "a_block_in_a_handler_is_the_same_span",
+            "a_block_in_a_handler_of_acked_messages_cannot_settle",
+            "a_block_in_a_task_that_is_cancelled_gives_its_message_back",
+            "a_block_may_be_an_asynchronous_one",
+            "a_block_relates_to_its_message_as_it_is_told",
+            "a_block_that_failed_inside_of_a_handler_counts_though_the_handler_goes_on",
+            "a_block_with_nothing_around_it_is_the_messages_child",
+            "a_blocks_policy_comes_before_its_handlers",
+            "a_cancelled_block_has_its_message_given_back",
+            "a_channels_policy_has_no_effect_in_a_loop_which_is_said_once",
+            "a_dead_letter_block_is_refused_on_entering",
+            "a_deferred_block_is_settled_where_the_work_is_done",
+            "a_fault_around_a_block_does_not_hide_its_exception",
+            "a_fault_around_a_block_is_logged_once_and_the_block_is_run",
+            "a_fault_while_receiving_is_logged_once_and_every_message_is_received",
+            "a_fault_while_sending_is_logged_once_and_every_message_is_sent",
+            "a_handler_may_handle_another_message_inside",
+            "a_message_that_is_asked_for_is_counted_where_it_is_received",
+            "a_message_that_the_block_acked_is_not_settled_again",
+            "a_message_that_was_asked_for_untraced_is_counted_in_its_block",
+            "a_message_that_was_settled_before_the_block_is_not_settled_again",
+            "a_setting_that_comes_too_late_is_said_to_have_no_effect",
+            "a_suppressed_get_and_block_have_no_spans_and_settle",
+            "a_wrong_setting_of_a_block_is_refused",
+            "after_uninstrument_a_live_consumer_is_asked_without_a_span",
+            "after_uninstrument_a_live_sender_sends_messages_as_they_are",
+            "an_answer_without_a_message_is_not_measured",
+            "an_asynchronous_loop_driven_from_other_tasks_is_not_in_scope_and_says_nothing",
+            "an_asynchronous_loop_inside_of_the_users_own_generator_leaves_nothing_behind",
+            "deferred_work_may_be_a_task",
+            "each_turn_of_an_asynchronous_loop_is_in_its_own_messages_trace",
+            "however_an_asynchronous_loop_is_left_the_context_is_what_it_was",
+            "however_many_faces_a_get_has_it_has_one_span",
+            "however_many_faces_a_handler_has_it_has_one_span",
+            "however_many_faces_a_sender_has_a_message_has_one_span",
+            "nothing_is_measured_where_instrumentation_is_suppressed",
+            "the_innermost_policy_holds",
+            "what_comes_after_a_block_in_a_handler_counts_as_well",
+            "wrapping_one_object_leaves_the_others_alone",
+        ),
+        _BLOCKS,
+    ),
+    **dict.fromkeys(
+        (
+            "a_channels_policy_is_not_refused_where_the_decorator_takes_it_back",
+            "a_consumer_that_acks_by_itself_is_fine_without_a_policy",
+            "a_decorator_may_take_a_channels_policy_back",
+            "a_fault_while_handling_is_logged_once_and_hinders_nothing",
+            "a_policy_that_cannot_decide_leaves_the_message_and_says_so",
+            "a_settlement_that_fails_is_said_for_each_message_and_its_failure_propagates",
+            "a_settlement_that_fails_never_hides_the_handlers_exception",
+            "after_uninstrument_a_registered_handler_runs_as_if_there_were_no_hopspan",
+            "after_uninstrument_what_goes_on_no_longer_has_its_policy",
+            "an_ack_that_fails_is_a_span_and_is_said",
+            "manual_inside_takes_back_a_policy_from_outside",
+            "where_it_is_not_known_how_a_handling_went_nothing_is_settled",
+            "without_a_policy_nothing_is_settled",
+            "without_any_policy_nothing_is_settled",
+        ),
+        _ITSELF,
+    ),
+    **dict.fromkeys(
+        (
+            "a_failure_that_was_not_settled_always_comes_out",
+            "a_failure_that_was_settled_comes_out_where_that_is_asked_for",
+            "a_failure_that_was_settled_stays_inside",
+        ),
+        _FAILED,
+    ),
+    **dict.fromkeys(
+        (
+            "a_cancelled_handler_has_its_message_given_back",
+            "a_cancelled_handler_without_a_channel_leaves_its_message_to_the_broker",
+            "a_handler_in_a_process_that_exits_leaves_its_message_to_the_broker",
+            "deferred_work_settles_nothing_once_the_process_was_told_to_exit",
+        ),
+        _POOL,
+    ),
+    **dict.fromkeys(
+        (
+            "a_dead_letter_decorator_is_refused_at_the_first_message",
+            "a_dead_letter_policy_is_refused_where_the_broker_does_it",
+            "a_decorator_that_settles_is_refused_at_once_where_the_channel_sees_it",
+            "a_refused_policy_among_others_is_refused_too",
+            "a_settling_decorator_is_refused_at_the_first_message_that_is_acked_already",
+            "a_settling_policy_is_refused_when_its_consumer_acks_by_itself",
+        ),
+        _WORDS,
+    ),
+    **dict.fromkeys(
+        (
+            "a_handler_that_defers_and_raises_before_the_work_began_has_failed",
+            "a_handler_that_raises_while_its_deferred_work_goes_on_leaves_it_to_the_work",
+            "deferring_twice_is_deferring_once",
+            "deferred_work_in_a_thread_is_settled_when_it_is_done",
+            "deferred_work_that_fails_in_a_thread_is_rejected",
+            "deferred_work_that_nobody_does_is_reported_and_left",
+        ),
+        _DEFERRED,
+    ),
+    **dict.fromkeys(
+        (
+            "a_message_that_comes_again_is_counted_again",
+            "a_tracer_that_fails_hinders_no_message",
+            "each_point_says_of_what_it_is_and_nothing_of_the_single_message",
+            "the_duration_of_settling_follows_the_setting_for_settle_spans",
+            "the_error_is_the_same_on_metric_and_span",
+            "what_is_not_sampled_is_measured_all_the_same",
+        ),
+        _UNHEARD,
+    ),
+    **dict.fromkeys(
+        (
+            "as_many_settlements_are_spans_as_is_asked_for",
+            "hooks_see_each_operation_begin_and_end",
+            "the_handlers_own_settlements_are_spans_alike",
+        ),
+        _MAIN,
+    ),
+    **dict.fromkeys(
+        (
+            "a_body_that_has_not_run_is_passed_on_and_has_failed",
+            "a_decorator_that_the_channel_cannot_see_still_has_its_say",
+            "an_exception_of_the_users_comes_out_as_it_went_in",
+            "what_a_handler_returns_is_what_the_client_gets",
+        ),
+        _CALLED,
+    ),
+    **dict.fromkeys(
+        (
+            "a_message_that_was_acked_is_not_settled_again_because_the_handler_raises",
+            "a_settlement_after_the_handler_has_returned_is_linked",
+            "after_uninstrument_a_message_from_before_is_settled_without_a_span",
+        ),
+        _KEPT,
+    ),
+}
+"""Scenarios that cannot be as they are, and why; `scenarios_celery` has Celery's own of them."""
+
+_ABOUT_DEAD_LETTERS = {
+    "a_block_that_failed_inside_of_a_handler_counts_though_the_handler_goes_on",
+    "a_dead_letter_block_is_refused_on_entering",
+    "a_dead_letter_decorator_is_refused_at_the_first_message",
+    "a_dead_letter_policy_is_refused_where_the_broker_does_it",
+    "a_message_that_the_handler_rejected_is_not_settled_again",
+    "a_refused_policy_among_others_is_refused_too",
+    "deferred_work_that_fails_in_a_thread_is_rejected",
+    "what_comes_after_a_block_in_a_handler_counts_as_well",
+}
+NOT_HERE_ON_REDIS = {name: why for name, why in NOT_HERE.items() if name not in _ABOUT_DEAD_LETTERS}
+"""As `NOT_HERE`; what asks for dead letters does not run there anyway."""

@@ -24,7 +24,7 @@ from hopspan import Verdict, faults, telemetry
 from tests.contract.features import Features
 from tests.contract.telemetry import Lines, Span, Telemetry, baggage_of
 
-DEADLINE = float(os.environ.get("DL", "5.0"))
+DEADLINE = 5.0
 """Seconds until a scenario gives up; none of them waits that long when all is well."""
 
 Handler = Callable[["Message"], Any]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.contract import suite
-from tests.contract.celery_client import ON_RABBITMQ, on_fake
+from tests.contract.celery_client import NOT_HERE, ON_RABBITMQ, on_fake
 
 
-@suite.scenarios(ON_RABBITMQ, *suite.EVERYWHERE)
+@suite.scenarios(ON_RABBITMQ, *suite.EVERYWHERE, but=NOT_HERE)
 def test_celery_on_the_fake(play: suite.Play) -> None:
     play(on_fake)

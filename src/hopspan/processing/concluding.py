@@ -55,6 +55,8 @@ def decide(
     """
     if not policy.settles or outcome.interrupted:
         return _LEFT
+    if adapter.RAISES is not None and isinstance(outcome.error, adapter.CONTROL_FLOW):
+        return _LEFT  # which says itself what is to become of the message
     try:
         if outcome.cancelled:
             return _REQUEUED_ON_CANCEL if adapter.is_open(native) else _LEFT

@@ -9,15 +9,17 @@ Only where the backend is Redis, which can do it in one step.
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.telemetry import most_links
+from hopspan.processing import Attachment
+from hopspan.telemetry import most_links, without_nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +46,7 @@ def leave(task: Any, request: Any, context: Context) -> None:
         carrier: dict[str, str] = {}
         _w3c.inject(carrier, context)
         key = _key(task.backend, request.group)
-        with client.pipeline() as steps:
+        with _silence(), client.pipeline() as steps:
             steps.hset(key, request.id, carrier["traceparent"])
             steps.expire(key, int(task.backend.expires or _ONE_DAY))
             steps.execute()
@@ -55,17 +57,41 @@ def leave(task: Any, request: Any, context: Context) -> None:
 def collect(task: Any, message_id: str | None) -> list[str]:
     """What the tasks of a chord's header left, where a message is that chord's body."""
     try:
-        request = None if task is None else task.request
-        if request is None or request.chord is None or not request.group:
-            return []
-        if request.chord.get("options", {}).get("task_id") != message_id:
+        if not _is_body(task, message_id):
             return []
         client = _redis(task.backend)
-        found = [] if client is None else client.hvals(_key(task.backend, request.group))
+        with _silence():
+            found = [] if client is None else client.hvals(_key(task.backend, task.request.group))
         return sorted(each.decode() if isinstance(each, bytes) else each for each in found)[:_MOST]
     except Exception:  # noqa: BLE001
         faults.report("collecting the spans of a chord's header")
         return []
+
+
+def clear(task: Any) -> None:
+    """Take away what was left: the body has been published."""
+    try:
+        with _silence():
+            _redis(task.backend).delete(_key(task.backend, task.request.group))
+    except Exception:  # noqa: BLE001
+        faults.report("clearing the spans of a chord's header")
+
+
+def _is_body(task: Any, message_id: str | None) -> bool:
+    request = None if task is None else task.request
+    if request is None or request.chord is None or not request.group:
+        return False
+    return bool(request.chord.get("options", {}).get("task_id") == message_id)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What we ask of Redis is nobody's to trace."""
+    attached = Attachment(without_nested(get_current()))
+    try:
+        yield
+    finally:
+        attached.detach()
 
 
 def link(span: Span, headers: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from celery.exceptions import Ignore, Reject
 from hopspan.adapters import _amqp
 from hopspan.adapters.celery import brokers, failures
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+from hopspan.propagation import context_fields
 from hopspan.settings import Correlation
 from hopspan.telemetry import NO_SETTINGS, face_for
 
@@ -68,12 +69,17 @@ def carried(told: dict[str, Any]) -> dict[str, Any]:
     """The headers of a task's message, where `told` is what the message says of the task.
 
     Celery keeps a message's own headers among what it says itself, and again by themselves; unless
-    one of them is called `headers`, as with the integrations of Sentry and Datadog.
+    one of them is called `headers`, as with the integrations of Sentry and Datadog. What came with
+    the message then is what is not in there.
     """
     apart = told.get("headers")
     if not isinstance(apart, dict):
         return told
-    return apart if apart.keys() <= told.keys() else {**apart, **told}
+    ours = (*context_fields(), CUT)
+    at_top = [name for name in ours if name in told]
+    if not at_top or all((name in apart) is (name in told) for name in ours):
+        return apart
+    return {**{name: value for name, value in apart.items() if name not in ours}, **told}
 
 
 def task_attributes(
@@ -270,4 +276,6 @@ def error_type(error: BaseException) -> str | None:
         code = getattr(each, "reply_code", None)
         if code in _amqp.REPLY_CODES:
             return _amqp.REPLY_CODES[code]
+        if type(each).__name__ == "MessageNacked":  # of py-amqp, where confirms are asked for
+            return _amqp.NACKED
     return None

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 class _Publish:
     """One call of `send_task`."""
 
-    __slots__ = ("_binding", "_broker", "_operation", "app", "name")
+    __slots__ = ("_binding", "_broker", "_has_links", "_operation", "app", "name")
 
     def __init__(self, binding: Binding, app: Any, name: str, broker: brokers.Broker) -> None:
         self.app = app
         self.name = name
         self._binding = binding
         self._operation: Operation | None = None
+        self._has_links = False
         self._broker = broker
 
     def start(self, headers: dict[str, Any], exchange: Any, key: str | None, body: Any) -> None:
@@ -67,6 +68,7 @@ class _Publish:
         links = chords.collect(get_current_task(), told.get("id"))
         if links:
             headers[chords.LINKS] = links
+            self._has_links = True
 
     def _read(
         self, _: Any, headers: dict[str, Any], exchange: str, key: str, told: Any
@@ -90,6 +92,8 @@ class _Publish:
             self.start({}, "", "", {})  # it failed before there was a message
         if self._operation is not None:
             end_send(self._operation, outcome)
+        if self._has_links and not outcome.failed:
+            chords.clear(get_current_task())
 
 
 lost_run: ContextVar[str | None] = ContextVar("hopspan-celery-lost-run", default=None)

@@ -56,17 +56,17 @@ class _Turn:
     def end(self, state: str | None, value: Any) -> None:
         """Celery is done with the run."""
         try:
-            self._tell(state)
+            self._tell(state, value)
             self._processing.policy = manual  # what the body did not raise, nobody does any more
             self._hold.conclude(self._raised(state, value))
         finally:
             self._hold.release()
 
-    def _tell(self, state: str | None) -> None:
+    def _tell(self, state: str | None, value: Any) -> None:
         told: dict[str, Any] = {RUNTIME: perf_counter() - self._began}
         if state is not None:
             told[STATE] = state
-        if self._run.raised is not None and self._run.settlement is not None:
+        if self._run.settlement is not None and self._is_ours(value):
             told.update(names.settlement_attributes(self._run.settlement))
         if not self._processing.is_over:  # by who took it over, in a thread of its own
             self._processing.span.set_attributes(told)
@@ -74,18 +74,22 @@ class _Turn:
     def _raised(self, state: str | None, value: Any) -> BaseException | None:
         """What the run ended with; None where that is known already, or nothing was raised."""
         self._note(state, value)
-        if self._run.raised is not None and value is self._run.raised:
-            return None  # it was us, for what the body raised
+        if self._is_ours(value):  # for what the body raised
+            return None
         escaping = sys.exc_info()[1]
         if state in {None, states.SUCCESS}:  # the latter where a result cannot be stored
             return escaping if escaping is not self._before else None
         error = self.error if self.error is not None else value
         return error if isinstance(error, BaseException) else None
 
+    def _is_ours(self, value: Any) -> bool:
+        """Whether the run has ended with what was raised for a policy."""
+        return self._run.raised is not None and value is self._run.raised
+
     def _note(self, state: str | None, value: Any) -> None:
         """What becomes of the message, where that is another thing than was decided."""
         run, wire = self._run, self._processing.wire
-        if not run.task.acks_late or (run.raised is not None and value is run.raised):
+        if not run.task.acks_late or self._is_ours(value):
             return
         if state == states.REJECTED and isinstance(value, Reject):
             wire.note(run, Verdict.REQUEUE if value.requeue else Verdict.REJECT)
@@ -167,7 +171,8 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
             processing.policy,
             task.name,
         )
-    chords.link(processing.span, headers)
+    if processing.instrumenter.config.correlation != "none":
+        chords.link(processing.span, headers)
     chords.leave(task, request, processing.context)
     return _Turn(run, processing)
 
