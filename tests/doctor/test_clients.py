@@ -14,6 +14,7 @@ import pytest
 import hopspan
 from hopspan.adapters import ADAPTERS
 from hopspan.doctor import SetUp, application
+from hopspan.doctor.environment import requirements
 from tests.doctor.test_variables import an_environment, looked
 
 blocking = pytest.importorskip("pika.adapters.blocking_connection")
@@ -42,7 +43,9 @@ def test_a_supported_client_is_told_with_its_version_and_the_oldest() -> None:
 
 def test_the_oldest_versions_are_those_of_the_package() -> None:
     """What the wheel requires is what the doctor reads, for every client."""
-    required = importlib.metadata.requires("hopspan") or []
+    required = requirements()
+    if not required:
+        pytest.skip("hopspan is not installed, only found")
     version = importlib.metadata.version("pika")
     environment = an_environment(version_of={"pika": version}.get, requirements=required)
     assert looked("clients", environment) == [("ok", f"pika {version} (supported from 1.3)", "")]
@@ -68,6 +71,11 @@ def test_a_module_of_another_distribution_is_an_error() -> None:
             "pip install 'pika>=1.3'",
         )
     ]
+
+
+def test_a_source_tree_that_was_never_installed_knows_no_oldest_version() -> None:
+    environment = an_environment(version_of={"pika": "1.3.2"}.get, requirements=())
+    assert looked("clients", environment) == [("ok", "pika 1.3.2", "")]
 
 
 def test_no_client_at_all_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,21 +78,29 @@ def _call(target: str) -> None:
 
 @contextlib.contextmanager
 def _watching_spans() -> Iterator[list[str]]:
-    """Names of spans that are started while there is no provider, by the API's own tracer."""
+    """Names of spans that are started while there is no provider to make them."""
     names: list[str] = []
-    kept = trace.NoOpTracer.start_span
-
-    @functools.wraps(kept)
-    def start_span(self: trace.NoOpTracer, name: str, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            names.append(name)
-        return kept(self, name, *args, **kwargs)
-
-    trace.NoOpTracer.start_span = start_span  # type: ignore[method-assign]
+    kept = {name: getattr(trace.ProxyTracer, name) for name in _STARTING}
+    for method, original in kept.items():
+        setattr(trace.ProxyTracer, method, _watched(original, names))
     try:
         yield names
     finally:
-        trace.NoOpTracer.start_span = kept  # type: ignore[method-assign]
+        for method, original in kept.items():
+            setattr(trace.ProxyTracer, method, original)
+
+
+_STARTING = ("start_span", "start_as_current_span")
+
+
+def _watched(original: Any, names: list[str]) -> Any:
+    @functools.wraps(original)
+    def start(self: trace.ProxyTracer, name: str, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            names.append(name)
+        return original(self, name, *args, **kwargs)
+
+    return start
 
 
 class _Ear(logging.Handler):

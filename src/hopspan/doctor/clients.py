@@ -33,7 +33,7 @@ def found(environment: Environment) -> Iterable[Finding]:
         )
     floors = _floors(environment.requirements)
     for name in clients:
-        yield _version(environment, name, *floors.get(name, (_client(name), "0")))
+        yield _version(environment, name, *floors.get(name, (_distribution(name), "")))
         yield from _misfits(name)
 
 
@@ -43,20 +43,26 @@ def _floors(requirements: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {each[3].replace("-", "_"): (each[1], each[2]) for each in read if each[3] != "all"}
 
 
+def _distribution(name: str) -> str:
+    """What a module comes from; Python 3.10 does not find all of them."""
+    return ", ".join(metadata.packages_distributions().get(name, [_client(name)]))
+
+
 def _version(environment: Environment, name: str, distribution: str, floor: str) -> Finding:
+    """The floor is empty in a source tree, which nobody has told what it requires."""
     version = environment.version_of(distribution)
+    wanted = f"{distribution}>={floor}" if floor else distribution
     if version is None:
-        others = ", ".join(metadata.packages_distributions().get(name, ["no distribution"]))
         return error(
-            f"module {name} comes from {others}, which hopspan does not support",
-            f"pip install '{distribution}>={floor}'",
+            f"module {name} comes from {_distribution(name)}, which hopspan does not support",
+            f"pip install '{wanted}'",
         )
     if _numbers(version) < _numbers(floor):
         return error(
             f"{distribution} {version} is older than {floor}, the oldest that is supported",
-            f"pip install '{distribution}>={floor}'",
+            f"pip install '{wanted}'",
         )
-    return ok(f"{distribution} {version} (supported from {floor})")
+    return ok(f"{distribution} {version}" + (f" (supported from {floor})" if floor else ""))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -193,16 +199,12 @@ def _wrappers(method: Any) -> Iterator[str]:
     """The modules of all wrappers of a method, from the outermost to the innermost."""
     while method is not None and (module := _wrapper(method)):
         yield module
-        method = _beneath(method)
-
-
-def _beneath(method: Any) -> Any:
-    return getattr(method, "__wrapped__", None) or getattr(method, INTERCEPTED, None)
+        method = method.__wrapped__
 
 
 def _wrapper(method: Any) -> str | None:
     """The module whose code wraps a method; None for one that is nobody's."""
-    if _beneath(method) is None:
+    if getattr(method, "__wrapped__", None) is None:
         return None
     by = getattr(method, "_self_wrapper", method)  # of wrapt, which most instrumentations use
     named = getattr(by, "__globals__", {}).get("__name__")

@@ -10,6 +10,7 @@ from hopspan.doctor.receivers import (
     GRPC,
     PREFIX,
     PROTOCOLS,
+    UNKNOWN,
     UnclearAddressError,
     exporters,
     is_of_the_sdk,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _GROUP = "opentelemetry_traces_exporter"
 _GZIP = f"{PREFIX}COMPRESSION=gzip"
-_COMPRESSIONS = {"", "gzip", "none", "deflate"}
+_COMPRESSIONS = {"", "gzip", "none", "deflate", UNKNOWN}
 _ENTRY_POINTS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 

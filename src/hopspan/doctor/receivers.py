@@ -18,6 +18,8 @@ PREFIX = "OTEL_EXPORTER_OTLP_"
 GRPC, HTTP = "grpc", "http/protobuf"
 PROTOCOLS = (GRPC, HTTP)
 _PORTS = {GRPC: 4317, HTTP: 4318}
+UNKNOWN = "unknown"
+"""The compression of an exporter that does not keep it, as gRPC's of older releases."""
 _LOOPBACK = ("localhost", "127.", "::1", "0.0.0.0")  # noqa: S104 - nothing listens here
 
 
@@ -111,10 +113,9 @@ def _address(url: str, protocol: str, *, tls: bool) -> tuple[str, int, bool]:
 def _from_exporter(exporter: Any, endpoint: str, variables: Receiver) -> Receiver:
     """The application's own; OTLP exporters keep what they were given in the same attributes."""
     protocol = HTTP if "http" in type(exporter).__module__ else GRPC
-    tls = not getattr(exporter, "_insecure", False)
-    host, port, tls = _address(endpoint, protocol, tls=tls)
+    host, port, tls = _address(endpoint, protocol, tls=_is_secure(exporter))
     same = (host, port) == (variables.host, variables.port)
-    compression = getattr(exporter, "_compression", "")
+    compression = getattr(exporter, "_compression", variables.compression or UNKNOWN)
     return variables._replace(
         url=endpoint,
         variable=variables.variable if same else "",
@@ -124,6 +125,12 @@ def _from_exporter(exporter: Any, endpoint: str, variables: Receiver) -> Receive
         tls=tls,
         compression=_word(compression),
     )
+
+
+def _is_secure(exporter: Any) -> bool:
+    """Whether a gRPC exporter speaks TLS; older ones keep credentials only."""
+    insecure = getattr(exporter, "_insecure", None)
+    return getattr(exporter, "_credentials", None) is not None if insecure is None else not insecure
 
 
 def _word(compression: Any) -> str:

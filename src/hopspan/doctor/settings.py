@@ -49,7 +49,7 @@ def baggage(environment: Environment) -> Iterable[Finding]:
     configs = _configs(environment)
     open_ones = sorted(name for name in configs if configs[name].baggage_allow is None)
     if open_ones:
-        where = ", ".join(filter(None, open_ones))
+        where = ", ".join(filter(None, open_ones)).replace("_", "-")
         yield warning(
             "all baggage leaves in messages" + (f" of {where}" if where else "")
             + ", whoever has set it, and whatever is in it",
