@@ -346,6 +346,28 @@ FAULTS: list[tuple[str, dict[str, str], list[Row]]] = [
     ),
     (
         "sampler",
+        {"OTEL_TRACES_SAMPLER_ARG": "-1"},
+        [
+            (
+                "error",
+                "OTEL_TRACES_SAMPLER_ARG=-1 is no ratio from 0 to 1: all is kept",
+                "OTEL_TRACES_SAMPLER_ARG=0.05",
+            )
+        ],
+    ),
+    (
+        "resource",
+        {**NAMED, "OTEL_SERVICE_NAME": "unknown_service:python"},
+        [
+            (
+                "error",
+                "the service has no name: spans are from unknown_service:python",
+                "OTEL_SERVICE_NAME=orders",
+            )
+        ],
+    ),
+    (
+        "sampler",
         {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"},
         [
             (
@@ -463,6 +485,14 @@ SILENT: list[tuple[str, dict[str, str], list[Row]]] = [
     ),
     ("sampler", {"OTEL_TRACES_SAMPLER": "rule"}, [("ok", "rule", "")]),
     ("resource", NAMED, [("ok", "orders 1.4 in production", "")]),
+    (
+        "resource",
+        {
+            "OTEL_RESOURCE_ATTRIBUTES": "service.name=my%20orders, service.version=2 ,"
+            "deployment.environment.name=test"
+        },
+        [("ok", "my orders 2 in test", "")],
+    ),
     (
         "baggage",
         {"HOPSPAN_BAGGAGE_ALLOW": "tenant_id,app.*"},

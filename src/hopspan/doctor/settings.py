@@ -115,7 +115,7 @@ def _alike(names: Sequence[str]) -> Iterator[Finding]:
     plain = [name for name in names if not _GENERATED.search(_destination(name))]
     kinds = Counter(_NUMBER.sub("*", _destination(name)) for name in set(plain))
     for kind, count in kinds.items():
-        if count > _MOST_ALIKE and "*" in kind:
+        if count > _MOST_ALIKE:
             yield warning(
                 f"{count} span names differ only in a number: {kind}", _MEND.format(pattern=kind)
             )

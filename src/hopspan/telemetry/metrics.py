@@ -177,7 +177,9 @@ class Meters:
         """The duration of a send, receive or settle operation."""
         if self._operation_duration is not None:
             attributes = self._attributes(plan.durations, error_type, context)
-            self._operation_duration.record(seconds, self._bounded(attributes), context)
+            if self._entries:
+                attributes = self._bounded(attributes)
+            self._operation_duration.record(seconds, dict(attributes), context)
 
     def processing(
         self, plan: Plan, seconds: float, error_type: str | None, context: Context
@@ -185,7 +187,9 @@ class Meters:
         """The duration of a process operation."""
         if self._process_duration is not None:
             attributes = self._attributes(plan.durations, error_type, context)
-            self._process_duration.record(seconds, self._bounded(attributes), context)
+            if self._entries:
+                attributes = self._bounded(attributes)
+            self._process_duration.record(seconds, dict(attributes), context)
 
     def sent(self, plan: Plan, messages: int, error_type: str | None, context: Context) -> None:
         """Messages that were tried to be sent, failures included."""
@@ -206,11 +210,9 @@ class Meters:
             attributes = (*_entries_of(context, self._entries), *attributes)
         return attributes
 
-    def _bounded(self, attributes: MetricAttributes) -> dict[str, Any]:
+    def _bounded(self, attributes: MetricAttributes) -> MetricAttributes:
         """For an instrument of the SDK, which may keep every combination that it is given."""
-        if self._entries and self._durations is not None:
-            attributes = self._durations.admitted(attributes)
-        return dict(attributes)
+        return attributes if self._durations is None else self._durations.admitted(attributes)
 
 
 def _entries_of(context: Context, entries: Sequence[str]) -> MetricAttributes:
