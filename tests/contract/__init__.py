@@ -31,6 +31,7 @@ pytest.register_assert_rewrite(
             "pika_client",
             "scenarios_aio_pika",
             "scenarios_amqp",
+            "scenarios_celery",
             "scenarios_instrumentation",
             "scenarios_kafka",
             "scenarios_metrics",
