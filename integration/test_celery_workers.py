@@ -49,6 +49,8 @@ def assert_all_told(stage: Stage, ids: list[str]) -> None:
     assert {
         each: (runs[each].id, {"order": str(number)}) for number, each in enumerate(ids)
     } == seen
+    left = {entry["task"]: entry["left"] for entry in stage.entries("before")}
+    assert {each: [] for each in ids} == left, "what was current when a run began"
 
 
 def needs(pool: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
-from celery.signals import task_received, worker_process_init, worker_ready
+from celery.signals import task_prerun, task_received, worker_process_init, worker_ready
 from kombu.entity import Exchange, Queue
-from opentelemetry import baggage, trace
+from opentelemetry import baggage, context, trace
 
 import hopspan
 from integration.celery_story.settings import Settings, dead_queue_of, queue_of
@@ -34,6 +34,13 @@ if SETTINGS.provider == "import":
 else:
     worker_process_init.connect(_telemetry, weak=False)
 
+
+def _before(task: Any = None, **_: Any) -> None:
+    left = [str(value) for value in context.get_current().values()]
+    JOURNAL.write("before", task=task.request.id, left=left)
+
+
+task_prerun.connect(_before, weak=False)  # hears of a run before hopspan does
 hopspan.instrument("celery")
 
 

@@ -32,6 +32,7 @@ pytest.register_assert_rewrite(
             "scenarios_aio_pika",
             "scenarios_amqp",
             "scenarios_baggage",
+            "scenarios_celery",
             "scenarios_instrumentation",
             "scenarios_kafka",
             "scenarios_metrics",

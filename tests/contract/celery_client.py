@@ -789,5 +789,7 @@ _ABOUT_DEAD_LETTERS = {
     "deferred_work_that_fails_in_a_thread_is_rejected",
     "what_comes_after_a_block_in_a_handler_counts_as_well",
 }
-NOT_HERE_ON_REDIS = {name: why for name, why in NOT_HERE.items() if name not in _ABOUT_DEAD_LETTERS}
+NOT_HERE_ON_REDIS = {
+    name: why for name, why in NOT_HERE.items() if name not in _ABOUT_DEAD_LETTERS
+}
 """As `NOT_HERE`; what asks for dead letters does not run there anyway."""
