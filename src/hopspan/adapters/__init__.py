@@ -42,14 +42,13 @@ def adapter_named(name: str) -> Adapter:
     return cast("Adapter", importlib.import_module(ADAPTERS[name.replace("-", "_")]))
 
 
-def serving(handler: Any) -> tuple[Adapter, Sequence[Any]] | None:
+def serving(handler: Any) -> tuple[Adapter, Sequence[Any] | None] | None:
     """Celery's adapter where a handler is a task's body: that is called with its arguments only."""
     state = sys.modules.get("celery._state")
     if state is None or state.get_current_task() is None:
         return None
     adapter: Any = adapter_named("celery")
-    natives = adapter.served(handler)
-    return None if natives is None else (adapter, natives)
+    return adapter, adapter.served(handler)
 
 
 use_locator(locate, serving)

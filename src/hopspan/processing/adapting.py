@@ -35,6 +35,17 @@ class Signals(Protocol):
         """Listen for the whole process no more."""
 
 
+class Raising(Protocol):
+    """How a client settles by what a handler raises. Modules satisfy this protocol."""
+
+    def instead(self, native: Any, error: BaseException | None) -> BaseException | None:
+        """What to raise for a native that was settled, instead of what the handler raised."""
+
+    def retries(self, error: BaseException) -> bool:
+        """Whether the client tries again by itself, so that nothing has failed yet."""
+        ...
+
+
 class Adapter(Protocol):
     """One client library, as the core sees it. Modules satisfy this protocol."""
 
@@ -59,10 +70,8 @@ class Adapter(Protocol):
     """Methods, as `module:Class.method`, that other instrumentations of this client wrap."""
     CONTROL_FLOW: tuple[type[BaseException], ...]
     """Exceptions that the client raises through a handler without anything having failed."""
-    RAISES: Callable[[Any, BaseException | None], BaseException | None] | None
-    """For a client that settles by what the handler raises: given a native that was settled and
-    what the handler raised, what to raise instead. None for a client that is called to settle."""
-
+    RAISES: Raising | None
+    """For a client that settles by what the handler raises; None for one that is called to."""
     SIGNALS: Signals | None
     """For a client that tells by signals what it does; None for one that does not."""
 
@@ -114,7 +123,7 @@ class Adapter(Protocol):
 
 
 Locate = Callable[[type], "Adapter | None"]
-Serving = Callable[[Any], "tuple[Adapter, Sequence[Any]] | None"]
+Serving = Callable[[Any], "tuple[Adapter, Sequence[Any] | None] | None"]
 
 _locators: list[Locate] = []
 _serving: list[Serving] = []
@@ -126,13 +135,14 @@ def use_locator(locate: Locate, serving: Serving) -> None:
     Args:
         locate: By the type of an object.
         serving: By a handler, where it is a client that runs it without handing it a message; with
-            the native deliveries, which are none where it is called like any function.
+            the native deliveries: none where it is called like any function, None where it is
+            another handler that the client runs.
     """
     _locators[:] = [locate]
     _serving[:] = [serving]
 
 
-def serving(handler: Any) -> tuple[Adapter, Sequence[Any]] | None:
+def serving(handler: Any) -> tuple[Adapter, Sequence[Any] | None] | None:
     """The client that runs a handler without handing it a message, and the deliveries; or None."""
     return _serving[0](handler) if _serving else None
 

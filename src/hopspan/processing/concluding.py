@@ -40,9 +40,13 @@ def outcome_of(error: BaseException, adapter: Adapter) -> Outcome:
         return Outcome(error=error, interrupted=True)
     if isinstance(error, _CANCELLATIONS) or type(error).__name__ in _OTHER_CANCELLATIONS:
         return Outcome(error=error, cancelled=True)
-    if isinstance(error, adapter.CONTROL_FLOW):
+    if isinstance(error, adapter.CONTROL_FLOW) or _is_retried(error, adapter):
         return Outcome(error=error)
     return failure(adapter, error)
+
+
+def _is_retried(error: BaseException, adapter: Adapter) -> bool:
+    return adapter.RAISES is not None and adapter.RAISES.retries(error)
 
 
 def decide(
@@ -55,8 +59,8 @@ def decide(
     """
     if not policy.settles or outcome.interrupted:
         return _LEFT
-    if adapter.RAISES is not None and isinstance(outcome.error, adapter.CONTROL_FLOW):
-        return _LEFT  # which says itself what is to become of the message
+    if adapter.RAISES is not None and outcome.error is not None and not outcome.failed:
+        return _LEFT  # the client knows by itself what is to become of the message
     try:
         if outcome.cancelled:
             return _REQUEUED_ON_CANCEL if adapter.is_open(native) else _LEFT

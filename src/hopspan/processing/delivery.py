@@ -207,8 +207,8 @@ class Processing:
 
     def told(self, error: BaseException | None) -> BaseException | None:
         """What a handler is to raise for the client to settle as was decided; None for nothing."""
-        raises = self.adapter.RAISES
-        return None if raises is None else raises(self._natives[0], error)
+        raising = self.adapter.RAISES
+        return None if raising is None else raising.instead(self._natives[0], error)
 
     def take(self, plain: str) -> None:
         """A deferred operation is entered.

@@ -16,6 +16,7 @@ from hopspan.model import UnknownMessageError
 from hopspan.processing.adapting import adapter_among, adapter_of, serving, unknown
 from hopspan.processing.holding import Hold
 from hopspan.processing.opening import NOTHING, begin, started
+from hopspan.processing.refusals import refuse_beside
 from hopspan.telemetry import CONSUMER, Face
 
 if TYPE_CHECKING:
@@ -192,9 +193,12 @@ def _opener(
 
     def start(args: tuple[Any, ...]) -> Processing:
         served = serving(handler) if adapter is None else None
-        if served is not None:
-            return begin(*served, pushed=True, face=face) if served[1] else NOTHING
+        if served is not None and served[1] is not None:
+            return begin(served[0], served[1], pushed=True, face=face) if served[1] else NOTHING
         found = adapter or adapter_among(args)
+        if found is None and served is not None:
+            refuse_beside(handler, face, served[0])
+            return NOTHING
         natives = found.handed(args, via() if callable(via) else via) if found else None
         if found is None and any(each in ([], (), {}) for each in args):
             return NOTHING  # an empty batch

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hopspan.model import PolicyError
+from hopspan.settlement import as_policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from hopspan.model import Delivery
     from hopspan.processing.adapting import Adapter
     from hopspan.settlement import Policy
+    from hopspan.telemetry import Face
 
 
 def refuse(policy: Policy, adapter: Adapter, deliveries: Sequence[Delivery] = ()) -> None:
@@ -51,3 +53,19 @@ def settled_already(policy: Policy, adapter: Adapter, whom: str) -> PolicyError:
         f"policy {policy.name} cannot settle for {whom}: {adapter.SETTLED_ALREADY}, or use "
         "policy=hopspan.manual"
     )
+
+
+def refuse_beside(handler: Any, face: Face, adapter: Adapter) -> None:
+    """Refuse to settle for a function that is not what the client runs, but called by that.
+
+    Raises:
+        PolicyError: it says where the decorator belongs.
+    """
+    policy = face.settings.get("policy")
+    if policy is not None and as_policy(policy).settles:
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise PolicyError(
+            f"policy {as_policy(policy).name} cannot work on {name}: it is not what "
+            f"{adapter.NAME} runs, so nothing that it raises settles. Put @hopspan.consumer "
+            "directly below the task's decorator, or functools.wraps into what is between"
+        )

@@ -7,7 +7,7 @@ worker's main process.
 
 from celery.exceptions import Ignore, Reject, Retry
 
-from hopspan.adapters.celery import brokers, publishing, signals, tasks
+from hopspan.adapters.celery import brokers, publishing, raising, signals, tasks
 from hopspan.adapters.celery.deliveries import (
     SETTLED_ALREADY,
     closed,
@@ -20,7 +20,6 @@ from hopspan.adapters.celery.deliveries import (
     opened,
     owner,
     prepare,
-    raises,
     refusal,
     same,
     served,
@@ -37,7 +36,7 @@ CODEC = MAPPING
 ASYNCHRONOUS = False
 SETTLE_NAMES: dict[Verdict, str] = {}
 CONTROL_FLOW: tuple[type[BaseException], ...] = (Ignore, Reject, Retry)
-RAISES = raises
+RAISES = raising
 SIGNALS = signals
 RIVALS = ()
 
@@ -53,6 +52,6 @@ INSTANCE_POINTS = ()
 __all__ = [
     "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
     "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
-    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare", "raises",
+    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare",
     "refusal", "same", "served", "settle", "settles_by_itself",
 ]  # fmt: skip

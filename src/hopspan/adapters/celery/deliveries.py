@@ -10,16 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from celery._state import get_current_task
-from celery.exceptions import Ignore, Reject
 
 from hopspan.adapters import _amqp
-from hopspan.adapters.celery import brokers, failures
+from hopspan.adapters.celery import brokers
 from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+from hopspan.processing import face_of
 from hopspan.propagation import context_fields
 from hopspan.settings import Correlation
 from hopspan.telemetry import NO_SETTINGS, face_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
     from hopspan.telemetry import Face
@@ -57,14 +59,6 @@ class Run:
         """What the task's body raised for that."""
 
 
-class Rejected(Reject, Ignore):  # type: ignore[misc]
-    """A `Reject` by policy. Also an `Ignore`, which `autoretry_for` never retries."""
-
-    def __reduce__(self) -> Any:
-        """To the main process it is a plain one."""
-        return Reject, (self.reason, self.requeue)
-
-
 def carried(told: dict[str, Any]) -> dict[str, Any]:
     """The headers of a task's message, where `told` is what the message says of the task.
 
@@ -75,7 +69,10 @@ def carried(told: dict[str, Any]) -> dict[str, Any]:
     apart = told.get("headers")
     if not isinstance(apart, dict):
         return told
-    ours = (*context_fields(), CUT)
+    try:
+        ours = (*context_fields(), CUT)
+    except Exception:  # noqa: BLE001 - a propagator that fails
+        return apart
     at_top = [name for name in ours if name in told]
     if not at_top or all((name in apart) is (name in told) for name in ours):
         return apart
@@ -152,12 +149,15 @@ def served(handler: Any) -> list[Run] | None:
 
 def is_body(task: Any, handler: Any) -> bool:
     """Whether a function is what a task runs, behind whatever wraps it."""
-    each = task.run
-    while each is not None:
-        if each is handler:
-            return True
-        each = getattr(each, "__func__", None) or getattr(each, "__wrapped__", None)
-    return False
+    bodies = [task.run, *(vars(kind).get("run") for kind in type(task).__mro__)]
+    return any(handler in _layers(body) for body in bodies)
+
+
+def _layers(body: Any) -> Iterator[Any]:
+    """A function, and all that is behind it."""
+    while body is not None:
+        yield body
+        body = getattr(body, "__func__", None) or getattr(body, "__wrapped__", None)
 
 
 def handed(args: Any, via: Any) -> Any:
@@ -197,28 +197,6 @@ def settle(run: Run, settlement: Settlement) -> None:
     run.settlement = settlement
 
 
-def raises(run: Run, error: BaseException | None) -> BaseException | None:
-    """What the body raises for Celery to settle as was decided; None where it does so anyway."""
-    settlement = run.settlement
-    if settlement is None or settlement.verdict not in {Verdict.REQUEUE, Verdict.REJECT}:
-        return None
-    if isinstance(error, Exception) and retries_itself(run.task, error):
-        return None
-    requeue = settlement.verdict is Verdict.REQUEUE
-    if not requeue and isinstance(error, Exception):
-        failures.store(run.task, run.request, error)
-    run.raised = Rejected(_told(error) or settlement.reason, requeue=requeue)
-    return run.raised
-
-
-def _told(error: BaseException | None) -> str | None:
-    """An exception as text: it goes to another process, and not all of them can be pickled."""
-    try:
-        return None if error is None else f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a hostile __str__
-        return type(error).__name__
-
-
 def cut(headers: dict[str, Any]) -> Face:
     """How the sender wants its message to be joined, if it says so."""
     wanted = headers.get(CUT)
@@ -227,22 +205,16 @@ def cut(headers: dict[str, Any]) -> Face:
     return NO_SETTINGS
 
 
+def face(task: Any, headers: dict[str, Any]) -> Face:
+    """What a task's decorator says, and over that its message."""
+    mine, theirs = face_of(task.run) or NO_SETTINGS, cut(headers)
+    return face_for({**mine.settings, **theirs.settings}) if theirs.settings else mine
+
+
 def rejects_failures(task: Any) -> bool:
     """Whether Celery rejects the message of a late-acked task that failed (`acks_on_failure`)."""
     acks = getattr(task, "acks_on_failure", None)  # since 5.7
     return not (task.acks_on_failure_or_timeout if acks is None else acks)
-
-
-def retries_itself(task: Any, error: Exception) -> bool:
-    """Whether Celery is about to retry the task by itself (`autoretry_for`)."""
-    if not hasattr(task, "_orig_run"):
-        return False
-    wanted = tuple(getattr(task, "autoretry_for", ()))
-    unwanted = tuple(getattr(task, "dont_autoretry_for", ()))
-    most = getattr(task, "retry_kwargs", {}).get("max_retries", task.max_retries)
-    most = getattr(task, "override_max_retries", most)
-    left = most is None or task.request.retries < most
-    return left and isinstance(error, wanted) and not isinstance(error, unwanted)
 
 
 def hop(run: Run) -> None:

@@ -90,8 +90,9 @@ class _Publish:
         """The call is over."""
         if self._operation is None and outcome.failed:
             self.start({}, "", "", {})  # it failed before there was a message
-        if self._operation is not None:
-            end_send(self._operation, outcome)
+        operation, self._operation = self._operation, None  # or the two would keep each other
+        if operation is not None:
+            end_send(operation, outcome)
         if self._has_links and not outcome.failed:
             chords.clear(get_current_task())
 

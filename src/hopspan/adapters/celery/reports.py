@@ -17,7 +17,7 @@ from opentelemetry.trace import get_current_span
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import carried, cut, described
+from hopspan.adapters.celery.deliveries import carried, cut, described, face
 from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from hopspan.model import Delivery
-    from hopspan.telemetry import Binding
+    from hopspan.telemetry import Binding, Instrumenter
 
 _TASK = "__hopspan_task__"
 """Where a message keeps what it is of. Not the request, which may be gone when it is settled, and
@@ -99,8 +99,9 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
         settlement = reader(message, *args, **kwargs)
         outcome = SUCCESS if error is None else failure(binding.adapter, error)
         delivery = _delivery(task.app, task, told)
-        inside, linked = _around(binding, delivery)
-        binding.instrumenter.record_settle(
+        instrumenter = face(task, delivery.headers or {}).over(binding.instrumenter)
+        inside, linked = _around(instrumenter, delivery)
+        instrumenter.record_settle(
             name, settlement, [delivery], outcome, timing, inside=inside, of=linked
         )
     except Exception:  # noqa: BLE001
@@ -194,7 +195,7 @@ class _Within:
             ambient = get_current_span().get_span_context()
             if binding_for(request.app) is not None and not ambient.is_valid:
                 headers = carried(request.request_dict)
-                self._attached = Attachment(extract_from(MAPPING, headers, Context()))
+                self._attached = Attachment(extract_from(MAPPING, headers, get_current()))
         except Exception:  # noqa: BLE001
             faults.report("going on in a task's trace")
 
@@ -230,12 +231,13 @@ def _tell(
     """A short span about a message, in its trace and linked to it."""
     if is_suppressed(get_current()):
         return
-    inside, linked = _around(binding, delivery)
+    instrumenter = cut(delivery.headers or {}).over(binding.instrumenter)
+    inside, linked = _around(instrumenter, delivery)
     attributes = names.message_attributes(delivery.message)
     if settled is not None:
         attributes.update(names.settlement_attributes(settled))
     operation = start_internal(
-        binding.instrumenter,
+        instrumenter,
         what,
         delivery.endpoint,
         attributes,
@@ -253,8 +255,7 @@ def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
     return described(app, task.name, told, None, acks_late=bool(task.acks_late))
 
 
-def _around(binding: Binding, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
+def _around(instrumenter: Instrumenter, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
     """The context that a span about a message belongs to, and the span that it is linked to."""
-    config = cut(delivery.headers or {}).over(binding.instrumenter).config
-    relation = of_message(config, delivery.headers, MAPPING, Context())
+    relation = of_message(instrumenter.config, delivery.headers, MAPPING, Context())
     return relation.parent, [link.context for link in relation.links]

@@ -24,15 +24,15 @@ from hopspan.adapters.celery.deliveries import (
     STATE,
     Run,
     carried,
-    cut,
+    face,
     rejects_failures,
     task_attributes,
 )
 from hopspan.adapters.celery.tasks import is_fitted
 from hopspan.model import SUCCESS, HopspanError, Outcome, Verdict
-from hopspan.processing import Attachment, Hold, begin, face_of, outcome_of, started
+from hopspan.processing import Attachment, Hold, begin, outcome_of, started
 from hopspan.settlement import manual
-from hopspan.telemetry import NO_SETTINGS, face_for, start_internal
+from hopspan.telemetry import face_for, start_internal
 
 if TYPE_CHECKING:
     from hopspan.processing import Processing
@@ -152,16 +152,16 @@ def on_prerun(task: Any = None, **_: Any) -> None:
 def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
     run = Run(task, request)
 
-    def start(face: Face) -> Processing:
-        return begin(binding.adapter, [run], pushed=True, face=face, base=binding.instrumenter)
+    def start(wanted: Face) -> Processing:
+        return begin(binding.adapter, [run], pushed=True, face=wanted, base=binding.instrumenter)
 
     headers = carried(vars(request))
-    face = _face(task, headers)
+    wanted = face(task, headers)
     try:
-        processing = started(start, face)
+        processing = started(start, wanted)
     except HopspanError as refused:  # nobody catches here what a receiver raises
         faults.logger.error("%s; the run goes on without it", refused)
-        processing = started(start, face_for({**face.settings, "policy": manual}))
+        processing = started(start, face_for({**wanted.settings, "policy": manual}))
     if not processing:
         return None
     if processing.policy.settles and not is_fitted(task):
@@ -175,12 +175,6 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
         chords.link(processing.span, headers)
     chords.leave(task, request, processing.context)
     return _Turn(run, processing)
-
-
-def _face(task: Any, headers: dict[str, Any]) -> Face:
-    """What the task's decorator says, and its message."""
-    mine, theirs = face_of(task.run) or NO_SETTINGS, cut(headers)
-    return face_for({**mine.settings, **theirs.settings}) if theirs.settings else mine
 
 
 def on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
