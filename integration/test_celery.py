@@ -18,7 +18,7 @@ from tests.contract.celery_client import (
     redis,
 )
 
-MODULES = suite.EVERYWHERE
+MODULES = (*suite.EVERYWHERE, "scenarios_celery")
 
 
 @pytest.fixture(scope="session")
