@@ -150,7 +150,7 @@ class CeleryClient(Client):
         self.apps: list[Celery] = []
         self.ran = Ran()
         self._rans: list[Ran] = []
-        self.lines.LOGGERS = (*Lines.LOGGERS, "celery.utils.dispatch.signal")  # type: ignore[misc]
+        self.lines.LOGGERS = (*Lines.LOGGERS, "celery.utils.dispatch.signal")
         self._patches = ExitStack()
 
     # -- from the first to the last word -----------------------------------------------------------
@@ -662,7 +662,6 @@ _DEFERRED = "Celery settles a task when its body has returned"
 _UNHEARD = "nobody tells of settlements where there is the decorator alone"
 _MAIN = "the span of a settlement is the message's, and not the run's"
 _CALLED = "Celery calls a task itself, and looks at what it returns"
-_MENDED = "the adapter does not do so yet"
 _FLOW = "what is ignored is left to Celery, and nothing is said of it"
 _SAID = "Celery says itself that a task was rejected"
 _KEPT = "a reject or a requeue ends the body"
@@ -671,8 +670,6 @@ NOT_HERE = {
     "a_message_that_the_handler_acked_is_not_settled_again": _FLOW,
     "a_message_that_the_handler_rejected_is_not_settled_again": _UNHEARD,
     "what_hopspan_says_about_a_failure_is_in_the_trace_of_the_handler": _SAID,
-    "a_propagator_that_fails_hinders_no_message": _MENDED,
-    "a_suppressed_handler_is_settled_by_its_policy_and_finds_its_delivery": _MENDED,
     **dict.fromkeys(
         (
             "a_block_always_raises",

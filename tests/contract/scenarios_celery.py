@@ -28,7 +28,7 @@ from tests.contract.telemetry import Span
 LISTENING = ("wrapped", "instrumented", "together")
 """Faces under which somebody hears Celery's signals in the worker."""
 APPS = ("wrapped", "instrumented")
-"""Those of them whose settings are the whole application's."""
+"""Those of them that need no decorator."""
 STALE = {
     "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
     "tracestate": "old=1",
@@ -159,8 +159,7 @@ def what_celery_retries_by_itself_is_not_rejected_until_it_gives_up(client: Cele
     client.sync()
     assert (["ack", "ack", "reject"], []) == (client.settlements(), ran.escaped)
     processes = [span for span in client.telemetry.spans() if span.kind == "consumer"]
-    # With the decorator alone nobody hears that Celery retries.
-    if client.telemetry.records and client.face != "decorated":
+    if client.telemetry.records:
         assert [(None, "unset"), (None, "unset"), ("reject", "error")] == [
             (span.settlement, span.status) for span in processes
         ]
@@ -253,7 +252,7 @@ SETTLE_SPANS = {
 }
 
 
-@over(settle_spans=SETTLE_SPANS, face=APPS)
+@over(settle_spans=SETTLE_SPANS, face=LISTENING)
 def as_many_settlements_of_the_worker_are_spans_as_is_asked_for(
     client: CeleryClient, settle_spans: str
 ) -> None:
@@ -772,7 +771,7 @@ def the_error_is_the_same_on_a_runs_metric_and_span(client: CeleryClient, way: A
     scenarios_metrics.the_error_is_the_same_on_metric_and_span(client, way)
 
 
-@over(settle_spans=scenarios_metrics.SETTLED, face=APPS)
+@over(settle_spans=scenarios_metrics.SETTLED, face=LISTENING)
 def the_duration_of_a_workers_settling_follows_the_setting(
     client: CeleryClient, settle_spans: str
 ) -> None:
