@@ -82,11 +82,13 @@ def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
 
 def paths() -> dict[str, MakePath]:
     """Everything that is measured in the standard way. Clients are imported when they are wanted."""
-    from benchmarks.clients import pika
+    from benchmarks.clients import aio_pika, pika
 
     return {
         "pika publish": lambda _mode: pika.Publish(),
         "pika consume": pika.Consume,
+        "aio-pika publish": lambda _mode: aio_pika.Publish(),
+        "aio-pika consume": aio_pika.Consume,
     }
 
 
