@@ -82,13 +82,17 @@ def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
 
 def paths() -> dict[str, MakePath]:
     """Everything that is measured in the standard way. Clients are imported when they are wanted."""
-    from benchmarks.clients import aio_pika, pika
+    from benchmarks.clients import aio_pika, celery, kafka, pika
 
     return {
         "pika publish": lambda _mode: pika.Publish(),
         "pika consume": pika.Consume,
         "aio-pika publish": lambda _mode: aio_pika.Publish(),
         "aio-pika consume": aio_pika.Consume,
+        "kafka-python send": lambda _mode: kafka.Send(),
+        "kafka-python next": kafka.Next,
+        "Celery apply_async": lambda _mode: celery.ApplyAsync(),
+        "Celery run": celery.Run,
     }
 
 
