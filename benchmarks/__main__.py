@@ -17,6 +17,7 @@ from benchmarks.gates import judge  # noqa: E402
 from benchmarks.groups import standard_groups  # noqa: E402
 from benchmarks.report import as_json, gates_table, rows_table, versions  # noqa: E402
 from benchmarks.sampling import Effort, measure  # noqa: E402
+from benchmarks.special import special_groups  # noqa: E402
 from benchmarks.statistics import Rounds  # noqa: E402
 
 
@@ -35,7 +36,7 @@ def _is_wanted(name: str, pattern: str | None) -> bool:
 
 def _measured(effort: Effort, only: str | None) -> dict[str, dict[str, Rounds]]:
     found: dict[str, dict[str, Rounds]] = {}
-    for name, make in standard_groups().items():
+    for name, make in {**standard_groups(), **special_groups()}.items():
         if _is_wanted(name, only):
             for group in make():
                 print(f"measuring {group.name}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from benchmarks.groups import (
     API,
+    BARE,
     CONTRIB,
     HOPSPAN,
     HOPSPAN_METRICS,
@@ -18,7 +19,7 @@ from benchmarks.groups import (
     SDK_METRICS,
 )
 from benchmarks.modes import MODES
-from benchmarks.statistics import Quartiles, Ratio, Rounds, quartiles, relative
+from benchmarks.statistics import Quartiles, Ratio, Rounds, Term, overhead, quartiles, relative
 
 
 class Gate(NamedTuple):
@@ -102,6 +103,35 @@ def gates() -> Iterator[Gate]:
             yield Gate(f"{path}, {mode}", "of SDK floor, both with metrics", ratio, limit, target)
 
 
+    yield from _baggage()
+    yield from _batches()
+    failing = relative(HOPSPAN, SDK)
+    yield Gate("pika consume, failing, sampled", "of SDK floor", failing, 1.10)
+    yield Gate("pika consume, failing, unsampled", "of SDK floor", failing, None)
+    yield Gate("Celery run, ignored, sampled", "of SDK floor", failing, None)
+
+
+def _baggage() -> Iterator[Gate]:
+    """What repeated baggage adds, beyond what its bytes cost the bare client."""
+    for path in ("pika publish", "pika consume"):
+        for row in (HOPSPAN, API, CONTRIB):
+            for count in (3, 10):
+                added = Term((f"{row}, {count} entries", BARE), (f"bare, {count} entries", row))
+                limit = 0.12 if (row, count) == (HOPSPAN, 3) else None
+                what = f"{row}: what {count} entries add, of SDK floor"
+                ratio = Ratio(added, overhead(SDK))
+                yield Gate(f"{path}, baggage, sampled", what, ratio, limit)
+
+
+def _batches() -> Iterator[Gate]:
+    """A batch as one span, beside extraction by the API and a link for every record."""
+    for count, limit in ((1, None), (10, None), (100, 0.50), (500, 0.15)):
+        for row in (HOPSPAN, "hopspan with a consumer"):
+            ratio = Ratio(Term((row,)), Term((API,)))
+            judged = limit if row == HOPSPAN else None
+            yield Gate(f"batch of {count}, sampled", f"{row}, of API extraction", ratio, judged)
+
+
 def judge(measured: Mapping[str, Mapping[str, Rounds]]) -> list[Verdict]:
     """A verdict for each gate whose group was measured."""
     verdicts = []
@@ -109,7 +139,7 @@ def judge(measured: Mapping[str, Mapping[str, Rounds]]) -> list[Verdict]:
         rounds = measured.get(gate.group)
         if rounds is not None and _names(gate.ratio) <= rounds.keys():
             values = gate.ratio.of(rounds)
-            if values:
+            if values:  # no round in which there was nothing to compare with
                 verdicts.append(Verdict(gate, quartiles(values)))
     return verdicts
 

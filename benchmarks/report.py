@@ -42,13 +42,13 @@ def rows_table(measured: Measured) -> str:
 def gates_table(verdicts: Iterable[Verdict]) -> str:
     """The ratios: median and quartiles, gate and target."""
     lines = [
-        f"{'hopspan’s overhead as a part of':66}{'lower':>8}{'median':>8}{'upper':>8}"
+        f"{'hopspan’s overhead, as a part':76}{'lower':>8}{'median':>8}{'upper':>8}"
         f"{'gate':>7}{'target':>8}"
     ]
     for verdict in verdicts:
         gate, found = verdict.gate, verdict.found
         lines.append(
-            f"{gate.group + ', ' + gate.what:66}"
+            f"{gate.group + ': ' + gate.what:76}"
             + "".join(f"{value:8.2f}" for value in found)
             + (f"{gate.limit:7.2f}" if gate.limit is not None else f"{'-':>7}")
             + (f"{gate.target:8.2f}" if gate.target is not None else f"{'-':>8}")

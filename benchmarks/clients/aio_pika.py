@@ -267,7 +267,7 @@ class Consume:
         queue = kind(channel, QUEUE, True, False, False, None)
         drain.channel = channel._channel.channel  # type: ignore[union-attr]
         feed = _Feed(drain.channel, self.headers)
-        _loop.run_until_complete(queue.consume(around(feed.counting(self.handler))))
+        _loop.run_until_complete(queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG))
         drain.channel = None
         return _timed(name, feed.run, telemetry, prepare=feed.prepare)
 

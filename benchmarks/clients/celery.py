@@ -69,7 +69,11 @@ def open_app(name: str) -> Celery:
     )
 
 
-def _task(app: Celery, body: Callable[..., Any] = lambda order: None) -> Any:
+def nothing(order: int) -> None:
+    """A task that does nothing."""
+
+
+def _task(app: Celery, body: Callable[..., Any] = nothing) -> Any:
     return app.task(name="orders.place")(body)
 
 
@@ -143,7 +147,7 @@ class ApplyAsync:
 class Run:
     """A run of a task, as a worker's process does it: from the tracer's first line to its last."""
 
-    def __init__(self, mode: str, body: Callable[..., Any] = lambda order: None) -> None:
+    def __init__(self, mode: str, body: Callable[..., Any] = nothing) -> None:
         self.mode, self.body = mode, body
 
     def bare(self) -> Row:

@@ -17,7 +17,7 @@ from pika import BasicProperties, frame, spec
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 
 import hopspan
-from benchmarks.floors import Floor
+from benchmarks.floors import Floor, traceparent
 from benchmarks.modes import Telemetry
 from benchmarks.sampling import Row
 
@@ -116,13 +116,18 @@ def publisher(channel: BlockingChannel) -> Callable[[Headers], None]:
     return publish
 
 
-def _publishes(name: str, channel: BlockingChannel, telemetry: Telemetry | None = None) -> Row:
+def _publishes(
+    name: str,
+    channel: BlockingChannel,
+    telemetry: Telemetry | None = None,
+    plain: Mapping[str, Any] = PLAIN,
+) -> Row:
     publish = publisher(channel)
     wire_of(channel).begun()
 
     def run(batch: Iterable[int]) -> None:
         for _ in batch:
-            publish({**PLAIN})
+            publish({**plain})
 
     return Row(name, run) if telemetry is None else Row(name, run, flush=telemetry.flush)
 
@@ -130,14 +135,12 @@ def _publishes(name: str, channel: BlockingChannel, telemetry: Telemetry | None 
 class Publish:
     """`basic_publish`, without confirms: there is nobody to wait for."""
 
-    name = "pika publish"
-    spans = 1
-
-    def __init__(self) -> None:
+    def __init__(self, added: Mapping[str, Any] | None = None) -> None:
         self._channels: dict[str, BlockingChannel] = {}
+        self._plain = {**PLAIN, **(added or {})}
 
     def bare(self) -> Row:
-        return _publishes("bare", self._open("bare"))
+        return _publishes("bare", self._open("bare"), plain=self._plain)
 
     def contrib(self, telemetry: Telemetry) -> Row:
         channel = self._open("contrib")
@@ -241,14 +244,10 @@ class Feed:
 class Consume:
     """A callback of `basic_consume` that acknowledges its message."""
 
-    name = "pika consume"
-    spans = 1
     warm = 12_000
     """Hopspan's ledger keeps the last 10,000 settlements of a channel: it is measured full."""
 
     def __init__(self, mode: str, handler: Handler = acknowledge, baggage: str = "") -> None:
-        from benchmarks.floors import traceparent
-
         self.headers = {**PLAIN, "traceparent": traceparent(mode)}
         if baggage:
             self.headers["baggage"] = baggage
@@ -297,6 +296,12 @@ def _by_hand(by: Floor, handler: Handler) -> Handler:
         token = attach(current)
         try:
             handler(channel, method, properties, body)
+        except Exception as error:
+            if span.is_recording():
+                span.set_attribute("error.type", type(error).__name__)
+                span.record_exception(error)
+                span.set_status(Status(StatusCode.ERROR, str(error)))
+            raise
         finally:
             detach(token)
             if measure is not None:
