@@ -66,7 +66,7 @@ def _answered(producer: Any) -> int:
     return size
 
 
-def _contrib(telemetry: Telemetry, owner: type, method: str) -> type:
+def wrapped_by_contrib(telemetry: Telemetry, owner: type, method: str) -> type:
     """A class whose method is wrapped as contrib's instrumentor wraps it."""
     instrumentor = KafkaInstrumentor()
     other = (KafkaConsumer, "__next__") if method == "send" else (KafkaProducer, "send")
@@ -94,7 +94,7 @@ class Send:
         return self._row("bare", self._open("bare"))
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        producer = self._open("contrib", _contrib(telemetry, KafkaProducer, "send"))
+        producer = self._open("contrib", wrapped_by_contrib(telemetry, KafkaProducer, "send"))
         return self._row("contrib", producer, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
@@ -182,7 +182,7 @@ class Next:
         return self._row("bare", open_consumer())
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        kind = type("_Replaying", (_contrib(telemetry, KafkaConsumer, "__next__"),), {})
+        kind = type("_Replaying", (wrapped_by_contrib(telemetry, KafkaConsumer, "__next__"),), {})
         kind._poll_once, kind.fetched = _Replaying._poll_once, None  # type: ignore[attr-defined]
         return self._row("contrib", open_consumer(kind), telemetry)
 
