@@ -53,7 +53,7 @@ def _through_rabbitmq(url: str, instrument: Callable[[Any], Any]) -> Way:
     connection = pika.BlockingConnection(pika.URLParameters(url))
     queue = f"bench-{uuid.uuid4().hex[:8]}"
     sender, receiver = instrument(connection.channel()), instrument(connection.channel())
-    sender.queue_declare(queue, auto_delete=True)
+    sender.queue_declare(queue, exclusive=True)
     receiver.basic_qos(prefetch_count=100)
     left = 0
 
@@ -74,7 +74,6 @@ def _through_rabbitmq(url: str, instrument: Callable[[Any], Any]) -> Way:
         receiver.basic_consume(queue, handle)
         receiver.start_consuming()
 
-    sender.queue_declare(f"{queue}-keep", auto_delete=True)
     return publish, consume
 
 

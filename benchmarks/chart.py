@@ -21,7 +21,9 @@ Measured = Mapping[str, Mapping[str, Rounds]]
 
 def draw(measured: Measured, verdicts: Iterable[Verdict]) -> str:
     """An SVG; what was not measured is left out."""
-    gates = {each.gate.group: each.gate.limit for each in verdicts if each.gate.what == "of contrib"}
+    gates = {
+        each.gate.group: each.gate.limit for each in verdicts if each.gate.what == "of contrib"
+    }
     shown = [path for path in EVERY if any(f"{path}, {mode}" in measured for mode in MODES)]
     width, height = _LEFT + len(MODES) * (_PANEL + _GAP), _TOP + len(shown) * _ROW + 30
     parts = [_head(width, height), *_legend()]

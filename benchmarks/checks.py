@@ -48,7 +48,8 @@ def check_rows(rows: Sequence[Row], telemetry: Telemetry, shape: Shape) -> None:
 def _check_span(span: ReadableSpan, row: Row, telemetry: Telemetry, shape: Shape) -> None:
     if shape.kind is SpanKind.CONSUMER:
         _demand(
-            span.parent is not None and (span.parent.trace_id, span.parent.span_id) == (TRACE, SPAN),
+            span.parent is not None
+            and (span.parent.trace_id, span.parent.span_id) == (TRACE, SPAN),
             row,
             telemetry,
             "its span is no child of the message",

@@ -111,7 +111,9 @@ def recorder(
     meter = telemetry.meter()
     durations = {name: each for name, each in points.items() if name.endswith("duration")}
     ((duration, (about,)),) = durations.items()
-    ((count, (counted,)),) = ((name, each) for name, each in points.items() if name not in durations)
+    ((count, (counted,)),) = (
+        (name, each) for name, each in points.items() if name not in durations
+    )
     histogram, counter = meter.create_histogram(duration, "s"), meter.create_counter(count)
 
     def measure(seconds: float, context: Context) -> None:

@@ -102,7 +102,6 @@ def gates() -> Iterator[Gate]:
             ratio = relative(HOPSPAN_METRICS, SDK_METRICS)
             yield Gate(f"{path}, {mode}", "of SDK floor, both with metrics", ratio, limit, target)
 
-
     yield from _baggage()
     yield from _batches()
     failing = relative(HOPSPAN, SDK)

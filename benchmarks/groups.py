@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.checks import check_publish, check_rows, watched
+from benchmarks.clients import aio_pika, celery, kafka, pika
 from benchmarks.floors import Floor, Shape, floor, recorder
 from benchmarks.modes import MODES, NO_SDK, SAMPLED, Telemetry
 from benchmarks.sampling import Row
@@ -81,9 +82,7 @@ def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
 
 
 def paths() -> dict[str, MakePath]:
-    """Everything that is measured in the standard way. Clients are imported when they are wanted."""
-    from benchmarks.clients import aio_pika, celery, kafka, pika
-
+    """Everything that is measured in the standard way. Made anew for each mode."""
     return {
         "pika publish": lambda _mode: pika.Publish(),
         "pika consume": pika.Consume,

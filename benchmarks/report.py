@@ -42,7 +42,7 @@ def rows_table(measured: Measured) -> str:
 def gates_table(verdicts: Iterable[Verdict]) -> str:
     """The ratios: median and quartiles, gate and target."""
     lines = [
-        f"{'hopspan’s overhead, as a part':76}{'lower':>8}{'median':>8}{'upper':>8}"
+        f"{'the overhead of hopspan, as a part':76}{'lower':>8}{'median':>8}{'upper':>8}"
         f"{'gate':>7}{'target':>8}"
     ]
     for verdict in verdicts:

@@ -19,7 +19,8 @@ from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor
 from opentelemetry.instrumentation.aio_pika.version import __version__ as contrib_version
 from opentelemetry.trace import Link, set_span_in_context
 from pamqp import body, header
-from pamqp.commands import Basic, Connection as ConnectionMethods
+from pamqp.commands import Basic
+from pamqp.commands import Connection as ConnectionMethods
 from yarl import URL
 
 import hopspan
@@ -52,7 +53,7 @@ class _Drain:
         if self.written is not None:
             self.written.append(outgoing.payload)
         if self.channel is not None:
-            _, number, method = pamqp.frame.unmarshal(outgoing.payload)
+            _, _, method = pamqp.frame.unmarshal(outgoing.payload)
             if isinstance(method, Basic.Consume):
                 self.channel.frames.put_nowait((0, Basic.ConsumeOk(TAG)))
 
@@ -98,7 +99,11 @@ def _contrib(telemetry: Telemetry, owner: type, method: str) -> type:
 
 def _message(headers: dict[str, Any]) -> Message:
     return Message(
-        BODY, headers=headers, content_type="application/json", delivery_mode=2, message_id="5f1d7f3c"
+        BODY,
+        headers=headers,
+        content_type="application/json",
+        delivery_mode=2,
+        message_id="5f1d7f3c",
     )
 
 
@@ -199,7 +204,8 @@ class _Feed:
         return [
             (
                 pamqp.frame.marshal(
-                    Basic.Deliver(TAG, tag, redelivered=False, exchange=EXCHANGE, routing_key=KEY), 1
+                    Basic.Deliver(TAG, tag, redelivered=False, exchange=EXCHANGE, routing_key=KEY),
+                    1,
                 ),
                 *self._tail,
             )
@@ -267,7 +273,9 @@ class Consume:
         queue = kind(channel, QUEUE, True, False, False, None)
         drain.channel = channel._channel.channel  # type: ignore[union-attr]
         feed = _Feed(drain.channel, self.headers)
-        _loop.run_until_complete(queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG))
+        _loop.run_until_complete(
+            queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG)
+        )
         drain.channel = None
         return _timed(name, feed.run, telemetry, prepare=feed.prepare)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -235,10 +236,8 @@ class Feed:
         receive, dispatch = self._wire._on_data_available, self._channel._dispatch_events
         for message in messages:
             receive(message)
-            try:
+            with suppress(ValueError):
                 dispatch()
-            except ValueError:
-                pass
 
 
 class Consume:

@@ -10,16 +10,16 @@ import pytest
 
 pytest.importorskip("opentelemetry.instrumentation.pika", reason="needs the extra `bench`")
 
-from benchmarks.chart import draw  # noqa: E402
-from benchmarks.checks import WrongRowError, check_rows  # noqa: E402
-from benchmarks.clients import pika  # noqa: E402
-from benchmarks.floors import floor, traceparent  # noqa: E402
-from benchmarks.gates import Gate, Verdict, gates, judge  # noqa: E402
-from benchmarks.groups import SDK, shape_of, standard  # noqa: E402
-from benchmarks.modes import MODES, SAMPLED, Telemetry  # noqa: E402
-from benchmarks.report import gates_table, rows_table  # noqa: E402
-from benchmarks.sampling import Effort, Row, measure, take  # noqa: E402
-from benchmarks.statistics import Quartiles, relative  # noqa: E402
+from benchmarks.chart import draw
+from benchmarks.checks import WrongRowError, check_rows
+from benchmarks.clients import pika
+from benchmarks.floors import floor, traceparent
+from benchmarks.gates import Gate, Verdict, gates, judge
+from benchmarks.groups import SDK, shape_of, standard
+from benchmarks.modes import MODES, SAMPLED, Telemetry
+from benchmarks.report import gates_table, rows_table
+from benchmarks.sampling import Effort, Row, measure, take
+from benchmarks.statistics import Quartiles, relative
 
 
 def verdict(lower: float, median: float, upper: float) -> Verdict:
