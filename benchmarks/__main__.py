@@ -23,6 +23,11 @@ from benchmarks.special import special_groups  # noqa: E402
 from benchmarks.statistics import Rounds  # noqa: E402
 
 
+_ROOT = Path(__file__).parents[1]
+_JSON, _SVG = _ROOT / "benchmarks" / "results.json", _ROOT / "docs" / "img" / "benchmarks.svg"
+"""Where a run of everything leaves its figures."""
+
+
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
@@ -78,6 +83,8 @@ def main(given: Sequence[str]) -> int:
     verdicts = judge(measured)
     print(", ".join(f"{name} {number}" for name, number in versions().items()))
     print(rows_table(measured), gates_table(verdicts), sep="\n\n")
+    if not (asked.quick or asked.only):
+        asked.json, asked.svg = asked.json or _JSON, asked.svg or _SVG
     if asked.json:
         asked.json.write_text(json.dumps(as_json(measured, verdicts, effort), indent=1) + "\n")
     if asked.svg:

@@ -97,12 +97,19 @@ def check_publish(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
         )
 
 
-class Seen:
-    """A handler's answer to the question what is current in it."""
+class Look:
+    """Tells what is current where a handler runs."""
 
     def __init__(self) -> None:
         self.spans: list[int] = []
 
-    def look(self) -> None:
-        """To be called where the handler runs."""
+    def __call__(self) -> None:
         self.spans.append(get_current_span().get_span_context().span_id)
+
+
+def check_current(rows: Sequence[Row], look: Look, telemetry: Telemetry) -> None:
+    """A handler runs in the span that is said to be of it."""
+    for row in rows:
+        look.spans.clear()
+        spans = [span.context.span_id for span in watched(row, telemetry) if span.context]
+        _demand(look.spans == spans, row, telemetry, "the handler runs outside its span")

@@ -13,6 +13,7 @@ from benchmarks.groups import (
     API,
     BARE,
     CONTRIB,
+    CONTRIB_METRICS,
     HOPSPAN,
     HOPSPAN_METRICS,
     SDK,
@@ -102,6 +103,9 @@ def gates() -> Iterator[Gate]:
             ratio = relative(HOPSPAN_METRICS, SDK_METRICS)
             yield Gate(f"{path}, {mode}", "of SDK floor, both with metrics", ratio, limit, target)
 
+    for mode in MODES[:2]:
+        ratio = relative(HOPSPAN_METRICS, CONTRIB_METRICS)
+        yield Gate(f"Celery run, {mode}", "of contrib, both with metrics", ratio, None)
     yield from _baggage()
     yield from _batches()
     failing = relative(HOPSPAN, SDK)

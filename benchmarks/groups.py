@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from benchmarks.checks import check_publish, check_rows, watched
+from benchmarks.checks import Look, check_current, check_publish, check_rows, watched
 from benchmarks.clients import aio_pika, celery, kafka, pika
 from benchmarks.floors import Floor, Shape, floor, recorder
 from benchmarks.modes import MODES, NO_SDK, SAMPLED, Telemetry
@@ -76,6 +76,12 @@ def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
         check_rows(rows, telemetry, shape)
         if hasattr(made, "carried"):
             check_publish(made, rows, telemetry)
+        if hasattr(made, "looking") and mode == SAMPLED:
+            look = Look()
+            looking = made.looking(look)
+            by_hand = floor(SDK, telemetry, shape)
+            several = [looking.floor(by_hand, telemetry), looking.hopspan(HOPSPAN, telemetry)]
+            check_current([*several, looking.contrib(telemetry)], look, telemetry)
         yield Group(path, mode, rows)
     finally:
         telemetry.close()

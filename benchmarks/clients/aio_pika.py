@@ -246,6 +246,16 @@ class Consume:
     def __init__(self, mode: str, handler: Handler = acknowledge) -> None:
         self.headers = {**PLAIN, "traceparent": traceparent(mode)}
         self.handler = handler
+        self._mode = mode
+
+    def looking(self, look: Callable[[], None]) -> Consume:
+        """The same with a handler that looks around."""
+
+        async def handle(message: Any) -> None:
+            look()
+            await acknowledge(message)
+
+        return Consume(self._mode, handle)
 
     def bare(self) -> Row:
         return self._row("bare", Queue)

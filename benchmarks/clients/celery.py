@@ -150,6 +150,14 @@ class Run:
     def __init__(self, mode: str, body: Callable[..., Any] = nothing) -> None:
         self.mode, self.body = mode, body
 
+    def looking(self, look: Callable[[], None]) -> Run:
+        """The same with a task that looks around."""
+
+        def place(order: int) -> None:
+            look()
+
+        return Run(self.mode, place)
+
     def bare(self) -> Row:
         return self._row("bare", open_app("bare"), _BEFORE)
 

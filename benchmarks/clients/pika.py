@@ -251,6 +251,16 @@ class Consume:
         if baggage:
             self.headers["baggage"] = baggage
         self.handler = handler
+        self._mode = mode
+
+    def looking(self, look: Callable[[], None]) -> Consume:
+        """The same with a handler that looks around."""
+
+        def handle(*args: Any) -> None:
+            look()
+            acknowledge(*args)
+
+        return Consume(self._mode, handle)
 
     def bare(self) -> Row:
         return self._row("bare", open_channel(), self.handler)
