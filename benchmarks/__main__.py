@@ -22,7 +22,6 @@ from benchmarks.sampling import Effort, measure  # noqa: E402
 from benchmarks.special import special_groups  # noqa: E402
 from benchmarks.statistics import Rounds  # noqa: E402
 
-
 _ROOT = Path(__file__).parents[1]
 _JSON, _SVG = _ROOT / "benchmarks" / "results.json", _ROOT / "docs" / "img" / "benchmarks.svg"
 """Where a run of everything leaves its figures."""
