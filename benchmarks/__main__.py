@@ -42,7 +42,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_wanted(name: str, pattern: str | None) -> bool:
-    return pattern is None or fnmatch.fnmatch(name, pattern) or pattern in name
+    return pattern is None or fnmatch.fnmatch(name, pattern) or name.startswith(pattern)
 
 
 def _groups() -> dict[str, Callable[[], Iterator[Group]]]:
