@@ -1,0 +1,316 @@
+"""aio-pika: channels of aiormq whose frames are made and parsed by pamqp, and go nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from time import perf_counter
+from typing import Any
+
+import aiormq
+import pamqp.frame
+from aio_pika import Channel, Connection, Exchange, Message, Queue
+from aio_pika.abc import UnderlayChannel, UnderlayConnection
+from aio_pika.tools import OneShotCallback
+from aiormq.abc import ChannelFrame
+from opentelemetry import propagate, trace
+from opentelemetry.context import attach, detach
+from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor
+from opentelemetry.instrumentation.aio_pika.version import __version__ as contrib_version
+from opentelemetry.trace import Link, set_span_in_context
+from pamqp import body, header
+from pamqp.commands import Basic
+from pamqp.commands import Connection as ConnectionMethods
+from yarl import URL
+
+import hopspan
+from benchmarks.clients.captured import captured
+from benchmarks.floors import Floor, traceparent
+from benchmarks.modes import Telemetry
+from benchmarks.sampling import Row
+
+EXCHANGE, KEY, QUEUE, TAG = "orders", "created", "billing", "ctag1"
+BODY = b"x" * 256
+PLAIN: Mapping[str, Any] = {"tenant": "acme"}
+_PREFETCH = 10
+_URL = "amqp://broker.example:5672/"
+
+_loop = asyncio.new_event_loop()
+_kept: list[Any] = []
+"""Everything that was opened: what was never connected cannot be closed, and would try to."""
+
+
+class _Drain:
+    """The connection's queue of outgoing frames, each gone at once."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] | None = None
+        self.channel: Any = None
+        """To be answered, while it is set up."""
+
+    async def put(self, outgoing: ChannelFrame) -> None:
+        outgoing.drain()
+        if self.written is not None:
+            self.written.append(outgoing.payload)
+        if self.channel is not None:
+            _, _, method = pamqp.frame.unmarshal(outgoing.payload)
+            if isinstance(method, Basic.Consume):
+                self.channel.frames.put_nowait((0, Basic.ConsumeOk(TAG)))
+
+
+async def _opened() -> tuple[Channel, _Drain]:
+    transport = aiormq.Connection(_URL)
+    transport.write_queue = drain = _Drain()  # type: ignore[assignment]
+    transport.connection_tune = ConnectionMethods.Tune(2047, 131072, 0)
+    connection = Connection(URL(_URL))
+    connection.transport = UnderlayConnection(transport, OneShotCallback(_ignored))
+    channel = Channel(connection, publisher_confirms=False)
+    beneath = aiormq.Channel(transport, 1, publisher_confirms=False)
+    channel._channel = UnderlayChannel(beneath, OneShotCallback(_ignored))
+    _kept.append((connection, channel))
+    return channel, drain
+
+
+async def _ignored(*_: Any) -> None: ...
+
+
+def open_channel() -> tuple[Channel, _Drain]:
+    """A channel as an application has it, and where its frames go."""
+    return _loop.run_until_complete(_opened())
+
+
+def _contrib(telemetry: Telemetry, owner: type, method: str) -> type:
+    """A class whose method is wrapped as contrib's instrumentor wraps it."""
+    tracer = trace.get_tracer(
+        "opentelemetry.instrumentation.aio_pika",
+        contrib_version,
+        telemetry.tracer_provider,
+        schema_url="https://opentelemetry.io/schemas/1.11.0",
+    )
+    wire = {
+        "publish": AioPikaInstrumentor._instrument_exchange,
+        "consume": AioPikaInstrumentor._instrument_queue,
+    }[method]
+    return captured(owner, method, lambda: wire(tracer))
+
+
+# -- publishing ------------------------------------------------------------------------------------
+
+
+def _message(headers: dict[str, Any]) -> Message:
+    return Message(
+        BODY,
+        headers=headers,
+        content_type="application/json",
+        delivery_mode=2,
+        message_id="5f1d7f3c",
+    )
+
+
+class Publish:
+    """`Exchange.publish`, without confirms: there is nobody to wait for."""
+
+    def __init__(self) -> None:
+        self._drains: dict[str, _Drain] = {}
+
+    def bare(self) -> Row:
+        return self._row("bare", self._exchange("bare"))
+
+    def contrib(self, telemetry: Telemetry) -> Row:
+        exchange = self._exchange("contrib", _contrib(telemetry, Exchange, "publish"))
+        return self._row("contrib", exchange, telemetry)
+
+    def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        exchange = hopspan.wrap(self._exchange(name), **telemetry.providers, **settings)
+        return self._row(name, exchange, telemetry)
+
+    def floor(self, by: Floor, telemetry: Telemetry) -> Row:
+        exchange = self._exchange(by.name)
+        start, shape, measure = by.tracer.start_span, by.shape, by.measure
+        name, kind, attributes = shape.name, shape.kind, shape.attributes
+
+        async def publish(batch: Iterable[int]) -> None:
+            for _ in batch:
+                headers = {**PLAIN} if by.propagates else {**PLAIN, **by.carried}
+                began = perf_counter()
+                span = start(name, None, kind, attributes)
+                if by.propagates:
+                    propagate.inject(headers, set_span_in_context(span))
+                await exchange.publish(_message(headers), KEY)
+                if measure is not None:
+                    measure(perf_counter() - began, set_span_in_context(span))
+                span.end()
+
+        return _timed(by.name, publish, telemetry)
+
+    def carried(self, row: Row) -> Mapping[str, Any]:
+        """The headers of a message that a row sends, as they are on the wire."""
+        drain = self._drains[row.name]
+        drain.written = []
+        row.run(range(1))
+        (payload,), drain.written = drain.written, None
+        length, _, _ = pamqp.frame.unmarshal(payload)
+        _, _, found = pamqp.frame.unmarshal(payload[length:])
+        return dict(found.properties.headers)
+
+    def _exchange(self, name: str, kind: Any = Exchange) -> Any:
+        channel, self._drains[name] = open_channel()
+        return kind(channel, EXCHANGE)
+
+    def _row(self, name: str, exchange: Any, telemetry: Telemetry | None = None) -> Row:
+        async def publish(batch: Iterable[int]) -> None:
+            for _ in batch:
+                await exchange.publish(_message({**PLAIN}), KEY)
+
+        return _timed(name, publish, telemetry)
+
+
+def _timed(
+    name: str, work: Callable[[Any], Awaitable[None]], telemetry: Telemetry | None, **given: Any
+) -> Row:
+    row = Row(name, lambda batch: _loop.run_until_complete(work(batch)), **given)
+    return row if telemetry is None else row._replace(flush=telemetry.flush)
+
+
+# -- consuming -------------------------------------------------------------------------------------
+
+Handler = Callable[[Any], Awaitable[None]]
+
+
+async def acknowledge(message: Any) -> None:
+    """A handler that does nothing but what every handler has to."""
+    await message.ack()
+
+
+class _Feed:
+    """A broker that delivers, as far ahead as a prefetch count lets it."""
+
+    def __init__(self, channel: Any, headers: Mapping[str, Any]) -> None:
+        properties = Basic.Properties(
+            "application/json", delivery_mode=2, message_id="5f1d7f3c", headers=dict(headers)
+        )
+        self._channel = channel
+        self._tail = (
+            pamqp.frame.marshal(header.ContentHeader(0, len(BODY), properties), 1),
+            pamqp.frame.marshal(body.ContentBody(BODY), 1),
+        )
+        self._tag = 0
+        self._open = 0
+        self._done = asyncio.Event()
+
+    def prepare(self, count: int) -> list[tuple[bytes, ...]]:
+        """The next messages. Delivery tags count up on a channel, as the broker's do."""
+        first, self._tag = self._tag + 1, self._tag + count
+        return [
+            (
+                pamqp.frame.marshal(
+                    Basic.Deliver(TAG, tag, redelivered=False, exchange=EXCHANGE, routing_key=KEY),
+                    1,
+                ),
+                *self._tail,
+            )
+            for tag in range(first, self._tag + 1)
+        ]
+
+    async def run(self, messages: list[tuple[bytes, ...]]) -> None:
+        """Receive, and wait for the handlers."""
+        receive, parse = self._channel.frames.put, pamqp.frame.unmarshal
+        for first in range(0, len(messages), _PREFETCH):
+            several = messages[first : first + _PREFETCH]
+            self._open = len(several)
+            self._done.clear()
+            for message in several:
+                for data in message:
+                    weight, _, parsed = parse(data)
+                    await receive((weight, parsed))
+            await self._done.wait()
+
+    def counting(self, handler: Handler) -> Handler:
+        """The handler, and when the last of several is done."""
+
+        async def handle(message: Any) -> None:
+            await handler(message)
+            self._open -= 1
+            if not self._open:
+                self._done.set()
+
+        return handle
+
+
+class Consume:
+    """A callback of `Queue.consume` that acknowledges its message."""
+
+    warm = 12_000
+    """Hopspan's ledger keeps the last 10,000 settlements of a channel: it is measured full."""
+
+    def __init__(self, mode: str, handler: Handler = acknowledge) -> None:
+        self.headers = {**PLAIN, "traceparent": traceparent(mode)}
+        self.handler = handler
+        self._mode = mode
+
+    def looking(self, look: Callable[[], None]) -> Consume:
+        """The same with a handler that looks around."""
+
+        async def handle(message: Any) -> None:
+            look()
+            await acknowledge(message)
+
+        return Consume(self._mode, handle)
+
+    def bare(self) -> Row:
+        return self._row("bare", Queue)
+
+    def contrib(self, telemetry: Telemetry) -> Row:
+        return self._row("contrib", _contrib(telemetry, Queue, "consume"), telemetry)
+
+    def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        def kind(*args: Any) -> Any:
+            return hopspan.wrap(Queue(*args), **telemetry.providers, **settings)
+
+        return self._row(name, kind, telemetry)._replace(warm=self.warm)
+
+    def floor(self, by: Floor, telemetry: Telemetry) -> Row:
+        return self._row(by.name, Queue, telemetry, lambda handler: _by_hand(by, handler))
+
+    def _row(
+        self,
+        name: str,
+        kind: Any,
+        telemetry: Telemetry | None = None,
+        around: Callable[[Handler], Handler] = lambda handler: handler,
+    ) -> Row:
+        channel, drain = open_channel()
+        queue = kind(channel, QUEUE, True, False, False, None)
+        drain.channel = channel._channel.channel  # type: ignore[union-attr]
+        feed = _Feed(drain.channel, self.headers)
+        _loop.run_until_complete(
+            queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG)
+        )
+        drain.channel = None
+        return _timed(name, feed.run, telemetry, prepare=feed.prepare)
+
+
+def _by_hand(by: Floor, handler: Handler) -> Handler:
+    start, shape, measure = by.tracer.start_span, by.shape, by.measure
+    name, kind, attributes = shape.name, shape.kind, shape.attributes
+    is_linked = shape.is_linked
+
+    async def handle(message: Any) -> None:
+        began = perf_counter()
+        parent, links = by.parent, by.links
+        if by.propagates:
+            parent = propagate.extract(message.headers)
+            if is_linked:
+                links = (Link(trace.get_current_span(parent).get_span_context()),)
+        span = start(name, parent, kind, attributes, links)
+        current = set_span_in_context(span, parent)
+        token = attach(current)
+        try:
+            await handler(message)
+        finally:
+            detach(token)
+            if measure is not None:
+                measure(perf_counter() - began, current)
+            span.end()
+
+    return handle

@@ -1,0 +1,110 @@
+"""What is compared with what: the rows of a group are measured together, each in every round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from benchmarks.checks import Look, check_current, check_publish, check_rows, watched
+from benchmarks.clients import aio_pika, celery, kafka, pika
+from benchmarks.floors import Floor, Shape, floor, recorder
+from benchmarks.modes import MODES, NO_SDK, SAMPLED, Telemetry
+from benchmarks.sampling import Row
+
+BARE, SDK, API, CONTRIB, HOPSPAN = "bare", "SDK floor", "API floor", "contrib", "hopspan"
+SDK_METRICS, HOPSPAN_METRICS = "SDK floor + metrics", "hopspan + metrics"
+CONTRIB_METRICS = "contrib + metrics"
+
+
+class Group(NamedTuple):
+    """Rows that are measured together."""
+
+    path: str
+    """Client and what it does: `pika publish`."""
+    mode: str
+    rows: list[Row]
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}, {self.mode}"
+
+
+class Path(Protocol):
+    """One thing that a client does, in all the ways in which it is measured."""
+
+    def bare(self) -> Row: ...
+    def contrib(self, telemetry: Telemetry) -> Row: ...
+    def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row: ...
+    def floor(self, by: Floor, telemetry: Telemetry) -> Row: ...
+
+
+MakePath = Callable[[str], Any]
+"""A path, made for a mode."""
+
+
+def shape_of(make: MakePath) -> tuple[Shape, Mapping[str, list[dict[str, Any]]]]:
+    """The span and the metrics that hopspan emits of one message."""
+    telemetry = Telemetry(SAMPLED)
+    row = make(SAMPLED).hopspan("shape", telemetry)
+    (span,) = watched(row, telemetry)
+    points = telemetry.points()
+    telemetry.close()
+    return Shape.of(span), points
+
+
+def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
+    """Bare, the floors, contrib and hopspan, in one mode. The telemetry is closed afterwards."""
+    shape, points = shape_of(make)
+    telemetry, made = Telemetry(mode), make(mode)
+    try:
+        rows = [
+            made.bare(),
+            made.floor(floor(SDK, telemetry, shape), telemetry),
+            made.floor(floor(API, telemetry, shape, propagates=True), telemetry),
+            made.contrib(telemetry),
+        ]
+        if mode == NO_SDK:
+            rows.append(made.hopspan(HOPSPAN, telemetry))
+        else:
+            by_hand = floor(SDK_METRICS, telemetry, shape, measure=recorder(telemetry, points))
+            rows += [
+                made.hopspan(HOPSPAN, telemetry, metrics=False),
+                made.floor(by_hand, telemetry),
+                made.hopspan(HOPSPAN_METRICS, telemetry),
+            ]
+        rows += list(getattr(made, "more", lambda _: ())(telemetry))
+        check_rows(rows, telemetry, shape)
+        if hasattr(made, "carried"):
+            check_publish(made, rows, telemetry)
+        if hasattr(made, "looking") and mode == SAMPLED:
+            look = Look()
+            looking = made.looking(look)
+            by_hand = floor(SDK, telemetry, shape)
+            several = [looking.floor(by_hand, telemetry), looking.hopspan(HOPSPAN, telemetry)]
+            check_current([*several, looking.contrib(telemetry)], look, telemetry)
+        yield Group(path, mode, rows)
+    finally:
+        telemetry.close()
+
+
+def paths() -> dict[str, MakePath]:
+    """Everything that is measured in the standard way. Made anew for each mode."""
+    return {
+        "pika publish": lambda _mode: pika.Publish(),
+        "pika consume": pika.Consume,
+        "aio-pika publish": lambda _mode: aio_pika.Publish(),
+        "aio-pika consume": aio_pika.Consume,
+        "kafka-python send": lambda _mode: kafka.Send(),
+        "kafka-python next": kafka.Next,
+        "Celery apply_async": lambda _mode: celery.ApplyAsync(),
+        "Celery run": celery.Run,
+    }
+
+
+def standard_groups() -> dict[str, Callable[[], Iterator[Group]]]:
+    """By name, each made when its turn has come."""
+    return {
+        f"{path}, {mode}": lambda path=path, make=make, mode=mode: standard(path, make, mode)  # type: ignore[misc]
+        for path, make in paths().items()
+        for mode in MODES
+    }

@@ -1,0 +1,128 @@
+"""Measuring, judging and drawing, where the packages that are measured are installed."""
+
+from __future__ import annotations
+
+import random
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+pytest.importorskip("opentelemetry.instrumentation.pika", reason="needs the extra `bench`")
+
+from benchmarks.chart import draw
+from benchmarks.checks import WrongRowError, check_rows
+from benchmarks.clients import pika
+from benchmarks.floors import floor, traceparent
+from benchmarks.gates import Gate, Verdict, gates, judge
+from benchmarks.groups import SDK, shape_of, standard
+from benchmarks.modes import MODES, SAMPLED, Telemetry
+from benchmarks.report import gates_table, rows_table
+from benchmarks.sampling import Effort, Row, measure, take
+from benchmarks.statistics import Quartiles, relative
+
+
+def verdict(lower: float, median: float, upper: float) -> Verdict:
+    gate = Gate("pika publish, sampled", "of contrib", relative("a", "b"), 0.85, 0.78)
+    return Verdict(gate, Quartiles(lower, median, upper))
+
+
+@pytest.mark.parametrize(
+    ("found", "word", "is_over"),
+    [
+        ((0.6, 0.7, 0.8), "target", False),
+        ((0.7, 0.8, 0.9), "ok", False),
+        ((0.8, 0.9, 1.0), "noise", False),
+        ((0.86, 0.9, 1.0), "OVER", True),
+    ],
+)
+def test_a_gate_fails_when_the_lower_quartile_is_over_it(
+    found: tuple[float, float, float], word: str, is_over: bool
+) -> None:
+    judged = verdict(*found)
+    assert (judged.word, judged.is_over) == (word, is_over)
+
+
+def test_what_is_only_reported_is_not_judged() -> None:
+    gate = Gate("group", "what", relative("a", "b"), None)
+    judged = Verdict(gate, Quartiles(9.0, 9.0, 9.0))
+    assert (judged.word, judged.is_over) == ("", False)
+
+
+def test_gates_are_told_apart() -> None:
+    names = [(gate.group, gate.what) for gate in gates()]
+    assert len(names) == len(set(names))
+
+
+def test_every_row_has_a_sample_in_each_round_in_random_order() -> None:
+    ran: list[str] = []
+
+    def row(name: str) -> Row:
+        return Row(name, lambda batch: (ran.append(name), sum(range(200 * len(batch))))[0], warm=1)
+
+    measured = measure([row("a"), row("b")], Effort(rounds=8, seconds=1e-4))
+    assert {name: len(values) for name, values in measured.items()} == {"a": 8, "b": 8}
+    rounds = [tuple(ran[-16:][at : at + 2]) for at in range(0, 16, 2)]
+    assert set(rounds) == {("a", "b"), ("b", "a")}
+
+
+def test_what_is_the_whole_processs_is_switched_off_even_when_a_row_fails() -> None:
+    switched: list[str] = []
+    row = Row(
+        "fails",
+        lambda batch: batch[99],
+        enter=lambda: switched.append("on"),
+        leave=lambda: switched.append("off"),
+    )
+    with pytest.raises(IndexError):
+        take(row, 1)
+    assert switched == ["on", "off"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pikas_rows_are_what_they_claim(mode: str) -> None:
+    for path, make in (("pika publish", lambda _mode: pika.Publish()), ("c", pika.Consume)):
+        (group,) = standard(path, make, mode)
+        assert group.rows[0].name == "bare"
+
+
+def test_a_floor_that_emits_another_span_is_refused() -> None:
+    shape, _ = shape_of(pika.Consume)
+    telemetry, made = Telemetry(SAMPLED), pika.Consume(SAMPLED)
+    poorer = shape._replace(attributes={"messaging.system": "rabbitmq"})
+    rows = [made.floor(floor(SDK, telemetry, poorer), telemetry)]
+    with pytest.raises(WrongRowError, match="differs in"):
+        check_rows(rows, telemetry, shape)
+    telemetry.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sender_in_the_same_mode_says_so(mode: str) -> None:
+    assert traceparent(mode).endswith("00" if mode == "unsampled" else "01")
+
+
+def measured() -> dict[str, Any]:
+    noise = random.Random(1)  # noqa: S311 - no secret
+    costs = {"bare": 10, "SDK floor": 20, "API floor": 22, "contrib": 30, "hopspan": 24}
+    return {
+        f"pika publish, {mode}": {
+            name: [cost + noise.random() for _ in range(9)] for name, cost in costs.items()
+        }
+        for mode in MODES
+    }
+
+
+def test_the_tables_hold_every_row_and_every_gate_that_was_measured() -> None:
+    found = measured()
+    verdicts = judge(found)
+    assert {each.gate.group for each in verdicts} == set(found)
+    assert rows_table(found).count("API floor") == 3
+    assert gates_table(verdicts).count("of contrib") == 3
+
+
+def test_the_picture_is_one() -> None:
+    found = measured()
+    root = ET.fromstring(draw(found, judge(found)))  # noqa: S314 - our own
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "pika publish" in texts
+    assert [mode for mode in MODES if mode in texts] == list(MODES)
