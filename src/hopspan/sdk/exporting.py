@@ -69,7 +69,7 @@ class Renewed:
         self._what = what
         self._native = first
         self._has_failed = False
-        self.gate = threading.Lock()
+        self.gate: Any = threading.Lock()
         _every_one.add(self)
         if _ears not in _EXPORTERS.handlers:
             _EXPORTERS.addHandler(_ears)
@@ -182,7 +182,7 @@ class CountedBatches(BatchSpanProcessor):
             schedule_delay_millis=sizes.delay_seconds * 1000,
             max_export_batch_size=sizes.batch,
         )
-        self.tally = exporter.tally
+        self.tally: Tally = exporter.tally
         self._worker = Worker("hopspan-flush")
 
     def force_flush(self, timeout_millis: float | None = None) -> bool:

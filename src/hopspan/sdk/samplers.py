@@ -124,8 +124,8 @@ class Keep(Sampler):
     """
 
     def __init__(self, rules: Sequence[Rule], ratio: float) -> None:
-        self.rules = tuple(rules)
-        self.ratio = ratio
+        self.rules: tuple[Rule, ...] = tuple(rules)
+        self.ratio: float = ratio
         self._rest = TraceIdRatioBased(ratio)
 
     def should_sample(  # noqa: PLR0917 - the signature is the SDK's

@@ -29,7 +29,7 @@ class Call:
         self._doing = doing
         self._is_done = threading.Event()
         self._is_begun = False
-        self.has_worked = False
+        self.has_worked: bool = False
 
     def __call__(self) -> None:
         """Do it, if it was not done; in the worker's thread only."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hopspan.adapters.celery.deliveries import Run
 
 
-class Rejected(Reject, Ignore):  # type: ignore[misc]
+class _Rejected(Reject, Ignore):  # type: ignore[misc]
     """A `Reject` by policy. Also an `Ignore`, which `autoretry_for` never retries."""
 
     def __reduce__(self) -> Any:
@@ -30,7 +30,7 @@ def instead(run: Run, error: BaseException | None) -> BaseException | None:
     requeue = settlement.verdict is Verdict.REQUEUE
     if not requeue and isinstance(error, Exception):
         failures.store(run.task, run.request, error)
-    run.raised = Rejected(_told(error) or settlement.reason, requeue=requeue)
+    run.raised = _Rejected(_told(error) or settlement.reason, requeue=requeue)
     return run.raised
 
 
