@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import weakref
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import CoroutineType
@@ -57,7 +58,8 @@ class Baggage:
 
     def __init__(self, entries: Mapping[str, str | None]) -> None:
         self._entries = entries
-        self._open: set[Attachment] = set()
+        # Weak: what was entered in a context that is gone will not be left any more.
+        self._open: weakref.WeakSet[Attachment] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<hopspan baggage {', '.join(self._entries)}>"  # the values are nobody's business

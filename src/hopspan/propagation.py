@@ -15,8 +15,15 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.baggage import set_baggage
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    set_span_in_context,
+)
 
 from hopspan import faults
 from hopspan.entries import KEY, Names, leaving
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from opentelemetry.propagators.textmap import TextMapPropagator
+    from typing_extensions import Self
 
 __all__ = [
     "MAPPING",
@@ -167,6 +175,42 @@ def context_fields() -> frozenset[str]:
     return frozenset(field.lower() for field in get_global_textmap().fields)
 
 
+class _Stale(frozenset[str]):
+    """The headers of an earlier hop, in lower case: of these names, or with these beginnings."""
+
+    __slots__ = ("_beginnings",)
+    _beginnings: tuple[str, ...]
+
+    def __new__(cls, names: Iterable[str], beginnings: tuple[str, ...]) -> Self:
+        made = super().__new__(cls, names)
+        made._beginnings = beginnings
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        return isinstance(name, str) and name.startswith(self._beginnings)
+
+
+_PROBE = "hopspan-probe"
+_known_prefixes: list[tuple[object, tuple[str, ...]]] = []
+
+
+def _prefixes() -> tuple[str, ...]:
+    """How the headers begin of a propagator that has one for each entry of baggage, as Jaeger's.
+
+    It does not count them among its fields. Learnt once for each propagator.
+    """
+    propagator = get_global_textmap()
+    if not _known_prefixes or _known_prefixes[0][0] is not propagator:
+        span = NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(1)))
+        probe = set_baggage(_PROBE, "x", set_span_in_context(span, Context()))
+        names = [name.lower() for name in _written(propagator, probe)]
+        found = tuple(name[: -len(_PROBE)] for name in names if name.endswith(_PROBE))
+        _known_prefixes[:] = [(propagator, tuple(each for each in found if each))]
+    return _known_prefixes[0][1]
+
+
 def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | None = None) -> Any:
     """A copy of `headers` that carries `context`, or `headers` itself where nothing is to change.
 
@@ -183,11 +227,7 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
     if KEY in context:
         context = leaving(context, allowed)
     fresh = _written(propagator, context)
-    stale = context_fields() | frozenset(key.lower() for key in fresh)
-    if allowed is not None and headers:
-        # Some propagators have a header for each entry, and do not count it among their fields.
-        earlier = _written(propagator, extract_from(codec, headers, Context()))
-        stale |= frozenset(key.lower() for key in earlier)
+    stale = _Stale(context_fields() | frozenset(key.lower() for key in fresh), _prefixes())
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)

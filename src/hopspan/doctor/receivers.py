@@ -6,6 +6,7 @@ of OpenTelemetry, a signal's own before the common one.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ class Receiver(NamedTuple):
     """One address that telemetry is sent to, and how."""
 
     url: str
-    """As it was given."""
+    """As it was given, without a password."""
     variable: str
     """What to change for another one; empty where the application's code says it."""
     protocol: str
@@ -49,6 +50,11 @@ class Receiver(NamedTuple):
     def is_local(self) -> bool:
         """Whether nothing leaves this machine."""
         return self.host.startswith(_LOOPBACK)
+
+
+def shown(url: str) -> str:
+    """A URL without the user and the password in it."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 class UnclearAddressError(Exception):
@@ -80,7 +86,7 @@ def _from_variables(environment: Environment) -> Receiver:
     default = f"http://localhost:{_PORTS.get(protocol, 4317)}"
     insecure = set_for_traces(environment, "INSECURE")[1].lower() == "true"
     return Receiver(
-        url or default,
+        shown(url or default),
         variable,
         protocol,
         *_address(url or default, protocol, tls=not insecure),
@@ -93,19 +99,16 @@ def _from_variables(environment: Environment) -> Receiver:
 
 def _address(url: str, protocol: str, *, tls: bool) -> tuple[str, int, bool]:
     """Host, port, and whether TLS is spoken; a scheme says that, else the settings."""
-    if "://" not in url:
-        if protocol != GRPC:
-            raise UnclearAddressError(f"{url!r} does not begin with http:// or https://")
-        parts = urlsplit(f"//{url}")
-    else:
-        parts = urlsplit(url)
-        tls = parts.scheme == "https"
+    if "://" not in url and protocol != GRPC:
+        raise UnclearAddressError(f"{shown(url)!r} does not begin with http:// or https://")
     try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        tls = parts.scheme == "https" if parts.scheme else tls
         port = parts.port
     except ValueError as wrong:
-        raise UnclearAddressError(f"{url!r}: {wrong}") from wrong
+        raise UnclearAddressError(f"{shown(url)!r}: {wrong}") from wrong
     if not parts.hostname or parts.scheme not in {"", "http", "https"}:
-        raise UnclearAddressError(f"{url!r} is no http:// or https:// address")
+        raise UnclearAddressError(f"{shown(url)!r} is no http:// or https:// address")
     usual = 443 if tls and protocol != GRPC else 80
     return parts.hostname, port or (_PORTS[GRPC] if protocol == GRPC else usual), tls
 
@@ -117,7 +120,7 @@ def _from_exporter(exporter: Any, endpoint: str, variables: Receiver) -> Receive
     same = (host, port) == (variables.host, variables.port)
     compression = getattr(exporter, "_compression", variables.compression or UNKNOWN)
     return variables._replace(
-        url=endpoint,
+        url=shown(endpoint),
         variable=variables.variable if same else "",
         protocol=protocol,
         host=host,

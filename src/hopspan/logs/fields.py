@@ -6,6 +6,7 @@ overridden by baggage, which others may have written.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,15 @@ __all__ = ["SERVICE_NAME", "SPAN_ID", "TRACE_FLAGS", "TRACE_ID", "Fields"]
 TRACE_ID = "trace_id"
 SPAN_ID = "span_id"
 TRACE_FLAGS = "trace_flags"
+
+
+_NOT_BAGGAGES = frozenset(
+    {
+        SERVICE_NAME, *dir(logging.LogRecord("", 0, "", 0, "", (), None)), "asctime", "message",
+        "taskName", "_from_structlog", "_logger", "_name", "_record", "event", "positional_args",
+    }
+)  # fmt: skip
+"""What logging and structlog have, or refuse to have overwritten: a sender has no say in it."""
 
 
 class Fields:
@@ -58,7 +68,8 @@ class Fields:
             fields[SERVICE_NAME] = service
         if self._chosen is None:
             return fields
-        return {**recorded(get_current(), self._chosen), **fields}
+        entries = recorded(get_current(), self._chosen)
+        return {**{key: entries[key] for key in entries if key not in _NOT_BAGGAGES}, **fields}
 
 
 def _service(span: Span) -> str | None:

@@ -70,14 +70,14 @@ class JsonFormatter(logging.Formatter):
 
 def _own(record: logging.LogRecord) -> dict[str, Any]:
     fields = {
-        "timestamp": _timestamp(record.created),
+        "timestamp": _safely(_timestamp, record.created),
         "level": record.levelname,
         "logger": record.name,
         "message": _message(record),
     }
     for name in ATTRIBUTES:
         value = getattr(record, name, "")
-        if value != "":
+        if not (isinstance(value, str) and value == ""):
             fields[SERVICE_NAME if name == SERVICE_ATTRIBUTE else name] = value
     return fields
 

@@ -19,7 +19,7 @@ _innermost: ContextVar[Attachment | None] = ContextVar("hopspan-attachment", def
 class Attachment:
     """A context that was made current, once, in the `contextvars.Context` of whoever made this."""
 
-    __slots__ = ("_marked", "_token", "context", "is_done", "is_over")
+    __slots__ = ("__weakref__", "_marked", "_token", "context", "is_done", "is_over")
 
     def __init__(self, context: Context) -> None:
         self.context: Context = context

@@ -41,6 +41,11 @@ _PAUSE = 0.005
 """Seconds until an interrupted lock holder is looked at again."""
 
 
+_MOST_TRIES = 20
+"""A thread that sends the signal gets to run when the main thread lets it, as in the write of a log
+line: a process that logs as it works would be found there every time."""
+
+
 def end_with_process(telemetry: Telemetry) -> None:
     """Shut down at a normal exit, after an unhandled exception, in multiprocessing's children.
 
@@ -77,18 +82,31 @@ class _Ending:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._until: float | None = None
+        self._tries = 0
+        self._is_over = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Export what there is, then die of the signal, as without us."""
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._telemetry.shutdown_seconds
-        if now < self._until and _holds_locks(frame):
+        if not self._is_over and now < self._until and _holds_locks(frame):
+            self._tries += 1
             # Thread.start takes locks as well; this takes none.
-            _thread.start_new_thread(_send_again, (number,))
+            if self._tries < _MOST_TRIES:
+                _thread.start_new_thread(_send_again, (number,))
+            elif self._tries == _MOST_TRIES:
+                _thread.start_new_thread(self._shut_down_and_send_again, (number,))
             return
-        self._telemetry.shutdown(max(0.0, self._until - now))
+        if not self._is_over:
+            self._telemetry.shutdown(max(0.0, self._until - now))
         signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _shut_down_and_send_again(self, number: int) -> None:
+        """Where every look finds a lock held: whoever holds it goes on, and lets go of it."""
+        self._telemetry.shutdown(self._telemetry.shutdown_seconds)
+        self._is_over = True
         os.kill(os.getpid(), number)
 
 

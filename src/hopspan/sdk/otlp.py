@@ -7,6 +7,7 @@ read; a preset only says what nobody said.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import partial
 from importlib.metadata import entry_points
@@ -131,7 +132,8 @@ def _look_for_mistakes(signal: str, name: str, preset: Preset) -> None:
     if preset.tls and endpoint.startswith("http://"):
         host = endpoint.removeprefix("http://")
         if not host.startswith(_LOCAL):
-            faults.once("telemetry leaves this host in plain text: %s; https:// encrypts", endpoint)
+            shown = re.sub(r"//[^/@]*@", "//", endpoint)  # it may have a password in it
+            faults.once("telemetry leaves this host in plain text: %s; https:// encrypts", shown)
     bundles = [each for each in _BUNDLES if os.environ.get(each)]
     if name == _HTTP and bundles and _set(signal, "CERTIFICATE"):
         faults.once("%s is set, and requests prefers it to %s_CERTIFICATE", bundles[0], _OTLP)

@@ -46,7 +46,7 @@ class Rule(NamedTuple):
         return all(
             key in attributes and _wants(wanted, attributes[key]) for key, wanted in self.attribute
         ) and all(
-            (value := api.get_baggage(key, context)) is not None and _wants(wanted, value)
+            (value := api.get_baggage(key, context)) is not None and _wants(wanted, str(value))
             for key, wanted in self.baggage
         )
 
@@ -82,19 +82,37 @@ def rule(
     if not attribute and not baggage:
         raise ConfigurationError("a rule names an attribute or a baggage entry; this names neither")
     named = {"attribute": attribute or {}, "baggage": baggage or {}}
+    for kind, given in named.items():
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f"rule({kind}={given!r}) is not valid: it takes a mapping from names to values"
+            )
     made = "; ".join(
         f"{kind} {key}{_shown(wanted)}"
         for kind, each in named.items()
         for key, wanted in each.items()
     )
-    fixed = [
-        tuple((key, _fixed(wanted)) for key, wanted in each.items()) for each in named.values()
-    ]
-    return Rule(fixed[0], fixed[1], reason or made)
+    attributes = tuple((key, _fixed(wanted)) for key, wanted in named["attribute"].items())
+    entries = tuple((key, _as_text(_fixed(wanted))) for key, wanted in named["baggage"].items())
+    return Rule(attributes, entries, reason or made)
 
 
 def _fixed(wanted: Any) -> Any:
-    return frozenset(wanted) if isinstance(wanted, (list, tuple, set)) else wanted
+    if not isinstance(wanted, (list, tuple, set, frozenset)):
+        return wanted
+    try:
+        return frozenset(wanted)
+    except TypeError:
+        raise ConfigurationError(
+            f"rule: {wanted!r} is not valid: wanted values are plain"
+        ) from None
+
+
+def _as_text(wanted: Any) -> Any:
+    """What is wanted of baggage: its values are text once they have been in a message."""
+    if callable(wanted):
+        return wanted
+    return frozenset(map(str, wanted)) if isinstance(wanted, frozenset) else str(wanted)
 
 
 def _shown(wanted: Any) -> str:
@@ -113,7 +131,10 @@ def _wants(wanted: Any, value: Any) -> bool:
             return False
     if isinstance(wanted, frozenset):
         return isinstance(value, (str, bool, int, float)) and value in wanted
-    return bool(value == wanted)
+    try:
+        return bool(value == wanted)
+    except Exception:  # noqa: BLE001 - so may its comparison
+        return False
 
 
 class Keep(Sampler):
@@ -205,6 +226,11 @@ def keep(*rules: Rule, ratio: float, rescue: bool = False) -> Sampler:
         ConfigurationError: the ratio is none.
     """
     _check(ratio)
+    for each in rules:
+        if not isinstance(each, Rule):
+            raise ConfigurationError(
+                f"keep({each!r}) is not valid: it takes what rule(...) returns"
+            )
     return _ParentBased(Keep(rules, ratio), unsampled=Keep(rules, 0.0) if rescue else ALWAYS_OFF)
 
 
@@ -218,6 +244,6 @@ def parent_based_ratio(ratio: float) -> Sampler:
     return _ParentBased(TraceIdRatioBased(ratio))
 
 
-def _check(ratio: float) -> None:
-    if not 0 <= ratio <= 1:
+def _check(ratio: Any) -> None:
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
         raise ConfigurationError(f"ratio={ratio!r} is not valid: it takes a number from 0 to 1")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 
 from hopspan.faults import logger
+from hopspan.model import ConfigurationError
 from hopspan.sdk import presets
 from hopspan.sdk.ending import end_with_process, end_with_signals
 from hopspan.sdk.exporting import sdk_counts
@@ -21,7 +23,9 @@ from hopspan.sdk.telemetry import Providers, Telemetry
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import LogRecordExporter
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.sdk.trace.sampling import Sampler
@@ -110,7 +114,14 @@ def _set_up_once(given: dict[str, Any]) -> Telemetry:
                 ", ".join(differing),
             )
         return telemetry
-    telemetry = _of_somebody_else() or _set_up(**given)
+    try:
+        telemetry = _of_somebody_else() or _set_up(**given)
+    except ConfigurationError:
+        raise
+    except ValueError as error:  # the SDK's own, of a limit that is no number, say
+        raise ConfigurationError(str(error)) from error
+    if given["logs"]:
+        _correlate()  # a format may ask for the trace, whoever has set the SDK up
     _made = (telemetry, given)
     return telemetry
 
@@ -160,13 +171,17 @@ def _set_up(
         resource_attributes,
         is_strict=chosen.is_strict,
     )
-    meter = None
-    if not _is_set(metrics.get_meter_provider()):
-        meter = meter_provider(chosen, resource, metric_exporter, metric_readers)
-    records = None
-    if logs and not _is_set(_logs.get_logger_provider()):
-        records = logger_provider(chosen, resource, log_exporter)
-    tracer, tallies = tracer_provider(chosen, resource, sampler, span_exporter)
+    with ExitStack() as made:  # what is made before something fails must not go on exporting
+        meter = None
+        if not _is_set(metrics.get_meter_provider()):
+            meter = meter_provider(chosen, resource, metric_exporter, metric_readers)
+            made.callback(_shut_down, meter)
+        records = None
+        if logs and not _is_set(_logs.get_logger_provider()):
+            records = logger_provider(chosen, resource, log_exporter)
+            made.callback(_shut_down, records)
+        tracer, tallies = tracer_provider(chosen, resource, sampler, span_exporter)
+        made.pop_all()
     telemetry = Telemetry(
         Providers(tracer, meter, records),
         tallies,
@@ -174,12 +189,15 @@ def _set_up(
         shutdown_seconds=shutdown_seconds,
     )
     _make_global(telemetry)
-    if logs:
-        _correlate()
     end_with_process(telemetry)
     if signals:
         end_with_signals(telemetry)
     return telemetry
+
+
+def _shut_down(provider: MeterProvider | LoggerProvider | None) -> None:
+    if provider is not None:
+        provider.shutdown()
 
 
 def _make_global(telemetry: Telemetry) -> None:

@@ -18,12 +18,18 @@ REDACTED = "[REDACTED]"
 _MOST_VALUES = 16
 
 _SECRET = (
-    "accesskey", "apikey", "authorization", "bearer", "cookie", "credential", "jwt", "passphrase",
-    "passwd", "password", "privatekey", "secret", "session", "signature", "token",
+    "accesskey", "apikey", "authentic", "authoris", "authoriz", "bearer", "connectionstring",
+    "cookie", "credential", "csrf", "encryptionkey", "hmac", "jwt", "oauth", "passcode",
+    "passphrase", "passwd", "password", "privatekey", "secret", "sessid", "session", "signature",
+    "sshkey", "token", "xsrf",
 )  # fmt: skip
 """What makes a name a secret's, wherever in it, and however its words are separated."""
-_SECRET_WORDS = frozenset({"auth", "pass", "pwd"})
+_SECRET_WORDS = frozenset(
+    {"auth", "creds", "dsn", "otp", "pass", "pin", "pwd", "sas", "sid", "sig", "xauth"}
+)
 """Likewise as a whole word: `x-auth-user`, but not `author`."""
+_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+"""User and password in a URL."""
 _PLAIN = (bool, int, float, dt.date)
 """What has no parts that could be a secret."""
 
@@ -63,6 +69,8 @@ def text(value: Any) -> str:
     """A header's value as text, its beginning; a table or a list is named, and not looked into."""
     if isinstance(value, bytes | bytearray | memoryview):
         value = bytes(value[: 4 * LONGEST_VALUE]).decode("utf-8", "replace")
-    if value is None or isinstance(value, (str, *_PLAIN)):
+    if isinstance(value, str):
+        return shortened(_IN_URL.sub(rf"{REDACTED}@", value[: 4 * LONGEST_VALUE]))
+    if value is None or isinstance(value, _PLAIN):
         return "" if value is None else shortened(str(value))
     return f"<{type(value).__name__}>"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
-    from hopspan.telemetry import Face
+    from hopspan.telemetry import Binding, Face
 
 SETTLED_ALREADY = (
     "Celery acks it before it runs, and what is raised then changes nothing. Set acks_late=True on "
@@ -205,10 +205,12 @@ def cut(headers: dict[str, Any]) -> Face:
     return NO_SETTINGS
 
 
-def face(task: Any, headers: dict[str, Any]) -> Face:
-    """What a task's decorator says, and over that its message."""
+def face(binding: Binding, task: Any, headers: dict[str, Any]) -> Face:
+    """What a task's decorator says, and over that its message, if its sender is to be believed."""
     mine, theirs = face_of(task.run) or NO_SETTINGS, cut(headers)
-    return face_for({**mine.settings, **theirs.settings}) if theirs.settings else mine
+    if not theirs.settings or not mine.over(binding.instrumenter).config.trust:
+        return mine
+    return face_for({**mine.settings, **theirs.settings})
 
 
 def rejects_failures(task: Any) -> bool:

@@ -21,7 +21,7 @@ from hopspan.adapters.celery.deliveries import carried, cut, described, face
 from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
-from hopspan.propagation import MAPPING, extract_from
+from hopspan.propagation import MAPPING
 from hopspan.telemetry import is_suppressed, of_message, start_internal
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
         settlement = reader(message, *args, **kwargs)
         outcome = SUCCESS if error is None else failure(binding.adapter, error)
         delivery = _delivery(task.app, task, told)
-        instrumenter = face(task, delivery.headers or {}).over(binding.instrumenter)
+        instrumenter = face(binding, task, delivery.headers or {}).over(binding.instrumenter)
         inside, linked = _around(instrumenter, delivery)
         instrumenter.record_settle(
             name, settlement, [delivery], outcome, timing, inside=inside, of=linked
@@ -178,7 +178,8 @@ def on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **told:
         delivery = described(sender.app, "", known, None, acks_late=False)
         settlement = Settlement(Verdict.REJECT, "unknown task" if "name" in told else "no task")
         error = exc if isinstance(exc, BaseException) else ValueError("not a task")
-        _tell("reject", binding, delivery, failure(binding.adapter, error), settlement)
+        outcome = failure(binding.adapter, error)
+        _tell("reject", cut(headers).over(binding.instrumenter), delivery, outcome, settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting a message that is no task")
 
@@ -192,10 +193,12 @@ class _Within:
         self._attached: Attachment | None = None
         self._marked = lost_run.set(request.id)
         try:
-            ambient = get_current_span().get_span_context()
-            if binding_for(request.app) is not None and not ambient.is_valid:
+            binding = binding_for(request.app)
+            if binding is not None and not get_current_span().get_span_context().is_valid:
                 headers = carried(request.request_dict)
-                self._attached = Attachment(extract_from(MAPPING, headers, get_current()))
+                config = face(binding, request.task, headers).over(binding.instrumenter).config
+                relation = of_message(config, headers, MAPPING, get_current())
+                self._attached = Attachment(relation.parent)
         except Exception:  # noqa: BLE001
             faults.report("going on in a task's trace")
 
@@ -220,18 +223,23 @@ def _report(
     try:
         binding = binding_for(task.app)
         if binding is not None:
-            _tell(what, binding, _delivery(task.app, task, vars(request)), outcome, settlement)
+            delivery = _delivery(task.app, task, vars(request))
+            wanted = face(binding, task, delivery.headers or {})
+            _tell(what, wanted.over(binding.instrumenter), delivery, outcome, settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting what became of a task")
 
 
 def _tell(
-    what: str, binding: Binding, delivery: Delivery, outcome: Outcome, settled: Settlement | None
+    what: str,
+    instrumenter: Instrumenter,
+    delivery: Delivery,
+    outcome: Outcome,
+    settled: Settlement | None,
 ) -> None:
     """A short span about a message, in its trace and linked to it."""
     if is_suppressed(get_current()):
         return
-    instrumenter = cut(delivery.headers or {}).over(binding.instrumenter)
     inside, linked = _around(instrumenter, delivery)
     attributes = names.message_attributes(delivery.message)
     if settled is not None:

@@ -156,7 +156,7 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
         return begin(binding.adapter, [run], pushed=True, face=wanted, base=binding.instrumenter)
 
     headers = carried(vars(request))
-    wanted = face(task, headers)
+    wanted = face(binding, task, headers)
     try:
         processing = started(start, wanted)
     except HopspanError as refused:  # nobody catches here what a receiver raises
@@ -171,7 +171,8 @@ def _begun(binding: Binding, task: Any, request: Any) -> _Turn | None:
             processing.policy,
             task.name,
         )
-    if processing.instrumenter.config.correlation != "none":
+    config = processing.instrumenter.config
+    if config.trust and config.correlation != "none":
         chords.link(processing.span, headers)
     chords.leave(task, request, processing.context)
     return _Turn(run, processing)
