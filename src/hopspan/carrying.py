@@ -204,7 +204,8 @@ def _checked(key: Any) -> str:
 def _text(value: object) -> str | None:
     if isinstance(value, bytes | bytearray):
         return value.decode("utf-8", "replace")
-    return None if value is None else str(value)
+    # An undecodable file name has what no propagator can write.
+    return None if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
 
 
 @overload

@@ -6,6 +6,7 @@ headers nor spans. Whole entries are dropped, never parts of one.
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
@@ -109,6 +110,33 @@ def recorded(context: Context, names: Names) -> dict[str, str]:
     meant = ((str(key), each) for key, each in baggage.get_all(context).items())
     named = ((key, shortened(str(each))) for key, each in meant if key in names)
     return dict(islice(named, _MOST_RECORDED))
+
+
+_IN_URL = re.compile(r"(?<=://)[^/\s]+@")
+
+
+def without_passwords(text: str, instead: str = "") -> str:
+    """A text whose URLs have no user and password in them."""
+    return _IN_URL.sub(instead, text)
+
+
+def encodable(entries: Mapping[str, object]) -> dict[str, object]:
+    """The entries that a propagator can write; the others are said once."""
+    kept = {key: value for key, value in entries.items() if _is_encodable(key, value)}
+    if len(kept) < len(entries):
+        faults.once(
+            "some baggage does not leave in messages, for it cannot be written as text: an "
+            "undecodable file name, say, or a value whose __str__ raises"
+        )
+    return kept
+
+
+def _is_encodable(key: object, value: object) -> bool:
+    try:
+        quote_plus(f"{key}{value}")
+    except Exception:  # noqa: BLE001 - of any object's `__str__`
+        return False
+    return True
 
 
 def shortened(text: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.baggage import set_baggage
+from opentelemetry.baggage import get_all, set_baggage
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, Setter
 from opentelemetry.trace import (
@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 )
 
 from hopspan import faults
-from hopspan.entries import KEY, Names, leaving
+from hopspan.entries import KEY, Names, encodable, leaving, with_only
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
@@ -130,13 +130,22 @@ def _folded(key: object) -> object:
 def _text(value: object) -> str | None:
     """A header value as text, or None for what no propagator could read."""
     if isinstance(value, str):
-        return value
+        return value if value.isascii() or _is_encodable(value) else None
     if isinstance(value, bytes | bytearray | memoryview):
         try:
             return bytes(value).decode("utf-8")
         except UnicodeDecodeError:
             return None
     return None
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a text can be read by a propagator: JSON brings lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Folded(Getter[dict[str, Any]]):
@@ -226,11 +235,30 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
     propagator = get_global_textmap()
     if KEY in context:
         context = leaving(context, allowed)
-    fresh = _written(propagator, context)
-    stale = _Stale(context_fields() | frozenset(key.lower() for key in fresh), _prefixes())
+    try:
+        fresh = _written(propagator, context)
+    except Exception:  # noqa: BLE001 - an entry that cannot be written is the only one that stays
+        context = with_only(context, encodable(get_all(context)))
+        fresh = _written(propagator, context)
+    stale = _stale(frozenset(key.lower() for key in fresh), allowed)
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)
+
+
+def _stale(fresh: frozenset[str], allowed: Names | None) -> _Stale:
+    """What is not to be left of an earlier hop: also baggage that we know no propagator of."""
+    names = context_fields() | fresh
+    return _Stale(names if allowed is None else names | {_BAGGAGE}, _prefixes())
+
+
+def emptied(codec: Codec, headers: Any, allowed: Names | None) -> Any:
+    """Headers where no context could be written: without any where an allow-list is to hold."""
+    try:
+        stale = None if allowed is None else _stale(frozenset(), allowed)
+        return headers if stale is None else codec.replaced(headers, stale, {})
+    except Exception:  # noqa: BLE001 - neither a propagator nor headers that can be read
+        return headers
 
 
 def _written(propagator: TextMapPropagator, context: Context) -> dict[str, str]:

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import logging
 import operator
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from hopspan import instrumentation
 from hopspan.conventions import Plan
 from hopspan.doctor import correlation
 from hopspan.doctor.environment import SetUp
+from hopspan.entries import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +59,26 @@ def _run(target: str) -> str:
     if "" not in sys.path:  # as `python -m` has it, and a console script has not
         sys.path.insert(0, "")
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _no_descriptor():
             _call(target)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - also SystemExit: of a command line, say
-        return f"{type(error).__name__}: {error}"
+        return without_passwords(f"{type(error).__name__}: {error}")
     return ""
+
+
+@contextlib.contextmanager
+def _no_descriptor() -> Iterator[None]:
+    """What is written to the descriptor itself, as by a process started there, is no report."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _call(target: str) -> None:

@@ -6,9 +6,10 @@ of OpenTelemetry, a signal's own before the common one.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+from hopspan.entries import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,11 +53,6 @@ class Receiver(NamedTuple):
         return self.host.startswith(_LOOPBACK)
 
 
-def shown(url: str) -> str:
-    """A URL without the user and the password in it."""
-    return re.sub(r"//[^/@]*@", "//", url)
-
-
 class UnclearAddressError(Exception):
     """An address that no exporter could use; the text says why."""
 
@@ -86,7 +82,7 @@ def _from_variables(environment: Environment) -> Receiver:
     default = f"http://localhost:{_PORTS.get(protocol, 4317)}"
     insecure = set_for_traces(environment, "INSECURE")[1].lower() == "true"
     return Receiver(
-        shown(url or default),
+        without_passwords(url or default),
         variable,
         protocol,
         *_address(url or default, protocol, tls=not insecure),
@@ -100,15 +96,17 @@ def _from_variables(environment: Environment) -> Receiver:
 def _address(url: str, protocol: str, *, tls: bool) -> tuple[str, int, bool]:
     """Host, port, and whether TLS is spoken; a scheme says that, else the settings."""
     if "://" not in url and protocol != GRPC:
-        raise UnclearAddressError(f"{shown(url)!r} does not begin with http:// or https://")
+        raise UnclearAddressError(
+            f"{without_passwords(url)!r} does not begin with http:// or https://"
+        )
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
         tls = parts.scheme == "https" if parts.scheme else tls
         port = parts.port
     except ValueError as wrong:
-        raise UnclearAddressError(f"{shown(url)!r}: {wrong}") from wrong
+        raise UnclearAddressError(f"{without_passwords(url)!r}: {wrong}") from wrong
     if not parts.hostname or parts.scheme not in {"", "http", "https"}:
-        raise UnclearAddressError(f"{shown(url)!r} is no http:// or https:// address")
+        raise UnclearAddressError(f"{without_passwords(url)!r} is no http:// or https:// address")
     usual = 443 if tls and protocol != GRPC else 80
     return parts.hostname, port or (_PORTS[GRPC] if protocol == GRPC else usual), tls
 
@@ -120,7 +118,7 @@ def _from_exporter(exporter: Any, endpoint: str, variables: Receiver) -> Receive
     same = (host, port) == (variables.host, variables.port)
     compression = getattr(exporter, "_compression", variables.compression or UNKNOWN)
     return variables._replace(
-        url=shown(endpoint),
+        url=without_passwords(endpoint),
         variable=variables.variable if same else "",
         protocol=protocol,
         host=host,

@@ -34,6 +34,7 @@ _HOLDS_LOCKS = (
     "logging",
     "hopspan.telemetry.metrics",
     "hopspan.sdk.tally",
+    "hopspan.sdk.working",
 )
 """Code that locks what an export needs. Never waited in: who is waited for might wait for it."""
 

@@ -7,13 +7,13 @@ read; a preset only says what nobody said.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
+from hopspan.entries import without_passwords
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
@@ -132,8 +132,10 @@ def _look_for_mistakes(signal: str, name: str, preset: Preset) -> None:
     if preset.tls and endpoint.startswith("http://"):
         host = endpoint.removeprefix("http://")
         if not host.startswith(_LOCAL):
-            shown = re.sub(r"//[^/@]*@", "//", endpoint)  # it may have a password in it
-            faults.once("telemetry leaves this host in plain text: %s; https:// encrypts", shown)
+            faults.once(
+                "telemetry leaves this host in plain text: %s; https:// encrypts",
+                without_passwords(endpoint),
+            )
     bundles = [each for each in _BUNDLES if os.environ.get(each)]
     if name == _HTTP and bundles and _set(signal, "CERTIFICATE"):
         faults.once("%s is set, and requests prefers it to %s_CERTIFICATE", bundles[0], _OTLP)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["current", "setup"]
 
 _lock = threading.Lock()
+_DEFAULTS = {"logs": True, "signals": True, "shutdown_seconds": 10.0}
 _made: tuple[Telemetry, dict[str, Any]] | None = None
 
 
@@ -107,7 +108,11 @@ def _set_up_once(given: dict[str, Any]) -> Telemetry:
     global _made  # noqa: PLW0603 - so are the API's providers
     if _made is not None:
         telemetry, before = _made
-        differing = sorted(key for key in given if given[key] != before.get(key))
+        differing = sorted(
+            key
+            for key in given
+            if given[key] != before.get(key) and given[key] != _DEFAULTS.get(key)
+        )
         if differing:
             logger.warning(
                 "hopspan.sdk.setup() was called before; now without effect: %s",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.entries import LONGEST_VALUE, shortened
+from hopspan.entries import LONGEST_VALUE, shortened, without_passwords
 from hopspan.propagation import Codec, values_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ _SECRET_WORDS = frozenset(
     {"auth", "creds", "dsn", "otp", "pass", "pin", "pwd", "sas", "sid", "sig", "xauth"}
 )
 """Likewise as a whole word: `x-auth-user`, but not `author`."""
-_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
-"""User and password in a URL."""
 _PLAIN = (bool, int, float, dt.date)
 """What has no parts that could be a secret."""
 
@@ -70,7 +68,7 @@ def text(value: Any) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         value = bytes(value[: 4 * LONGEST_VALUE]).decode("utf-8", "replace")
     if isinstance(value, str):
-        return shortened(_IN_URL.sub(rf"{REDACTED}@", value[: 4 * LONGEST_VALUE]))
+        return shortened(without_passwords(value[: 4 * LONGEST_VALUE], f"{REDACTED}@"))
     if value is None or isinstance(value, _PLAIN):
         return "" if value is None else shortened(str(value))
     return f"<{type(value).__name__}>"

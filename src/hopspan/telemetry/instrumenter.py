@@ -13,7 +13,14 @@ from hopspan import faults
 from hopspan.conventions import Action, plan
 from hopspan.entries import names_of
 from hopspan.model import Delivery, Endpoint, OperationType, Verdict
-from hopspan.propagation import Codec, carries_context, check_propagators, inject_into, narrowed
+from hopspan.propagation import (
+    Codec,
+    carries_context,
+    check_propagators,
+    emptied,
+    inject_into,
+    narrowed,
+)
 from hopspan.telemetry.describing import Description
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.foreign import telling
@@ -27,8 +34,6 @@ from hopspan.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from opentelemetry.trace import Link
 
     from hopspan.config import Config
     from hopspan.entries import Names
@@ -80,7 +85,7 @@ class Instrumenter:
         ambient = get_current()
         headers = outgoing.headers
         kept = self.config.keep_context and carries_context(codec, headers)
-        links = links_to_senders([headers], codec) if kept else ()
+        links = links_to_senders([headers], codec, trust=self.config.trust) if kept else ()
         operation = self._start(
             action,
             outgoing.endpoint,
@@ -96,7 +101,7 @@ class Instrumenter:
             return operation, inject_into(codec, headers, operation.context, self.allowed)
         except Exception:  # noqa: BLE001 - better without context than not at all
             faults.report("injecting context into message headers")
-            return operation, headers
+            return operation, emptied(codec, headers, self.allowed)
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -156,6 +161,7 @@ class Instrumenter:
     def _start_process(
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context
     ) -> Operation:
+        deliveries = self.traced(deliveries)
         if len(deliveries) > 1:
             attributes, relation = of_batch(self.config, deliveries, codec, base)
             return self._start(names.PROCESS, common_endpoint(deliveries), relation, attributes)
@@ -220,19 +226,6 @@ class Instrumenter:
         operation.end(outcome, seconds=timing[1])
 
     # -- in common -------------------------------------------------------------------------------
-
-    def start(
-        self,
-        action: Action,
-        endpoint: Endpoint,
-        parent: Context,
-        carried: Context,
-        attributes: dict[str, Any],
-        *,
-        links: Sequence[Link] = (),
-    ) -> Operation:
-        """Start an operation of an adapter's own under `parent`; what it carries is `carried`."""
-        return self._start(action, endpoint, Relation(parent, carried, links), attributes)
 
     def _start(
         self,

@@ -36,6 +36,7 @@ from hopspan.model import (
 )
 from hopspan.propagation import MAPPING
 from hopspan.telemetry.instrumenter import Instrumenter, Switch
+from hopspan.telemetry.internal import start_internal
 from hopspan.telemetry.spans import Operation
 from tests.unit.support import Seen, Telemetry, delivery
 
@@ -692,13 +693,17 @@ def test_a_hook_that_raises_is_logged_once_for_each(
 # -- an adapter's own ------------------------------------------------------------------------------
 
 
-def test_an_operation_of_an_adapters_own_has_the_parent_and_carries_what_it_is_told(
+def test_an_operation_of_an_adapters_own_has_the_parent_and_the_links_that_it_is_told(
     telemetry: Telemetry,
 ) -> None:
-    parent = propagate.extract(SENT)
-    link = trace.Link(trace.SpanContext(TRACE, 0xC, is_remote=True))
-    operation = telemetry.instrumenter().start(
-        PUBLISH, ORDERS, parent, with_baggage(tenant="acme"), {"x": 1}, links=(link,)
+    parent = baggage.set_baggage("tenant", "acme", propagate.extract(SENT))
+    operation = start_internal(
+        telemetry.instrumenter(),
+        "lost",
+        ORDERS,
+        {"x": 1},
+        parent=parent,
+        of=[trace.SpanContext(TRACE, 0xC, is_remote=True)],
     )
     operation.end()
     assert (telemetry.only.parent, telemetry.only.links) == (SENDER, (0xC,))

@@ -55,7 +55,11 @@ def _send_of(producer: Any, processing: Processing | None) -> Callable[..., Any]
     if not isinstance(producer, KafkaProducer) or processing is None:
         bare: Callable[..., Any] = producer.send
         return bare
-    return traced_send(producer, processing.instrumenter)
+    # What the copy carries came with the record; nobody has put it there on purpose.
+    instrumenter = processing.instrumenter
+    if instrumenter.config.keep_context:
+        instrumenter = instrumenter.with_settings({"keep_context": False})
+    return traced_send(producer, instrumenter)
 
 
 def refusal(target: tuple[str, Any], record: Any) -> str | None:
