@@ -102,3 +102,11 @@ def test_what_anybody_may_have_put_into_baggage_is_bounded() -> None:
         found = Fields(["app.*"]).current()
     values = [value for name, value in found.items() if name not in TRACE]
     assert values == ["x" * 1024] * 32
+
+
+@pytest.mark.parametrize(
+    "name", ["getMessage", "name", "lineno", "message", "asctime", "event", "service.name"]
+)
+def test_a_senders_baggage_hides_nothing_of_loggings_own(name: str) -> None:
+    with Within(SpanContext(0xABC, 0xDEF, is_remote=True), **{name: "evil", "tenant": "acme"}):
+        assert Fields(["*"]).current() == {**TRACE, "trace_flags": "00", "tenant": "acme"}

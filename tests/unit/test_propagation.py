@@ -17,6 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import hopspan
 from hopspan import propagation
+from hopspan.entries import Names
 from hopspan.propagation import MAPPING, PAIRS, Codec, carries_context, extract_from, inject_into
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
@@ -371,3 +372,69 @@ def test_pairs_that_are_none_are_kept_as_they_are() -> None:
         ("a",),
         ("traceparent", TRACEPARENT.encode()),
     ]
+
+
+# -- what cannot be written, and what nobody has written ------------------------------------------
+
+
+def _bad_and_good() -> Context:
+    context = baggage.set_baggage("file", "caf\udce9", Context())
+    return baggage.set_baggage("tenant", "acme", context)
+
+
+def test_an_entry_that_cannot_be_written_stays_behind_alone() -> None:
+    headers = {"baggage": "secret=1", "color": "red"}
+    expected = {"color": "red", "baggage": "tenant=acme"}
+    assert expected == inject_into(MAPPING, headers, _bad_and_good())
+    assert expected == inject_into(MAPPING, headers, _bad_and_good(), Names(["tenant", "file"]))
+
+
+def test_an_allow_list_holds_for_baggage_that_no_propagator_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(propagation, "get_global_textmap", lambda: NoBaggage())
+    assert {} == inject_into(MAPPING, {"Baggage": "secret=1"}, Context(), Names([]))
+    kept = {"baggage": "mine=1"}
+    assert kept == inject_into(MAPPING, kept, Context())
+
+
+class NoBaggage(TextMapPropagator):
+    """One that carries no baggage."""
+
+    @property
+    def fields(self) -> set[str]:
+        return {"traceparent"}
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Any = None) -> Context:
+        return context or Context()
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None: ...
+
+
+class Each(NoBaggage):
+    """One with a header for each entry, which it does not count among its fields."""
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None:
+        for key, value in baggage.get_all(context).items():
+            setter.set(carrier, f"uberctx-{key}", str(value))
+
+
+@pytest.mark.parametrize("allowed", [None, Names(["tenant"])])
+def test_a_header_for_each_entry_is_not_left_of_an_earlier_hop(
+    monkeypatch: pytest.MonkeyPatch, allowed: Names | None
+) -> None:
+    propagator = Each()
+    monkeypatch.setattr(propagation, "get_global_textmap", lambda: propagator)
+    headers = {"uberctx-secret": "1", "UberCtx-Other": 7, "color": "red"}
+    context = baggage.set_baggage("tenant", "acme", Context())
+    expected = {"color": "red", "uberctx-tenant": "acme"}
+    assert expected == inject_into(MAPPING, headers, context, allowed)
+
+
+def test_a_header_with_a_lone_surrogate_costs_nothing_but_itself() -> None:
+    headers = {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "baggage": "ok=\ud800"}
+    context = extract_from(MAPPING, headers, Context())
+    assert ("a" * 32, {}) == (
+        format(trace.get_current_span(context).get_span_context().trace_id, "032x"),
+        dict(baggage.get_all(context)),
+    )

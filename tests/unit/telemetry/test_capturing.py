@@ -20,7 +20,8 @@ from hopspan.telemetry.capturing import Capture, is_secret, text
         "accessToken", "password", "db_password", "passwd", "pwd", "secret", "client-secret",
         "api-key", "x-api-key", "ApiKey", "api_key", "x.api.key", "AWS-Access-Key-Id",
         "private_key", "credentials", "session-id", "jwt", "x-signature", "x-auth-user", "auth",
-        "passphrase", "bearer",
+        "passphrase", "bearer", "authentication", "x-oauth-code", "PHPSESSID", "x-otp", "csrf",
+        "connection-string", "dsn", "x-sig", "ssh-key",
     ],
 )  # fmt: skip
 def test_a_secret_is_known_by_its_name(header: str) -> None:
@@ -110,3 +111,15 @@ def test_hostile_headers_are_reported_and_nothing_is_captured(
 ) -> None:
     assert Capture(["color"]).attributes(MAPPING, 3) == {}
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("amqp://user:hunter2@host/", "amqp://[REDACTED]@host/"),
+        ("amqp://user:p@ss@host/", "amqp://[REDACTED]@host/"),
+        ("see https://host/a@b", "see https://host/a@b"),
+    ],
+)
+def test_a_url_is_told_without_its_password(value: str, told: str) -> None:
+    assert text(value) == told
