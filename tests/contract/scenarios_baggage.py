@@ -141,6 +141,8 @@ def a_context_that_is_kept_without_a_list_is_left_alone(client: Client) -> None:
     client.configure_sender(keep_context=True)
     client.send(b"order", client.carrier(headers))
     assert headers == client.take_untraced()
+    # Older releases of OpenTelemetry complain about properties of an entry.
+    assert all(line.startswith("Invalid baggage entry") for line in client.lines.take())
 
 
 def an_outbox_holds_what_every_instrumented_client_allows(client: Client) -> None:

@@ -405,7 +405,9 @@ def _steps(consumer: Any, ask: Callable[[Any], Any], place: Any) -> Iterator[tup
 
 
 def _by_poll(consumer: Any) -> Any:
-    answer = consumer.poll(300, max_records=1)
+    deadline = time.monotonic() + 5
+    while not (answer := consumer.poll(300, max_records=1)) and time.monotonic() < deadline:
+        pass
     return [record.offset for records in answer.values() for record in records]
 
 

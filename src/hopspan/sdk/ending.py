@@ -34,7 +34,6 @@ _HOLDS_LOCKS = (
     "logging",
     "hopspan.telemetry.metrics",
     "hopspan.sdk.tally",
-    "hopspan.sdk.working",
 )
 """Code that locks what an export needs. Never waited in: who is waited for might wait for it."""
 
@@ -42,7 +41,7 @@ _PAUSE = 0.005
 """Seconds until an interrupted lock holder is looked at again."""
 
 
-_MOST_TRIES = 20
+_MOST_TRIES = 200
 """A thread that sends the signal gets to run when the main thread lets it, as in the write of a log
 line: a process that logs as it works would be found there every time."""
 

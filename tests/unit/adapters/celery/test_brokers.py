@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
+pytest.importorskip("redis")  # kombu needs it to say what its transport is
+
 from celery import Celery
 from kombu import Connection, Exchange, Queue
 
