@@ -53,6 +53,7 @@ def test_without_a_locator_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_last_locator_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapting, "_locators", [])
+    monkeypatch.setattr(adapting, "_serving", [])
     mine: Any = Adapting()
     use_locator(lambda kind: None, lambda handler: None)
     use_locator(lambda kind: mine if kind is int else None, lambda handler: None)
