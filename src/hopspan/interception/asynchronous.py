@@ -10,10 +10,10 @@ import functools
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
-from hopspan.interception.consuming import received
+from hopspan.interception.consuming import received, turns_of
 from hopspan.interception.points import read_call
 from hopspan.interception.sending import end_send, start_send
-from hopspan.processing import NOTHING, AsyncLoop, begin, failure
+from hopspan.processing import AsyncLoop, failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from hopspan.conventions import Action
     from hopspan.interception.points import Fetch
     from hopspan.model import Outcome, Outgoing
-    from hopspan.processing import Processing
     from hopspan.telemetry import Binding
 
 
@@ -99,14 +98,7 @@ def iterates_async(reader: Callable[..., Callable[[Any], Any] | None]) -> Any:
             source = original(self)
             if native_of is None or isinstance(source, AsyncLoop):
                 return source
-
-            def start(item: Any) -> Processing:
-                native = native_of(item) if binding.active else None
-                if native is None:
-                    return NOTHING
-                return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
-
-            return AsyncLoop(source, start)
+            return AsyncLoop(source, turns_of(binding, native_of))
 
         return iterate
 

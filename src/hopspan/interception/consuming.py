@@ -169,6 +169,18 @@ class _Quietly:
         return getattr(self.__dict__["_source"], name)
 
 
+def turns_of(binding: Binding, native_of: Callable[[Any], Any]) -> Callable[[Any], Processing]:
+    """How a loop begins the turn of what came."""
+
+    def start(item: Any) -> Processing:
+        native = native_of(item) if binding.active else None
+        if native is None:
+            return NOTHING
+        return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
+
+    return start
+
+
 def iterates(
     reader: Callable[..., Callable[[Any], Any] | None], keep: Callable[[Any, Any], None]
 ) -> Any:
@@ -188,13 +200,7 @@ def iterates(
             if native_of is None:
                 return source
 
-            def start(item: Any) -> Processing:
-                native = native_of(item) if binding.active else None
-                if native is None:
-                    return NOTHING
-                return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
-
-            loop = Loop(_Quietly(source, binding.adapter.NAME), start)
+            loop = Loop(_Quietly(source, binding.adapter.NAME), turns_of(binding, native_of))
             try:
                 keep(self, loop)
             except Exception:  # noqa: BLE001
