@@ -49,12 +49,7 @@ def poll(
     state = _tracked(consumer)
 
     def read(batches: Any) -> list[Delivery]:
-        records = [each for several in batches.values() for each in several]
-        if state.missed:
-            state.missed = False
-            state.hand(batches)
-        state.count(batches)
-        return described(records, state)
+        return _taken(state, batches)
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
 
@@ -64,14 +59,18 @@ def next_record(consumer: Any) -> Fetch:
     state = _tracked(consumer)
 
     def read(record: Any) -> list[Delivery]:
-        batches = {TopicPartition(record.topic, record.partition): [record]}
-        if state.missed:
-            state.missed = False
-            state.hand(batches)
-        state.count(batches)
-        return described([record], state)
+        return _taken(state, {TopicPartition(record.topic, record.partition): [record]})
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
+
+
+def _taken(state: State, batches: Any) -> list[Delivery]:
+    """The deliveries of a poll, now in the application's hands."""
+    if state.missed:
+        state.missed = False
+        state.hand(batches)
+    state.count(batches)
+    return described([each for several in batches.values() for each in several], state)
 
 
 def _asked(consumer: Any, state: State) -> Any:

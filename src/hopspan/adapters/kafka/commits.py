@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 Offsets = dict["TopicPartition", OffsetAndMetadata]
 
 
+def hear(commit: Any, answer: Any) -> None:
+    """Tell a commit what became of it: the client gives an error, or the broker's response."""
+    try:
+        if isinstance(answer, BaseException):
+            commit.failed(answer)
+        else:
+            commit.succeeded()
+    except Exception:  # noqa: BLE001 - we are in the client's poll
+        faults.report("hearing what became of a commit")
+
+
 class Call:
     """One commit, from before it is sent to its answer."""
 
@@ -68,14 +79,8 @@ class Call:
         return not is_done and perf_counter() - self._clock < seconds
 
     def answered(self, _offsets: Any, answer: Any) -> None:
-        """What the client calls back with: an error, or the broker's response."""
-        try:
-            if isinstance(answer, BaseException):
-                self.failed(answer)
-            else:
-                self.succeeded()
-        except Exception:  # noqa: BLE001 - we are in the client's poll
-            faults.report("hearing what became of a commit")
+        """What the client calls back with."""
+        hear(self, answer)
 
     def succeeded(self) -> None:
         """The broker has it."""

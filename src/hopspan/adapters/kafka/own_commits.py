@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import get_current_span
 
 from hopspan import faults
-from hopspan.adapters.kafka.commits import done_of, inside, record_commit
+from hopspan.adapters.kafka.commits import done_of, hear, inside, record_commit
 from hopspan.adapters.kafka.errors import failure
 from hopspan.interception import INTERCEPTED
 from hopspan.model import SUCCESS, Outcome, Verdict
@@ -51,14 +51,8 @@ class _Commit:
         self._here = get_current_span().get_span_context()
 
     def answered(self, answer: Any) -> None:
-        """What the client calls back with: an error, or the broker's response."""
-        try:
-            if isinstance(answer, BaseException):
-                self.failed(answer)
-            else:
-                self.succeeded()
-        except Exception:  # noqa: BLE001 - we are in the client's poll
-            faults.report("hearing what became of a commit")
+        """What the client calls back with."""
+        hear(self, answer)
 
     def succeeded(self) -> None:
         """The broker has it."""
