@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import threading
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 
 from hopspan.faults import logger
+from hopspan.logs import install
 from hopspan.model import ConfigurationError
 from hopspan.sdk import presets
 from hopspan.sdk.ending import end_with_process, end_with_signals
@@ -126,7 +126,7 @@ def _set_up_once(given: dict[str, Any]) -> Telemetry:
     except ValueError as error:  # the SDK's own, of a limit that is no number, say
         raise ConfigurationError(str(error)) from error
     if given["logs"]:
-        _correlate()  # a format may ask for the trace, whoever has set the SDK up
+        install()  # a format may ask for the trace, whoever has set the SDK up
     _made = (telemetry, given)
     return telemetry
 
@@ -214,10 +214,3 @@ def _make_global(telemetry: Telemetry) -> None:
     if records is not None:
         _logs.set_logger_provider(records)
     trace.set_tracer_provider(tracer)
-
-
-def _correlate() -> None:
-    if importlib.util.find_spec("hopspan.logs") is not None:
-        from hopspan import logs  # noqa: PLC0415
-
-        logs.install()
