@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from integration.brokers.processes import free_ports
+from integration.brokers.processes import closed_port
 from integration.celery_story.brokers import BACK, DEAD, DONE, Fate, Redis, broker_at
 from integration.celery_story.fates import Case, Ended, run
 from integration.celery_story.stage import set_up
@@ -68,9 +68,9 @@ REFUSALS = {
 def test_a_thousand_refused_publishes_are_a_thousand_errors_and_leave_nothing_behind(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refusal, (port,) = REFUSALS[name], free_ports(1)
+    refusal = REFUSALS[name]
     rabbitmq, backend = broker_at(endpoint("rabbitmq")), Redis(endpoint("redis"))
-    url = refusal.broker.format(port=port) or rabbitmq.url
+    url = refusal.broker.format(port=closed_port()) or rabbitmq.url
     with set_up(rabbitmq, backend, tmp_path, delay=0.5) as stage:
         web = stage.web(**{**refusal.told, "broker": url})
 

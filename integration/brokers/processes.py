@@ -135,6 +135,22 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+_held: list[socket.socket] = []
+
+
+def closed_port() -> int:
+    """Return a loopback port where nobody answers, now or later.
+
+    Bound and never listened at, so that the system gives it to nobody else while we live.
+    """
+    if not _held:
+        held = socket.socket()
+        held.bind(("127.0.0.1", 0))
+        _held.append(held)
+    port: int = _held[0].getsockname()[1]
+    return port
+
+
 def is_open(port: int) -> bool:
     """Whether something listens on this loopback port."""
     with socket.socket() as probe:

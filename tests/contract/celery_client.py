@@ -34,6 +34,7 @@ import hopspan
 from hopspan import Verdict
 from hopspan.adapters.celery import bindings
 from hopspan.telemetry import faces
+from integration.brokers.processes import closed_port
 from tests.contract.client import DEADLINE, Client, Handler, Message, Ran, Sent
 from tests.contract.features import Features
 from tests.contract.telemetry import Lines, Span, silence
@@ -620,9 +621,7 @@ def _nothing(body: Any) -> None:
 
 def _nobodys_url(broker: Broker) -> str:
     """The same kind of broker, where nobody answers."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    return f"{broker.url.partition('://')[0]}://127.0.0.1:{port}/"
+    return f"{broker.url.partition('://')[0]}://127.0.0.1:{closed_port()}/"
 
 
 def _raise(error: BaseException) -> NoReturn:

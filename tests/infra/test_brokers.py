@@ -35,11 +35,6 @@ def tansu_of(checkout: Path) -> Path:
     return broker(package / "bin" / "tansu", TANSU_PORT, KAFKA_REPLY)
 
 
-def closed_port() -> int:
-    """Return a port that nothing listens on."""
-    return processes.free_ports(1)[0]
-
-
 # --- which way -----------------------------------------------------------------------------------
 
 
@@ -167,7 +162,7 @@ def test_a_service_is_known_by_its_own_reply(name: str, reply: bytes) -> None:
     with server(reply) as port, server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
         assert service.answers(service.endpoint.format(port=port))
         assert not service.answers(service.endpoint.format(port=other))
-    assert not service.answers(service.endpoint.format(port=closed_port()))
+    assert not service.answers(service.endpoint.format(port=processes.closed_port()))
 
 
 def test_a_broker_that_speaks_another_version_does_not_count() -> None:
@@ -265,7 +260,7 @@ def test_the_listing_of_ps_is_read_where_there_is_no_proc() -> None:
 def test_an_endpoint_that_does_not_answer_is_named_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = closed_port()
+    port = processes.closed_port()
     monkeypatch.setenv("TEST_RABBITMQ_URL", f"amqp://user:secret@127.0.0.1:{port}/")
     monkeypatch.setattr(command, "PROBE_SECONDS", 0.0)
     assert command.main(["up", "rabbitmq"]) == 1
