@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model", "faults", "terminal", "version"),
-    ("entries",),
+    ("entries", "headers"),
+    ("w3c",),
     ("conventions", "propagation", "settlement"),
     ("settings",),
     ("config",),
@@ -57,6 +58,9 @@ CLIENTS = {
     "kombu": "adapters.celery",
 }
 """Each client library, and the one adapter that may import it."""
+
+PROPAGATES = ("headers", "propagation", "w3c")
+"""Where headers are read and written, and what of OpenTelemetry that takes."""
 
 PLAYS_AN_APPLICATION = ("demo",)
 """Not the library but a user of it, which talks to a real broker by itself."""
@@ -302,7 +306,7 @@ def header_writers(all_modules: list[Module]) -> list[str]:
     """Code outside of propagation that knows a propagator, or asks for an injection by itself."""
     found = []
     for module in all_modules:
-        if module.name == "propagation" or module.unit in PLAYS_AN_APPLICATION:
+        if module.name in PROPAGATES or module.unit in PLAYS_AN_APPLICATION:
             continue
         found.extend(
             str(each)

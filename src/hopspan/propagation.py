@@ -1,39 +1,41 @@
 """How context rides in message headers: replaced, never appended, never in the caller's own object.
 
 The only module that writes a header. Works through the globally configured propagator (W3C trace
-context and baggage by default; B3 or Jaeger where configured), on two header shapes: a mapping of
-strings (AMQP tables, Celery) and a list of pairs (Kafka). Reading accepts any letter case, takes
-the last duplicate and tolerates every value that a broker can deliver; it never raises.
+context and baggage by default; B3 or Jaeger where configured); what the default one would read or
+write in its plainest form is done directly (`hopspan.w3c`). Reading never raises.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from itertools import islice
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.baggage import get_all, set_baggage
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import (
     NonRecordingSpan,
+    Span,
     SpanContext,
     TraceFlags,
+    get_current_span,
     set_span_in_context,
 )
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from hopspan import faults
+from hopspan import faults, w3c
 from hopspan.entries import KEY, Names, encodable, leaving, with_only
+from hopspan.headers import GETTER, MAPPING, PAIRS, SETTER, Codec, Stale, codec_of, folded
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from opentelemetry.propagators.textmap import TextMapPropagator
-    from typing_extensions import Self
 
 __all__ = [
     "MAPPING",
@@ -45,8 +47,6 @@ __all__ = [
     "extract",
     "injected",
 ]
-
-Pairs = list[tuple[str, Any]]
 
 try:
     from opentelemetry.propagate import get_global_textmap
@@ -72,152 +72,61 @@ def check_propagators() -> None:
     get_global_textmap()
 
 
-class Codec(ABC):
-    """Reads and writes one shape of header container. Stateless, so shared by all threads."""
-
-    @abstractmethod
-    def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
-        """The headers as pairs, in order; empty for None."""
-
-    @abstractmethod
-    def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
-        """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
+_PROBE = "hopspan-probe"
 
 
-class _MappingCodec(Codec):
-    """AMQP header tables and their like: `str` values travel as text."""
+class _Configured:
+    """What is known of a propagator. Learnt once, for it is asked for at every message."""
 
-    def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
-        # Whatever has items will do for a client, so it does for us; for anything else this raises,
-        # and the message leaves as it is.
-        return () if headers is None else headers.items()
+    def __init__(self, itself: TextMapPropagator) -> None:
+        self.itself = itself
+        parts = tuple(map(type, getattr(itself, "_propagators", ())))
+        self.is_default = type(itself) is CompositePropagator and parts == _DEFAULT
 
-    def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
-        kept = {key: value for key, value in self.items(headers) if _folded(key) not in stale}
-        kept.update(fresh)
-        return kept
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """The headers that it writes, in lower case."""
+        return frozenset(field.lower() for field in self.itself.fields)
 
-
-class _PairsCodec(Codec):
-    """Kafka record headers: a list of pairs whose values are bytes."""
-
-    def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
-        if isinstance(headers, Mapping) or headers is None:
-            return ()
-        return (pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2)  # noqa: PLR2004
-
-    def replaced(self, headers: Any, stale: frozenset[str], fresh: dict[str, str]) -> Any:
-        kept = [pair for pair in headers or () if not _is_stale(pair, stale)]
-        kept.extend((key, value.encode("utf-8")) for key, value in fresh.items())
-        return kept
+    @cached_property
+    def stale(self) -> frozenset[str]:
+        """What is not to be left of an earlier hop."""
+        return self.fields if self.is_default else Stale(self.fields, _beginnings(self.itself))
 
 
-def _is_stale(pair: object, stale: frozenset[str]) -> bool:
-    """Whether a header is one of these. What is no header at all is the client's to refuse."""
-    return isinstance(pair, list | tuple) and bool(pair) and _folded(pair[0]) in stale
+_DEFAULT = (TraceContextTextMapPropagator, W3CBaggagePropagator)
 
 
-MAPPING: Codec = _MappingCodec()
-PAIRS: Codec = _PairsCodec()
+def _beginnings(propagator: TextMapPropagator) -> tuple[str, ...]:
+    """How the headers begin of a propagator that has one for each entry of baggage, as Jaeger's.
+
+    It does not count them among its fields.
+    """
+    span = NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(1)))
+    probe = set_baggage(_PROBE, "x", set_span_in_context(span, Context()))
+    names = [name.lower() for name in _written(propagator, probe)]
+    found = tuple(name[: -len(_PROBE)] for name in names if name.endswith(_PROBE))
+    return tuple(each for each in found if each)
 
 
-def _folded(key: object) -> object:
-    if isinstance(key, bytes):
-        key = key.decode("latin-1")
-    return key.lower() if isinstance(key, str) else key
+_learnt: list[_Configured] = []
 
 
-def _text(value: object) -> str | None:
-    """A header value as text, or None for what no propagator could read."""
-    if isinstance(value, str):
-        return value if value.isascii() or _is_encodable(value) else None
-    if isinstance(value, bytes | bytearray | memoryview):
-        try:
-            return bytes(value).decode("utf-8")
-        except UnicodeDecodeError:
-            return None
-    return None
-
-
-def _is_encodable(text: str) -> bool:
-    """Whether a text can be read by a propagator: JSON brings lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _Folded(Getter[dict[str, Any]]):
-    """Reads a dict whose keys are lower case already. Values are decoded only when asked for."""
-
-    def get(self, carrier: dict[str, Any], key: str) -> list[str] | None:
-        text = _text(carrier.get(key.lower()))
-        return None if text is None or len(text) > _LONGEST else [text]
-
-    def keys(self, carrier: dict[str, Any]) -> list[str]:
-        """For propagators with a header for each entry of baggage, such as Jaeger's."""
-        keys = islice(carrier, _MOST_KEYS)
-        return [key for key in keys if self.get(carrier, key) is not None]
-
-
-class _Plain(Setter[dict[str, str]]):
-    """Writes into a dict of our own."""
-
-    def set(self, carrier: dict[str, str], key: str, value: str) -> None:
-        carrier[key] = value
-
-
-_LONGEST = 8192
-"""W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long
-`tracestate` in quadratic time: one that fills an AMQP frame would hold up a consumer for many
-seconds."""
-_BAGGAGE = "baggage"
-_MOST_KEYS = 1024
-"""A propagator that looks at all keys copies its baggage for each that it takes."""
-_GETTER = _Folded()
-_SETTER = _Plain()
+def _configured() -> _Configured:
+    propagator = get_global_textmap()
+    if _learnt and _learnt[0].itself is propagator:
+        return _learnt[0]
+    configured = _Configured(propagator)
+    _learnt[:] = [configured]
+    return configured
 
 
 def context_fields() -> frozenset[str]:
     """The headers that the configured propagator writes, in lower case."""
-    return frozenset(field.lower() for field in get_global_textmap().fields)
+    return _configured().fields
 
 
-class _Stale(frozenset[str]):
-    """The headers of an earlier hop, in lower case: of these names, or with these beginnings."""
-
-    __slots__ = ("_beginnings",)
-    _beginnings: tuple[str, ...]
-
-    def __new__(cls, names: Iterable[str], beginnings: tuple[str, ...]) -> Self:
-        made = super().__new__(cls, names)
-        made._beginnings = beginnings
-        return made
-
-    def __contains__(self, name: object) -> bool:
-        if super().__contains__(name):
-            return True
-        return isinstance(name, str) and name.startswith(self._beginnings)
-
-
-_PROBE = "hopspan-probe"
-_known_prefixes: list[tuple[object, tuple[str, ...]]] = []
-
-
-def _prefixes() -> tuple[str, ...]:
-    """How the headers begin of a propagator that has one for each entry of baggage, as Jaeger's.
-
-    It does not count them among its fields. Learnt once for each propagator.
-    """
-    propagator = get_global_textmap()
-    if not _known_prefixes or _known_prefixes[0][0] is not propagator:
-        span = NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(1)))
-        probe = set_baggage(_PROBE, "x", set_span_in_context(span, Context()))
-        names = [name.lower() for name in _written(propagator, probe)]
-        found = tuple(name[: -len(_PROBE)] for name in names if name.endswith(_PROBE))
-        _known_prefixes[:] = [(propagator, tuple(each for each in found if each))]
-    return _known_prefixes[0][1]
+# -- writing ---------------------------------------------------------------------------------------
 
 
 def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | None = None) -> Any:
@@ -232,39 +141,71 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
         context: What they are to carry; what of its baggage may not leave stays behind.
         allowed: The names of entries that may leave; None for all.
     """
-    propagator = get_global_textmap()
-    if KEY in context:
-        context = leaving(context, allowed)
-    try:
-        fresh = _written(propagator, context)
-    except Exception:  # noqa: BLE001 - an entry that cannot be written is the only one that stays
-        context = with_only(context, encodable(get_all(context)))
-        fresh = _written(propagator, context)
-    stale = _stale(frozenset(key.lower() for key in fresh), allowed)
+    return inject_span(codec, headers, get_current_span(context), context, allowed)
+
+
+def inject_span(
+    codec: Codec, headers: Any, span: Span, context: Context, allowed: Names | None = None
+) -> Any:
+    """`inject_into` for a span that need not be the context's own."""
+    configured = _configured()
+    fresh = None
+    if configured.is_default:
+        fresh = _plainly_written(span, context, allowed, configured.itself)
+    if fresh is None:
+        context = set_span_in_context(span, context)
+        fresh = _freshly_written(configured.itself, context, allowed)
+    stale = _stale(configured, fresh, allowed)
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)
 
 
-def _stale(fresh: frozenset[str], allowed: Names | None) -> _Stale:
+def _plainly_written(
+    span: Span, context: Context, allowed: Names | None, propagator: TextMapPropagator
+) -> dict[str, str] | None:
+    try:
+        return w3c.fields_of(span.get_span_context(), context, allowed, propagator)
+    except Exception:  # noqa: BLE001 - an entry that cannot be written
+        return None
+
+
+def _freshly_written(
+    propagator: TextMapPropagator, context: Context, allowed: Names | None
+) -> dict[str, str]:
+    if KEY in context:
+        context = leaving(context, allowed)
+    try:
+        return _written(propagator, context)
+    except Exception:  # noqa: BLE001 - an entry that cannot be written is the only one that stays
+        return _written(propagator, with_only(context, encodable(get_all(context))))
+
+
+def _written(propagator: TextMapPropagator, context: Context) -> dict[str, str]:
+    written: dict[str, str] = {}
+    propagator.inject(written, context, SETTER)
+    return written
+
+
+def _stale(
+    configured: _Configured, fresh: Collection[str], allowed: Names | None
+) -> frozenset[str]:
     """What is not to be left of an earlier hop: also baggage that we know no propagator of."""
-    names = context_fields() | fresh
-    return _Stale(names if allowed is None else names | {_BAGGAGE}, _prefixes())
+    if configured.is_default:
+        return configured.stale
+    names = configured.fields | {key.lower() for key in fresh}
+    beginnings = getattr(configured.stale, "beginnings", ())
+    return Stale(names if allowed is None else names | {w3c.BAGGAGE}, beginnings)
 
 
 def emptied(codec: Codec, headers: Any, allowed: Names | None) -> Any:
     """Headers where no context could be written: without any where an allow-list is to hold."""
     try:
-        stale = None if allowed is None else _stale(frozenset(), allowed)
-        return headers if stale is None else codec.replaced(headers, stale, {})
+        if allowed is None:
+            return headers
+        return codec.replaced(headers, _stale(_configured(), (), allowed), {})
     except Exception:  # noqa: BLE001 - neither a propagator nor headers that can be read
         return headers
-
-
-def _written(propagator: TextMapPropagator, context: Context) -> dict[str, str]:
-    written: dict[str, str] = {}
-    propagator.inject(written, context, _SETTER)
-    return written
 
 
 def narrowed(codec: Codec, headers: Any, allowed: Names) -> Any:
@@ -276,12 +217,15 @@ def narrowed(codec: Codec, headers: Any, allowed: Names) -> Any:
 
 
 def _holds(codec: Codec, headers: Any, keys: frozenset[str]) -> bool:
-    return bool(headers) and any(_folded(key) in keys for key, _ in codec.items(headers))
+    return bool(headers) and any(folded(key) in keys for key, _ in codec.items(headers))
 
 
 def carries_context(codec: Codec, headers: Any) -> bool:
     """Whether a message holds a field of the configured propagator already."""
     return _holds(codec, headers, context_fields())
+
+
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = True) -> Context:
@@ -299,35 +243,49 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
     try:
         if not headers:
             return context
-        folded = {
-            name: value
-            for key, value in codec.items(headers)
-            if isinstance(name := _folded(key), str)
-        }
+        configured = _configured()
+        if not configured.is_default:
+            every = ((folded(key), value) for key, value in codec.items(headers))
+            found = {name: value for name, value in every if isinstance(name, str)}
+        else:
+            found = codec.found(headers, w3c.FIELDS)
+        if not found:
+            return context
         if not trust:
-            folded.pop(_BAGGAGE, None)
-        return get_global_textmap().extract(folded, context, _GETTER)
+            found.pop(w3c.BAGGAGE, None)
+        read = _plainly_read(found, context, configured) if configured.is_default else None
+        return configured.itself.extract(found, context, GETTER) if read is None else read
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)
         return context
 
 
-def values_of(codec: Codec, headers: Any, names: Collection[str]) -> dict[str, list[Any]]:
-    """The values of the headers of these names, which are given in lower case, in their order."""
-    found: dict[str, list[Any]] = {}
-    for key, value in codec.items(headers):
-        name = _folded(key)
-        if isinstance(name, str) and name in names:
-            found.setdefault(name, []).append(value)
-    return found
+def _plainly_read(
+    found: Mapping[str, Any], context: Context, configured: _Configured
+) -> Context | None:
+    span = w3c.sender(found)
+    if span is None:
+        return None
+    if w3c.BAGGAGE not in found:
+        return Context({**context, w3c.SPAN_KEY: NonRecordingSpan(span)})
+    entries = w3c.entries(found, configured.itself)
+    if entries is None or KEY in context:
+        return None
+    about: dict[str, object] = {KEY: entries} if entries else {}
+    return Context({**context, w3c.SPAN_KEY: NonRecordingSpan(span), **about})
 
 
-def _is_headers(headers: object) -> bool:
-    return headers is None or isinstance(headers, Mapping | list | tuple)
-
-
-def _codec_of(headers: object) -> Codec:
-    return MAPPING if headers is None or isinstance(headers, Mapping) else PAIRS
+def sender_of(codec: Codec, headers: Any, *, trust: bool = True) -> SpanContext:
+    """Who has sent a message with these headers; the invalid one where they do not say. As above."""
+    try:
+        if headers and _configured().is_default:
+            span = w3c.sender(codec.found(headers, w3c.FIELDS))
+            if span is not None:
+                return span
+    except Exception:  # noqa: BLE001, S110 - said below
+        pass
+    context = extract_from(codec, headers, Context(), trust=trust)
+    return get_current_span(context).get_span_context()
 
 
 def injected(headers: Any, context: Context, allowed: Names | None = None) -> Any:
@@ -336,10 +294,10 @@ def injected(headers: Any, context: Context, allowed: Names | None = None) -> An
     Raises:
         TypeError: they are neither a mapping nor a list.
     """
-    if not _is_headers(headers):
+    if headers is not None and not isinstance(headers, Mapping | list | tuple):
         kind = type(headers).__name__
         raise TypeError(f"inject() takes a mapping or a list of pairs, not {kind}")
-    codec = _codec_of(headers)
+    codec = codec_of(headers)
     carried = inject_into(codec, headers, context, allowed)
     return codec.replaced(carried, frozenset(), {}) if carried is headers else carried
 
@@ -354,4 +312,4 @@ def extract(headers: Mapping[str, Any] | Iterable[tuple[str, Any]] | None) -> Co
     `start_span(context=...)`. Beware that an empty context is falsy: test it with `is`, never with
     `or`.
     """
-    return extract_from(_codec_of(headers), headers, Context())
+    return extract_from(codec_of(headers), headers, Context())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.entries import LONGEST_VALUE, shortened, without_passwords
-from hopspan.propagation import Codec, values_of
+from hopspan.headers import Codec, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

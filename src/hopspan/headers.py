@@ -1,0 +1,175 @@
+"""Message headers in the two shapes that clients have: a mapping, or a list of pairs.
+
+Reading accepts any letter case, takes the last duplicate and tolerates every value that a broker
+can deliver. Writing replaces, in a copy: never in the caller's own object.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.propagators.textmap import Getter, Setter
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from typing_extensions import Self
+
+Pairs = list[tuple[str, Any]]
+
+LONGEST = 8192
+"""W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long
+`tracestate` in quadratic time: one that fills an AMQP frame would hold up a consumer for many
+seconds."""
+_MOST_KEYS = 1024
+"""A propagator that looks at all keys copies its baggage for each that it takes."""
+
+
+class Codec(ABC):
+    """Reads and writes one shape of header container. Stateless, so shared by all threads."""
+
+    @abstractmethod
+    def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
+        """The headers as pairs, in order; empty for None."""
+
+    @abstractmethod
+    def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
+        """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
+
+    def found(self, headers: Any, names: Collection[Any]) -> dict[str, Any]:
+        """The headers of these names, which are given in lower case; of duplicates the last."""
+        found = {}
+        for key, value in self.items(headers):
+            name = key.lower() if type(key) is str else folded(key)
+            if isinstance(name, str) and name in names:
+                found[name] = value
+        return found
+
+
+class _MappingCodec(Codec):
+    """AMQP header tables and their like: `str` values travel as text."""
+
+    def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
+        # Whatever has items will do for a client, so it does for us; for anything else this raises,
+        # and the message leaves as it is.
+        return () if headers is None else headers.items()
+
+    def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
+        kept = {
+            key: value
+            for key, value in self.items(headers)
+            if (key.lower() if type(key) is str else folded(key)) not in stale
+        }
+        kept.update(fresh)
+        return kept
+
+
+class _PairsCodec(Codec):
+    """Kafka record headers: a list of pairs whose values are bytes."""
+
+    def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
+        if isinstance(headers, Mapping) or headers is None:
+            return ()
+        return [pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2]  # noqa: PLR2004
+
+    def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
+        kept = [pair for pair in headers or () if not _is_stale(pair, stale)]
+        for key, value in fresh.items():
+            kept.append((key, value.encode("utf-8")))
+        return kept
+
+
+def _is_stale(pair: object, stale: Collection[Any]) -> bool:
+    """Whether a header is one of these. What is no header at all is the client's to refuse."""
+    return isinstance(pair, list | tuple) and bool(pair) and folded(pair[0]) in stale
+
+
+MAPPING: Codec = _MappingCodec()
+PAIRS: Codec = _PairsCodec()
+
+
+class Stale(frozenset[str]):
+    """The headers of an earlier hop, in lower case: of these names, or with these beginnings."""
+
+    __slots__ = ("beginnings",)
+    beginnings: tuple[str, ...]
+
+    def __new__(cls, names: Iterable[str], beginnings: tuple[str, ...]) -> Self:
+        made = super().__new__(cls, names)
+        made.beginnings = beginnings
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        if super().__contains__(name):
+            return True
+        return isinstance(name, str) and name.startswith(self.beginnings)
+
+
+def folded(key: object) -> object:
+    """The name of a header in lower case, as far as it is one."""
+    if isinstance(key, bytes):
+        key = key.decode("latin-1")
+    return key.lower() if isinstance(key, str) else key
+
+
+def text(value: object) -> str | None:
+    """A header value as text, or None for what no propagator could read."""
+    if isinstance(value, str):
+        return value if value.isascii() or _is_encodable(value) else None
+    if isinstance(value, bytes | bytearray | memoryview):
+        try:
+            return bytes(value).decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    return None
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether a text can be read by a propagator: JSON brings lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Folded(Getter[dict[str, Any]]):
+    """Reads a dict whose keys are lower case already. Values are decoded only when asked for."""
+
+    def get(self, carrier: dict[str, Any], key: str) -> list[str] | None:
+        found = text(carrier.get(key.lower()))
+        return None if found is None or len(found) > LONGEST else [found]
+
+    def keys(self, carrier: dict[str, Any]) -> list[str]:
+        """For propagators with a header for each entry of baggage, such as Jaeger's."""
+        keys = islice(carrier, _MOST_KEYS)
+        return [key for key in keys if self.get(carrier, key) is not None]
+
+
+class _Plain(Setter[dict[str, str]]):
+    """Writes into a dict of our own."""
+
+    def set(self, carrier: dict[str, str], key: str, value: str) -> None:
+        carrier[key] = value
+
+
+GETTER = _Folded()
+SETTER = _Plain()
+
+
+def values_of(codec: Codec, headers: Any, names: Collection[str]) -> dict[str, list[Any]]:
+    """The values of the headers of these names, which are given in lower case, in their order."""
+    found: dict[str, list[Any]] = {}
+    for key, value in codec.items(headers):
+        name = folded(key)
+        if isinstance(name, str) and name in names:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def codec_of(headers: object) -> Codec:
+    """How to read headers of either shape."""
+    return MAPPING if headers is None or isinstance(headers, Mapping) else PAIRS

@@ -1,0 +1,125 @@
+"""W3C trace context and baggage in their plain form, read and written without a propagator.
+
+Nearly every message carries them so, and a propagator spends most of its time on what is hardly
+ever met. Used only where the configured propagator is the API's default. Rules of this module: what
+is not plain is answered by None, and is for the propagator; what is answered is what the propagator
+would say, which a property test compares.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.baggage import set_baggage
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    DEFAULT_TRACE_STATE,
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    SpanContext,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from hopspan.entries import KEY, leaving
+from hopspan.headers import GETTER, SETTER, text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from opentelemetry.propagators.textmap import TextMapPropagator
+
+    from hopspan.entries import Names
+
+TRACEPARENT, TRACESTATE, BAGGAGE = "traceparent", "tracestate", "baggage"
+FIELDS = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
+
+SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+"""Where the API keeps the current span in a context."""
+
+_match = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
+_FLAGS = tuple(map(TraceFlags, range(256)))
+_MOST_CHARACTERS = 1024
+"""Of baggage that is remembered: with the number of entries, the bound of what the caches hold."""
+_NONE: Mapping[str, Any] = {}
+
+
+def sender(fields: Mapping[str, Any]) -> SpanContext | None:
+    """Who has sent a message with these fields, in lower case."""
+    told = text(fields.get(TRACEPARENT))
+    found = None if told is None or TRACESTATE in fields else _match(told)
+    if found is None:
+        return None
+    trace_id, span_id, flags = found.groups()
+    span = SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_FLAGS[int(flags, 16)]
+    )
+    return span if span.is_valid else None
+
+
+def entries(fields: Mapping[str, Any], propagator: TextMapPropagator) -> Mapping[str, Any] | None:
+    """The baggage in these fields; empty where there is none."""
+    if BAGGAGE not in fields:
+        return _NONE
+    told = text(fields[BAGGAGE])
+    if told is None or len(told) > _MOST_CHARACTERS:
+        return None
+    return _read(told, propagator)
+
+
+_is_plain = re.compile(r"[\w.*-]+=[\w.*%+:/@~!-]*(?:,[\w.*-]+=[\w.*%+:/@~!-]*){,63}", re.ASCII).fullmatch
+"""Nothing in it that a propagator would have to complain about, each time that it comes."""
+
+
+@lru_cache(maxsize=256)
+def _read(told: str, propagator: TextMapPropagator) -> Mapping[str, Any] | None:
+    """A service meets the same few again and again. Nobody changes what a context holds."""
+    if _is_plain(told) is None:
+        return None
+    read: Any = propagator.extract({BAGGAGE: told}, Context(), GETTER).get(KEY)
+    return _NONE if read is None else read
+
+
+def fields_of(
+    span: SpanContext, context: Context, allowed: Names | None, propagator: TextMapPropagator
+) -> dict[str, str] | None:
+    """What a message is to carry of a span, and of the baggage in a context that may leave."""
+    if span.trace_state is not DEFAULT_TRACE_STATE and span.trace_state:
+        return None
+    fields: dict[str, str] = {}
+    if span.is_valid:
+        fields[TRACEPARENT] = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    elif span != INVALID_SPAN_CONTEXT:
+        return None
+    if KEY in context:
+        told = _told(context[KEY], allowed, propagator)
+        if told is None:
+            return None
+        if told:
+            fields[BAGGAGE] = told
+    return fields
+
+
+def _told(baggage: Any, allowed: Names | None, propagator: TextMapPropagator) -> str | None:
+    size = 0
+    for key, value in baggage.items():
+        if type(key) is not str or type(value) is not str:
+            return None
+        size += len(key) + len(value)
+    if size > _MOST_CHARACTERS:
+        return None
+    return _written(tuple(baggage.items()), allowed, propagator)
+
+
+@lru_cache(maxsize=256)
+def _written(
+    baggage: tuple[tuple[str, str], ...], allowed: Names | None, propagator: TextMapPropagator
+) -> str:
+    context = Context()
+    for key, value in baggage:
+        context = set_baggage(key, value, context)
+    written: dict[str, str] = {}
+    propagator.inject(written, leaving(context, allowed), SETTER)
+    return written.get(BAGGAGE, "")
