@@ -120,7 +120,7 @@ class Plan:
     """
 
     __slots__ = (
-        "action", "attributes", "counts", "durations",
+        "action", "attributes", "counts", "duration_attributes", "durations",
         "endpoint", "exception_event", "kind", "name",
     )  # fmt: skip
 
@@ -134,6 +134,7 @@ class Plan:
         self.durations: MetricAttributes = self.counts
         if action.type is not OperationType.PROCESS:
             self.durations = (*self.counts, (OPERATION_TYPE, action.type.value))
+        self.duration_attributes: dict[str, Any] = dict(self.durations)
         self.exception_event = f"messaging.{action.type.value}.exception"
 
 
@@ -236,9 +237,9 @@ def delivery_attributes(attempt: int | None, redelivered: bool) -> dict[str, Any
     return attributes
 
 
-def settlement_attributes(settlement: Settlement) -> Mapping[str, Any]:
+def settlement_attributes(settlement: Settlement) -> dict[str, Any]:
     """The verdict, on a process span that is still open or on a settle span."""
-    attributes = {SETTLEMENT: settlement.verdict.value}
+    attributes: dict[str, Any] = {SETTLEMENT: settlement.verdict.value}
     if settlement.reason:
         attributes[SETTLEMENT_REASON] = settlement.reason
     return attributes

@@ -44,6 +44,8 @@ class OperationType(Enum):
     """None of the conventions': a call that only looks like a delivery, or a report of one that
     somebody else has had. It counts in no metric."""
 
+    __hash__ = object.__hash__  # Enum's is written in Python, and plans are looked up by it
+
 
 class Verdict(Enum):
     """What becomes of a delivery on the broker.
@@ -62,6 +64,8 @@ class Verdict(Enum):
     REQUEUE = "requeue"
     REJECT = "reject"
     LEAVE = "leave"
+
+    __hash__ = object.__hash__
 
 
 class Settlement(NamedTuple):

@@ -129,7 +129,13 @@ def context_fields() -> frozenset[str]:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | None = None) -> Any:
+def inject_into(
+    codec: Codec,
+    headers: Any,
+    context: Context,
+    allowed: Names | None = None,
+    span: Span | None = None,
+) -> Any:
     """A copy of `headers` that carries `context`, or `headers` itself where nothing is to change.
 
     The propagator's fields are removed first, in any letter case, so that a message that is
@@ -140,20 +146,15 @@ def inject_into(codec: Codec, headers: Any, context: Context, allowed: Names | N
         headers: The message's own.
         context: What they are to carry; what of its baggage may not leave stays behind.
         allowed: The names of entries that may leave; None for all.
+        span: To be carried instead of the context's own.
     """
-    return inject_span(codec, headers, get_current_span(context), context, allowed)
-
-
-def inject_span(
-    codec: Codec, headers: Any, span: Span, context: Context, allowed: Names | None = None
-) -> Any:
-    """`inject_into` for a span that need not be the context's own."""
     configured = _configured()
     fresh = None
     if configured.is_default:
-        fresh = _plainly_written(span, context, allowed, configured.itself)
+        carried = get_current_span(context) if span is None else span
+        fresh = _plainly_written(carried, context, allowed, configured.itself)
     if fresh is None:
-        context = set_span_in_context(span, context)
+        context = context if span is None else set_span_in_context(span, context)
         fresh = _freshly_written(configured.itself, context, allowed)
     stale = _stale(configured, fresh, allowed)
     if not fresh and not _holds(codec, headers, stale):
@@ -244,35 +245,28 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
         if not headers:
             return context
         configured = _configured()
-        if not configured.is_default:
+        if configured.is_default:
+            found = codec.found(headers, w3c.FIELDS)
+            if not found:
+                return context
+        else:
             every = ((folded(key), value) for key, value in codec.items(headers))
             found = {name: value for name, value in every if isinstance(name, str)}
-        else:
-            found = codec.found(headers, w3c.FIELDS)
-        if not found:
-            return context
         if not trust:
             found.pop(w3c.BAGGAGE, None)
-        read = _plainly_read(found, context, configured) if configured.is_default else None
-        return configured.itself.extract(found, context, GETTER) if read is None else read
+        if configured.is_default:
+            span = w3c.sender(found)
+            if span is not None and (w3c.BAGGAGE not in found or KEY not in context):
+                about = w3c.entries(found, configured.itself)
+                if about is not None:
+                    read = {**context, w3c.SPAN_KEY: NonRecordingSpan(span)}
+                    if about:
+                        read[KEY] = about
+                    return Context(read)
+        return configured.itself.extract(found, context, GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)
         return context
-
-
-def _plainly_read(
-    found: Mapping[str, Any], context: Context, configured: _Configured
-) -> Context | None:
-    span = w3c.sender(found)
-    if span is None:
-        return None
-    if w3c.BAGGAGE not in found:
-        return Context({**context, w3c.SPAN_KEY: NonRecordingSpan(span)})
-    entries = w3c.entries(found, configured.itself)
-    if entries is None or KEY in context:
-        return None
-    about: dict[str, object] = {KEY: entries} if entries else {}
-    return Context({**context, w3c.SPAN_KEY: NonRecordingSpan(span), **about})
 
 
 def sender_of(codec: Codec, headers: Any, *, trust: bool = True) -> SpanContext:

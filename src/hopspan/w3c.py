@@ -40,7 +40,8 @@ SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 """Where the API keeps the current span in a context."""
 
 _match = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
-_FLAGS = tuple(map(TraceFlags, range(256)))
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_FLAGS = {f"{each:02x}": TraceFlags(each) for each in range(256)}
 _MOST_CHARACTERS = 1024
 """Of baggage that is remembered: with the number of entries, the bound of what the caches hold."""
 _NONE: Mapping[str, Any] = {}
@@ -48,15 +49,16 @@ _NONE: Mapping[str, Any] = {}
 
 def sender(fields: Mapping[str, Any]) -> SpanContext | None:
     """Who has sent a message with these fields, in lower case."""
-    told = text(fields.get(TRACEPARENT))
+    told = fields.get(TRACEPARENT)
+    if type(told) is not str:  # AMQP has text; the values of Kafka's headers are bytes
+        told = text(told)
     found = None if told is None or TRACESTATE in fields else _match(told)
     if found is None:
         return None
     trace_id, span_id, flags = found.groups()
-    span = SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=_FLAGS[int(flags, 16)]
-    )
-    return span if span.is_valid else None
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    return SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[flags])  # noqa: FBT003
 
 
 def entries(fields: Mapping[str, Any], propagator: TextMapPropagator) -> Mapping[str, Any] | None:
@@ -69,7 +71,9 @@ def entries(fields: Mapping[str, Any], propagator: TextMapPropagator) -> Mapping
     return _read(told, propagator)
 
 
-_is_plain = re.compile(r"[\w.*-]+=[\w.*%+:/@~!-]*(?:,[\w.*-]+=[\w.*%+:/@~!-]*){,63}", re.ASCII).fullmatch
+_is_plain = re.compile(
+    r"[\w.*-]+=[\w.*%+:/@~!-]*(?:,[\w.*-]+=[\w.*%+:/@~!-]*){,63}", re.ASCII
+).fullmatch
 """Nothing in it that a propagator would have to complain about, each time that it comes."""
 
 

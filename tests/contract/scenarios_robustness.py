@@ -305,7 +305,6 @@ HANDLING = {
     "adapter.hop": Fault(("looking for the client's thread",)),
     "adapter.is_open": Fault(("looking whether a channel is open",)),
     "adapter.owner": Fault(("looking for the settings of a wrapped object",), faces=("decorated",)),
-    "adapter.same": Fault(("entering a settlement in the ledger",), faces=FACES[:-1]),
     "adapter.handed": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.refusal": NOT_HANDLED,
     "telemetry.instrumenter:Instrumenter.start_process": NOT_HANDLED,
@@ -322,7 +321,7 @@ HANDLING = {
     "telemetry.spans:Operation._record": Fault((END,)),
     "telemetry.spans:Operation.end": Fault((CLOSE, SETTLE)),
     "conventions.settlement_attributes": Fault((CLOSE, SETTLE)),
-    "processing.settling:Settling.summary": Fault((CLOSE,), swallowed=False),
+    "processing.delivery.summary": Fault((CLOSE,), swallowed=False),
 }
 
 

@@ -135,8 +135,8 @@ def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:
 class Envelope(NamedTuple):
     """What the broker says around a message."""
 
-    exchange: str
-    routing_key: str
+    exchange: Any
+    routing_key: Any
     queue: str | None
     tag: int
     redelivered: bool
@@ -144,10 +144,9 @@ class Envelope(NamedTuple):
 
 def delivery(
     native: Any,
-    envelope: Envelope,
+    envelope: tuple[Any, Any, str | None, int, bool],
     server: Server,
     headers: Any,
-    *,
     ids: tuple[Any, Any],
     settles: bool,
     counted: bool,
@@ -155,16 +154,19 @@ def delivery(
     """A delivery as a value; `ids` are the message's and the conversation's."""
     known = headers if isinstance(headers, dict) else None
     exchange, key, queue, tag, redelivered = envelope
-    attributes = {DELIVERY_TAG: int(tag), **death(known)}
+    key = text(key)
+    attributes: dict[str, Any] = {DELIVERY_TAG: int(tag)}
     if key:
         attributes[ROUTING_KEY] = key
+    if known and "x-death" in known:
+        attributes.update(death(known))
     return Delivery(
-        consumed_from(exchange, key, queue, server),
+        consumed_from(text(exchange), key, queue, server),
         MessageInfo(text(ids[0]), text(ids[1]), attributes),
         known,
         native,
         redelivered,
-        attempt(known, redelivered),
+        attempt(known, redelivered) if redelivered else 1,
         settles,
         counted,
     )

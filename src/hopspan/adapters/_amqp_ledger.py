@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan.model import Delivery, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import SpanContext
 
@@ -51,8 +52,9 @@ class Ledger:
         """`newest` tells the highest tag that the client holds back for handlers to come."""
         self._newest = newest
         self._open: dict[int, list[tuple[Processing, Any]]] = {}
-        self._left: dict[int, Left] = {}
-        self._settled: dict[int, Verdict] = {}
+        # Ordered: a plain dict takes longer and longer to find its first entry while it loses them.
+        self._left: OrderedDict[int, Left] = OrderedDict()
+        self._settled: OrderedDict[int, Verdict] = OrderedDict()
         self._upto: tuple[int, Verdict] = (0, Verdict.ACK)
         self._lock = threading.Lock()
 
@@ -63,14 +65,20 @@ class Ledger:
             if settled is None and tag <= self._upto[0]:
                 settled = self._upto[1]
             if settled is None:
-                # One more where it is handled twice at a time: alone and in a batch, say.
-                self._open.setdefault(tag, []).append((processing, native))
+                handlings = self._open.get(tag)
+                if handlings is None:
+                    self._open[tag] = [(processing, native)]
+                else:  # handled twice at a time: alone and in a batch, say
+                    handlings.append((processing, native))
             return settled
 
     def is_known(self, tag: int) -> bool:
         """Whether a delivery is or was handled, as far as is remembered."""
-        with self._lock:
-            return tag in self._open or tag in self._left or tag in self._settled
+        return tag in self._open or tag in self._left or tag in self._settled
+
+    def has_open(self, tag: int) -> bool:
+        """Whether a delivery is being handled and not settled; nearly all are settled by then."""
+        return tag in self._open
 
     def close(self, tag: int, processing: Processing, delivery: Delivery) -> None:
         """The handling is over; a later settlement is linked to it."""
@@ -89,15 +97,18 @@ class Ledger:
                 self._left[tag] = Left(light, span, processing.instrumenter)
                 _bound(self._left, self.MOST)
 
-    def settled(self, tag: int, verdict: Verdict, *, multiple: bool) -> list[Entry]:
+    def settled(self, tag: int, verdict: Verdict, *, multiple: bool) -> Sequence[Entry]:
         """A settlement went out. Returns the handlings known here that it settled."""
         with self._lock:
             if multiple:
                 self._settled_up_to(tag, verdict)
-            else:
-                self._settled[tag] = verdict
-                _bound(self._settled, self.MOST)
-            return self._entries(tag, multiple=multiple, gone=True)
+                return self._entries(tag, multiple=True, gone=True)
+            self._settled[tag] = verdict
+            _bound(self._settled, self.MOST)
+            handlings, left = self._open.pop(tag, None), self._left.pop(tag, None)
+            if handlings is None:
+                return [] if left is None else [left]
+            return handlings
 
     def known(self, tag: int, *, multiple: bool) -> list[Entry]:
         """The handlings known here that a settlement would settle."""
@@ -127,6 +138,6 @@ class Ledger:
             self._upto = (highest, verdict)
 
 
-def _bound(entries: dict[int, Any], most: int) -> None:
+def _bound(entries: OrderedDict[int, Any], most: int) -> None:
     while len(entries) > most:
-        del entries[next(iter(entries))]
+        entries.popitem(last=False)

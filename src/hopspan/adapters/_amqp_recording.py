@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from hopspan.adapters._amqp_ledger import Entry, Ledger, Sent
     from hopspan.processing import Processing
+    from hopspan.telemetry import Instrumenter
 
 
 class _Record(NamedTuple):
@@ -29,13 +30,10 @@ class _Record(NamedTuple):
     began: int
     clock: float
 
-    def succeeded(self) -> None:
-        """It went out."""
-        self._enter(SUCCESS)
-
     def failed(self, error: Exception) -> None:
-        """It did not."""
-        self._enter(self._failure(error))
+        """It did not go out."""
+        outcome = self._failure(error)
+        _enter(self.ledger, self.name, self.sent, outcome, self.began, self.clock)
 
     def claim(self) -> Sequence[Entry]:
         """It is going out: nobody else is to settle what it settles."""
@@ -58,18 +56,13 @@ class _Record(NamedTuple):
     def tell(self, entries: Sequence[Entry], outcome: Outcome) -> None:
         """Record what became of it."""
         try:
-            timing = (self.began, perf_counter() - self.clock)
-            _record(self.name, self.sent[2], entries, outcome, timing)
+            _record(self.name, self.sent[2], entries, outcome, self.began, self.clock)
         except Exception:  # noqa: BLE001
             faults.report("recording a settlement")
 
     def _failure(self, error: Exception) -> Outcome:
         kind = self.error_type(error) or names.error_type(error)
         return Outcome(failed=True, error=error, error_type=kind, description=str(error))
-
-    def _enter(self, outcome: Outcome) -> None:
-        timing = (self.began, perf_counter() - self.clock)
-        _enter(self.ledger, self.name, self.sent, outcome, timing)
 
 
 def recording(
@@ -91,16 +84,19 @@ def recording(
     """
 
     def settle(*args: Any, **kwargs: Any) -> Any:
-        sent = _sent(read, args, kwargs)
+        try:
+            sent = read(*args, **kwargs)
+        except TypeError:  # the user's arguments: the client is about to say so itself
+            sent = None
         if sent is None:
             return original(*args, **kwargs)
-        record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
+        began, clock = time_ns(), perf_counter()
         try:
             result = original(*args, **kwargs)
         except Exception as error:
-            record.failed(error)
+            _Record(ledger, name, sent, error_type, began, clock).failed(error)
             raise
-        record.succeeded()
+        _enter(ledger, name, sent, SUCCESS, began, clock)
         return result
 
     return settle
@@ -148,23 +144,25 @@ def _sent(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | No
 
 
 def _enter(
-    ledger: Ledger, name: str, sent: Sent, outcome: Outcome, timing: tuple[int, float]
+    ledger: Ledger, name: str, sent: Sent, outcome: Outcome, began: int, clock: float
 ) -> None:
     try:
         tag, multiple, verdict = sent
         if outcome.failed:
-            entries = ledger.known(tag, multiple=multiple)
+            entries: Sequence[Entry] = ledger.known(tag, multiple=multiple)
         else:
             entries = ledger.settled(tag, verdict, multiple=multiple)
             _note(entries, verdict)
-        _record(name, verdict, entries, outcome, timing)
+        if entries:
+            _record(name, verdict, entries, outcome, began, clock)
     except Exception:  # noqa: BLE001
         faults.report("entering a settlement in the ledger")
 
 
 def _note(entries: Sequence[Entry], verdict: Verdict) -> None:
-    for processing, native in (each for each in entries if not isinstance(each, Left)):
-        processing.wire.note(native, verdict)
+    for entry in entries:
+        if not isinstance(entry, Left):
+            entry[0].note(entry[1], verdict)
 
 
 def _record(
@@ -172,9 +170,15 @@ def _record(
     verdict: Verdict,
     entries: Sequence[Entry],
     outcome: Outcome,
-    timing: tuple[int, float],
+    began: int,
+    clock: float,
 ) -> None:
     """Tell of what the user has settled; what hopspan settles, its processing tells of."""
+    for entry in entries:
+        if _instrumenter(entry).tells_of(verdict, notable=outcome.failed):
+            break
+    else:
+        return
     theirs: list[Left] = []
     parents: list[Context] = []
     for entry in entries:
@@ -191,10 +195,14 @@ def _record(
         Settlement(verdict),
         [each.delivery for each in theirs],
         outcome,
-        timing,
+        (began, perf_counter() - clock),
         inside=parents[0] if single else None,
         of=() if single else [each.span for each in theirs],
     )
+
+
+def _instrumenter(entry: Entry) -> Instrumenter:
+    return entry.instrumenter if isinstance(entry, Left) else entry[0].instrumenter
 
 
 def _left(processing: Processing, native: Any) -> Left:

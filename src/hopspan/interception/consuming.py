@@ -70,20 +70,13 @@ def _subscribed(subscription: Subscription, binding: Binding) -> tuple[Any, Any]
         raise settled_already(instrumenter.config.policy, binding.adapter, subscription.whom)
 
     def start(args: tuple[Any, ...]) -> Processing:
+        instrumenter = binding.instrumenter
+        if not instrumenter.switch.on:
+            return NOTHING
         natives = [subscription.native(*args)]
-        return begin(binding.adapter, natives, pushed=True, face=face, base=binding.instrumenter)
+        return begin(binding.adapter, natives, pushed=True, face=face, base=instrumenter)
 
-    wrapped = traced(subscription.handler, start)
-
-    @functools.wraps(subscription.handler)
-    def handle(*args: Any, **kwargs: Any) -> Any:
-        return (wrapped if binding.active else subscription.handler)(*args, **kwargs)
-
-    @functools.wraps(subscription.handler)
-    async def handle_async(*args: Any, **kwargs: Any) -> Any:
-        return await (wrapped if binding.active else subscription.handler)(*args, **kwargs)
-
-    registered = handle_async if inspect.iscoroutinefunction(wrapped) else handle
+    registered = traced(subscription.handler, start)
     setattr(registered, _OURS, True)
     return subscription.call(registered)
 

@@ -28,11 +28,11 @@ from hopspan.processing.concluding import (
 from hopspan.processing.deferral import Deferred, Errand
 from hopspan.processing.ownership import Ownership
 from hopspan.processing.refusals import refuse_plain
-from hopspan.processing.settling import Settling
+from hopspan.processing.settling import Settling, refused, summary
 from hopspan.telemetry.spans import OTHER_ERROR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 Plan = list[tuple[int, Settlement]]
 """What is to be sent for which delivery."""
+
+_NOTHING_SENT: Mapping[int, Settlement] = {}
 
 CURRENT = otel.create_key("hopspan-processing")
 
@@ -56,7 +58,7 @@ class Processing:
     __slots__ = (
         "__weakref__", "_failure", "_inner_error", "_natives", "_once", "_operation", "adapter",
         "commits", "context", "deliveries", "instrumenter", "outcome", "ownership", "policy",
-        "policy_rank", "reraise", "settled", "settled_by_policy", "wire",
+        "policy_rank", "reraise", "settled", "settled_by_policy", "_verdicts", "_wire",
     )  # fmt: skip
 
     def __init__(
@@ -82,16 +84,18 @@ class Processing:
         """Whether it was hopspan that settled."""
         self.deliveries: Sequence[Delivery] = deliveries
         """The deliveries handled here: one, or those of a batch."""
-        self.policy: Policy = instrumenter.config.policy
-        self.commits: Commits = instrumenter.config.commits
-        self.reraise: bool = instrumenter.config.reraise
+        config = instrumenter.config
+        self.policy: Policy = config.policy
+        self.commits: Commits = config.commits
+        self.reraise: bool = config.reraise
         self.outcome: Outcome | None = None
         """How the handling went; None while it goes on."""
         self.settled: bool = False
         """Whether every delivery has been settled, by the policy or by the user."""
         # Weak, or every message would leave a cycle for the garbage collector.
-        self.context: Context = otel.set_value(CURRENT, weakref.ref(self), operation.context)
-        self.wire: Settling = Settling(adapter, natives, deliveries, instrumenter, self.context)
+        self.context: Context = operation.keep_in_context(CURRENT, weakref.ref(self))
+        self._verdicts: list[Verdict | None] = [None] * len(natives)
+        self._wire: Settling | None = None
 
     def __bool__(self) -> bool:
         """True; outside a delivery `current()` is a falsy one."""
@@ -149,13 +153,42 @@ class Processing:
 
     # -- for the faces ---------------------------------------------------------------------------
 
+    @property
+    def wire(self) -> Settling:
+        """What becomes of the deliveries on the wire. Most are settled by their handler, in time."""
+        if self._wire is None:
+            self._wire = Settling(
+                self.adapter,
+                self._natives,
+                self.deliveries,
+                self.instrumenter,
+                self.context,
+                self._verdicts,
+            )
+        return self._wire
+
+    def note(self, native: Any, verdict: Verdict) -> None:
+        """A settlement of one of the deliveries went out."""
+        if native is self._natives[0]:
+            self._verdicts[0] = verdict
+        else:
+            self.wire.note(native, verdict)
+
+    @property
+    def lost(self) -> Exception | None:
+        """The client's error, where its channel went away while we settled."""
+        return None if self._wire is None else self._wire.lost
+
     def finish(self, error: BaseException | None = None) -> None:
         """Conclude, settle and end. Takes effect once. Raises only what is no `Exception`."""
         if not self._once.acquire(blocking=False):
             return
         seconds = self._operation.elapsed()
         plan = self._concluded(error)
-        hop = self.wire.hop() if plan else None
+        if not plan:
+            self._end(seconds, _NOTHING_SENT)
+            return
+        hop = self.wire.hop()
         if hop is None:
             self.settle_and_end(seconds, plan)
             return
@@ -185,8 +218,8 @@ class Processing:
         """End what a loop's body did: its exception is not seen here, and nothing is settled."""
         if not self._once.acquire(blocking=False):
             return
-        self.outcome = outcome_of_turn(self._outcome(None), self.wire.refused())
-        if None in self.wire.verdicts:
+        self.outcome = outcome_of_turn(self._outcome(None), refused(self._verdicts))
+        if None in self._verdicts:
             warn_of_unsettled_turn(self.policy, self.delivery)
         self._end(self._operation.elapsed(), {})
 
@@ -202,6 +235,8 @@ class Processing:
 
     def settle_inside(self, error: BaseException | None) -> None:
         """A face further in was left, and its client reads the verdict from what it raises."""
+        if not self.policy.settles:
+            return
         for index, settlement in self._decided(self._outcome(error)):
             self.wire.send(index, settlement)
 
@@ -235,7 +270,7 @@ class Processing:
         """
         if self._once.acquire(blocking=False):
             left = names.settlement_attributes(Settlement(Verdict.LEAVE, reason))
-            self.span.set_attributes(dict(left))
+            self.span.set_attributes(left)
             self._break_off()
 
     def _break_off(self) -> None:
@@ -264,8 +299,10 @@ class Processing:
     # -- inside ----------------------------------------------------------------------------------
 
     def _concluded(self, error: BaseException | None) -> Plan:
+        """Fix the outcome; return what is to be sent for which delivery."""
         try:
-            return self._conclude(error)
+            self.outcome = outcome = self._outcome(error)
+            return self._decided(outcome) if self.policy.settles else []
         except Exception:  # noqa: BLE001 - nothing is sent, so nothing is lost
             faults.report("concluding how the handling went")
             return []
@@ -273,14 +310,9 @@ class Processing:
             self._end(self._operation.elapsed(), {})
             raise
 
-    def _conclude(self, error: BaseException | None) -> Plan:
-        """Fix the outcome; return what is to be sent for which delivery."""
-        self.outcome = self._outcome(error)
-        return self._decided(self.outcome)
-
     def _decided(self, outcome: Outcome) -> Plan:
-        verdicts = self.wire.verdicts
-        return decide_all(self.policy, outcome, self.adapter, self.deliveries, verdicts)
+        """What is to be sent for which delivery."""
+        return decide_all(self.policy, outcome, self.adapter, self.deliveries, self._verdicts)
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         error = error if error is not None else self._inner_error
@@ -288,27 +320,22 @@ class Processing:
             return outcome_of(error, self.adapter)
         return self._failure if self._failure.failed else self._operation.failed_status()
 
-    def _end(self, seconds: float, sent: dict[int, Settlement]) -> None:
+    def _end(self, seconds: float, sent: Mapping[int, Settlement]) -> None:
         try:
-            self._conclude_span(seconds, sent)
+            self.settled_by_policy = bool(sent)
+            self.settled, common = summary(self._verdicts, sent)
+            outcome = self.outcome or SUCCESS
+            attributes = None if common is None else names.settlement_attributes(common)
+            if outcome.cancelled or outcome.interrupted:
+                attributes = {**(attributes or {}), names.CANCELLED: True}
+            uncounted = 0
+            for delivery in self.deliveries:
+                uncounted += not delivery.counted
+            self._operation.end(outcome, attributes, seconds, uncounted)
         except Exception:  # noqa: BLE001 - the message is settled, as far as it is to be
             faults.report("ending the handling of a delivery")
         for native in self._natives:
-            _close(self.adapter, native, self)
-
-    def _conclude_span(self, seconds: float, sent: dict[int, Settlement]) -> None:
-        self.settled_by_policy = bool(sent)
-        self.settled, common = self.wire.summary(sent)
-        outcome = self.outcome or SUCCESS
-        attributes = {} if common is None else dict(names.settlement_attributes(common))
-        if outcome.cancelled or outcome.interrupted:
-            attributes[names.CANCELLED] = True
-        uncounted = sum(not delivery.counted for delivery in self.deliveries)
-        self._operation.end(outcome, attributes, seconds, uncounted)
-
-
-def _close(adapter: Adapter, native: Any, processing: Processing) -> None:
-    try:
-        adapter.closed(native, processing)
-    except Exception:  # noqa: BLE001
-        faults.report("closing a delivery")
+            try:
+                self.adapter.closed(native, self)
+            except Exception:  # noqa: BLE001
+                faults.report("closing a delivery")

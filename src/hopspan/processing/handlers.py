@@ -51,7 +51,7 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
     @functools.wraps(handler)
     def handle(*args: Any, **kwargs: Any) -> Any:
         processing = started(start, args)
-        if not processing:
+        if processing is NOTHING:
             return handler(*args, **kwargs)
         hold = Hold(processing)
         try:
@@ -66,11 +66,12 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
             if isinstance(result, CoroutineType | GeneratorType):
                 processing.fail(_NEVER_RUN, type="hopspan.never_run")
             hold.conclude()
-            if processing.wire.lost is not None:
+            if processing.lost is not None:
                 # As if the handler had acked: pika would otherwise go on to hand out what it
                 # has prefetched, on a channel where nothing can be settled any more.
-                raise processing.wire.lost
-            hold.tell()
+                raise processing.lost
+            if processing.adapter.RAISES is not None:
+                hold.tell()
             return result
         finally:
             hold.release()
@@ -91,7 +92,7 @@ def _traced_async(
     @functools.wraps(handler)
     async def handle(*args: Any, **kwargs: Any) -> Any:
         processing = started(start, args)
-        if not processing:
+        if processing is NOTHING:
             return await handler(*args, **kwargs)
         hold = Hold(processing)
         try:

@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from hopspan.processing.delivery import Processing
 
 
-class Hold:
+class Hold(Attachment):
     """From entering a face to leaving it, in one thread and task; `release` comes last."""
 
-    __slots__ = ("_attached", "_concludes", "_processing")
+    __slots__ = ("_concludes", "_processing")
 
     def __init__(self, processing: Processing) -> None:
         self._processing = processing
         self._concludes = processing.ownership.claim()
-        self._attached = Attachment(processing.context)
+        Attachment.__init__(self, processing.context)
 
     def conclude(self, error: BaseException | None = None) -> None:
         """The face is left: finish, or leave it to the face further out or to a deferred one."""
@@ -65,4 +65,4 @@ class Hold:
 
     def release(self) -> None:
         """Undo what was made current."""
-        self._attached.detach()
+        self.detach()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
     from hopspan.processing.adapting import Adapter
@@ -98,7 +99,11 @@ def current() -> Processing:
         if invalid(order):
             hopspan.current().fail("invalid order", type="invalid_order")
     """
-    found = otel.get_value(CURRENT)
+    return _within(otel.get_current())
+
+
+def _within(context: Context) -> Processing:
+    found = context.get(CURRENT)
     processing = found() if isinstance(found, weakref.ref) else None
     return processing if isinstance(processing, Processing) else NOTHING
 
@@ -126,21 +131,32 @@ def begin(
         PolicyError: the policy in force cannot work here; nothing has been started.
     """
     undo_leftovers()
-    ongoing = current()
-    if ongoing and ongoing.is_for(adapter, natives):
+    ambient = otel.get_current()
+    ongoing = _within(ambient) if ambient else NOTHING
+    if ongoing is not NOTHING and ongoing.is_for(adapter, natives):
         _adopt(ongoing, face)
         refuse_plain(plain, ongoing.policy, adapter)
         return ongoing
     instrumenter = face.over(base or _base(adapter, natives[0]))
     deliveries = [_read(adapter, native) for native in natives]
-    refuse(instrumenter.config.policy, adapter, deliveries)
-    refuse_plain(plain, instrumenter.config.policy, adapter)
-    operation = instrumenter.start_process(deliveries, adapter.CODEC, pushed=pushed)
+    policy = instrumenter.config.policy
+    if policy.settles:
+        refuse(policy, adapter, deliveries)
+        refuse_plain(plain, policy, adapter)
+    operation = instrumenter.start_process(
+        deliveries, adapter.CODEC, pushed=pushed, ambient=ambient
+    )
     processing = Processing(adapter, natives, deliveries, instrumenter, operation)
     if "policy" in face.settings:
         processing.policy_rank = face.rank
     for native in natives:
-        _open(adapter, native, processing)
+        try:
+            settled = adapter.opened(native, processing)
+        except Exception:  # noqa: BLE001
+            faults.report("opening a delivery")
+        else:
+            if settled is not None:
+                _is_settled(processing, native, settled)
     operation.announce(natives[0] if len(natives) == 1 else natives)
     return processing
 
@@ -196,13 +212,8 @@ def _read(adapter: Adapter, native: Any) -> Delivery:
         return Delivery(Endpoint(adapter.SYSTEM), MessageInfo(), None, native)
 
 
-def _open(adapter: Adapter, native: Any, processing: Processing) -> None:
-    try:
-        settled: Verdict | None = adapter.opened(native, processing)
-    except Exception:  # noqa: BLE001
-        faults.report("opening a delivery")
-        return
-    if settled is not None:
-        processing.wire.note(native, settled)
-        if processing.policy.settles:
-            warn_of_settled_already(processing.policy, processing.delivery)
+def _is_settled(processing: Processing, native: Any, verdict: Verdict) -> None:
+    """Somebody has settled the delivery before its handling begins."""
+    processing.note(native, verdict)
+    if processing.policy.settles:
+        warn_of_settled_already(processing.policy, processing.delivery)

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
 class Ownership:
     """The right to conclude one processing. Its holders are on one thread at a time."""
 
-    __slots__ = ("_deferred", "_taken", "is_claimed")
-
-    def __init__(self) -> None:
-        self.is_claimed: bool = False
-        """Whether a face has undertaken to conclude."""
-        self._deferred: weakref.ref[Deferred] | None = None
-        self._taken = False
+    # As defaults of the class: of most messages nothing is deferred.
+    is_claimed: bool = False
+    """Whether a face has undertaken to conclude."""
+    _deferred: weakref.ref[Deferred] | None = None
+    _taken = False
 
     def claim(self) -> bool:
         """Whether whoever asks is to conclude: the first does."""

@@ -38,7 +38,8 @@ class Attachment:
             return False
         detach(self._token)
         self.is_done = True
-        undo_leftovers()
+        if _innermost.get() is not None:
+            undo_leftovers()
         return True
 
 

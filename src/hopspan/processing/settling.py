@@ -14,7 +14,7 @@ from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
 from hopspan.processing.adapting import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from opentelemetry.context import Context
 
@@ -22,6 +22,31 @@ if TYPE_CHECKING:
     from hopspan.telemetry import Instrumenter
 
 Timing = tuple[int, float]
+
+_PLAIN = {verdict: Settlement(verdict) for verdict in Verdict}
+
+
+def refused(verdicts: Sequence[Verdict | None]) -> Verdict | None:
+    """A verdict by which the handler itself said that it has failed."""
+    for each in verdicts:
+        if each is Verdict.REQUEUE or each is Verdict.REJECT:
+            return each
+    return None
+
+
+def summary(
+    verdicts: Sequence[Verdict | None], sent: Mapping[int, Settlement]
+) -> tuple[bool, Settlement | None]:
+    """Whether every delivery is settled, and the settlement that they all have in common."""
+    if len(verdicts) == 1 and not sent:
+        (verdict,) = verdicts
+        return (False, None) if verdict is None else (True, _PLAIN[verdict])
+    known = [
+        sent.get(index) or (None if verdict is None else _PLAIN[verdict])
+        for index, verdict in enumerate(verdicts)
+    ]
+    common = known[0] if len({each and each.verdict for each in known}) == 1 else None
+    return all(known), common
 
 
 class Settling:
@@ -39,13 +64,14 @@ class Settling:
         deliveries: Sequence[Delivery],
         instrumenter: Instrumenter,
         context: Context,
+        verdicts: list[Verdict | None],
     ) -> None:
         self._adapter = adapter
         self._natives = natives
         self._deliveries = deliveries
         self._instrumenter = instrumenter
         self._context = context
-        self.verdicts: list[Verdict | None] = [None] * len(natives)
+        self.verdicts: list[Verdict | None] = verdicts
         """What went out on the wire for each delivery, whoever sent it."""
         self.is_ours: bool = False
         """Whether what goes out just now is our own."""
@@ -54,20 +80,16 @@ class Settling:
 
     def note(self, native: Any, verdict: Verdict) -> None:
         """A settlement went out."""
-        for index, mine in enumerate(self._natives):
-            if self._adapter.same(mine, native):
-                self.verdicts[index] = verdict
+        self._enter(native, verdict)
 
     def take_back(self, native: Any) -> None:
         """A settlement that was on its way did not go out."""
-        for index, mine in enumerate(self._natives):
-            if self._adapter.same(mine, native):
-                self.verdicts[index] = None
+        self._enter(native, None)
 
-    def refused(self) -> Verdict | None:
-        """A verdict by which the handler itself said that it has failed."""
-        refusing = (Verdict.REQUEUE, Verdict.REJECT)
-        return next((each for each in self.verdicts if each in refusing), None)
+    def _enter(self, native: Any, verdict: Verdict | None) -> None:
+        for index, mine in enumerate(self._natives):
+            if mine is native or self._adapter.same(mine, native):
+                self.verdicts[index] = verdict
 
     def hop(self) -> Callable[[Callable[[], None]], None] | None:
         """How to get to the client's own thread; None where we are on it."""
@@ -132,15 +154,6 @@ class Settling:
             self._deliveries[index].endpoint.destination,
             exc_info=error,
         )
-
-    def summary(self, sent: dict[int, Settlement]) -> tuple[bool, Settlement | None]:
-        """Whether every delivery is settled, and the settlement that they all have in common."""
-        known = [
-            sent.get(index) or (Settlement(verdict) if verdict is not None else None)
-            for index, verdict in enumerate(self.verdicts)
-        ]
-        common = known[0] if len({each and each.verdict for each in known}) == 1 else None
-        return all(known), common
 
     def _record(
         self, index: int, settlement: Settlement, timing: Timing, outcome: Outcome = SUCCESS

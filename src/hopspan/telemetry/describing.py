@@ -10,6 +10,8 @@ from hopspan.model import OperationType
 from hopspan.telemetry.capturing import Capture
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from opentelemetry.context import Context
 
     from hopspan.config import Config
@@ -38,7 +40,9 @@ class Description:
             attributes.update(self._captured.attributes(codec, headers))
         return attributes
 
-    def of_span(self, plan: Plan, attributes: dict[str, Any], carried: Context) -> dict[str, Any]:
+    def of_span(
+        self, plan: Plan, attributes: Mapping[str, Any], carried: Context
+    ) -> dict[str, Any]:
         """All of it; where names are the same, the more particular wins, and baggage never."""
         attributes = {**plan.attributes, **attributes}
         if self._entries is not None and plan.action.type in _WITH_ENTRIES:

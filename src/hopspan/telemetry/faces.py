@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _installed: dict[str, Instrumenter] = {}
 _defaults: list[Instrumenter] = []
+_changes: list[int] = [0]
+"""How often anything of what holds has changed: what was found out before does not count."""
 
 
 def install(adapter: str, instrumenter: Instrumenter | None) -> None:
@@ -22,6 +24,7 @@ def install(adapter: str, instrumenter: Instrumenter | None) -> None:
         _installed.pop(adapter, None)
     else:
         _installed[adapter] = instrumenter
+    _changes[0] += 1
 
 
 def instrumenter_for(adapter: str) -> Instrumenter:
@@ -50,6 +53,7 @@ def in_force() -> tuple[Instrumenter, ...]:
 def forget_defaults() -> None:
     """Read the environment again at the next use. For tests."""
     _defaults.clear()
+    _changes[0] += 1
 
 
 CONSUMER, PROCESS = 1, 2
@@ -125,7 +129,7 @@ def keep_binding(instance: Any, binding: Binding) -> None:
 class Binding:
     """What the interceptors of a class or instance act for. Inactive: they call through."""
 
-    __slots__ = ("__weakref__", "_instrumenter", "_maker", "adapter", "face")
+    __slots__ = ("__weakref__", "_face", "_found", "_instrumenter", "_maker", "adapter")
 
     def __init__(
         self,
@@ -138,16 +142,34 @@ class Binding:
         self._instrumenter = instrumenter
         # Of the wrapped object that has made this one: its settings lie beneath.
         self._maker = maker
-        self.face: Face = face
+        self._face = face
+        # As one value: other threads look for it as well.
+        self._found: tuple[int, Instrumenter] | None = None
+
+    @property
+    def face(self) -> Face:
+        """What a wrapped object was given; more is added when it is wrapped again."""
+        return self._face
+
+    @face.setter
+    def face(self, face: Face) -> None:
+        self._face = face
+        _changes[0] += 1
 
     @property
     def instrumenter(self) -> Instrumenter:
         """A class's own; a wrapped object's lies over what holds for the client just now."""
         if self._instrumenter is not None:
             return self._instrumenter
+        found = self._found
+        if found is None or found[0] != _changes[0]:
+            found = self._found = (_changes[0], self._look())
+        return found[1]
+
+    def _look(self) -> Instrumenter:
         if self._maker is not None:
-            return self.face.over(self._maker.instrumenter)
-        return self.face.over(instrumenter_for(self.adapter.NAME))
+            return self._face.over(self._maker.instrumenter)
+        return self._face.over(instrumenter_for(self.adapter.NAME))
 
     @property
     def active(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import NonRecordingSpan, get_current_span
 
 from hopspan.telemetry.spans import RememberingSpan
 
@@ -73,10 +73,10 @@ class WatchedSpan(RememberingSpan):
 
 def telling(span: Span, parent: Context) -> Span:
     """A span just started, or one in its place that remembers the status that is set on it."""
-    if not span.is_recording():
+    if type(span) is NonRecordingSpan or not span.is_recording():
         told = span.get_span_context()
         if not told.is_valid:  # without an SDK, older releases of the API pass nothing on
             told = get_current_span(parent).get_span_context()
         return RememberingSpan(told)
     # Not the SDK's: whatever makes it may hide its status.
-    return span if hasattr(span, "status") else WatchedSpan(span)
+    return span if hasattr(type(span), "status") or hasattr(span, "status") else WatchedSpan(span)

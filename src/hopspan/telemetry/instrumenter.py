@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -27,7 +27,7 @@ from hopspan.telemetry.foreign import telling
 from hopspan.telemetry.ignoring import ignoring
 from hopspan.telemetry.links import batch, common_endpoint, links_to_senders, links_to_spans
 from hopspan.telemetry.metrics import Meters
-from hopspan.telemetry.parents import Relation, of_batch, of_message, with_baggage_of
+from hopspan.telemetry.parents import of_batch, of_message, with_baggage_of
 from hopspan.telemetry.spans import Operation, silent
 from hopspan.telemetry.suppression import is_suppressed
 from hopspan.version import VERSION
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from hopspan.config import Config
     from hopspan.entries import Names
     from hopspan.model import Outcome, Outgoing, Settlement
+    from hopspan.telemetry.parents import Relation
+
+
+_NOTHING = Context()
+"""What a pushed delivery starts from. Contexts do not change."""
 
 
 class Switch:
@@ -82,23 +87,22 @@ class Instrumenter:
         The span is a child of what is current. A context that the message brings is replaced, or
         kept and linked to under `keep_context` (messaging spans, *Context propagation*).
         """
-        ambient = get_current()
-        headers = outgoing.headers
+        ambient, headers = get_current(), outgoing.headers
+        links: Sequence[Link] = ()
         kept = self.config.keep_context and carries_context(codec, headers)
-        links = links_to_senders([headers], codec, trust=self.config.trust) if kept else ()
+        if kept:
+            links = links_to_senders([headers], codec, trust=self.config.trust)
+        attributes = self._description.of_message(outgoing.message, headers, codec)
+        kind = SpanKind.CLIENT if kept else None
         operation = self._start(
-            action,
-            outgoing.endpoint,
-            Relation(ambient, ambient, links),
-            self._description.of_message(outgoing.message, headers, codec),
-            kind=SpanKind.CLIENT if kept else None,
+            action, outgoing.endpoint, (ambient, ambient, links), attributes, kind=kind
         )
         if operation.plan is None or (kept and self.allowed is None):
             return operation, headers
         try:
             if kept and self.allowed is not None:
                 return operation, narrowed(codec, headers, self.allowed)
-            return operation, inject_into(codec, headers, operation.context, self.allowed)
+            return operation, inject_into(codec, headers, ambient, self.allowed, operation.span)
         except Exception:  # noqa: BLE001 - better without context than not at all
             faults.report("injecting context into message headers")
             return operation, emptied(codec, headers, self.allowed)
@@ -132,13 +136,18 @@ class Instrumenter:
                 carried = with_baggage_of(self.config, headers, codec, ambient)
         elif not deliveries:
             attributes = {}
-        relation = Relation(ambient, carried, links)
+        relation = (ambient, carried, links)
         return self._start(action, endpoint, relation, attributes, start_time=began)
 
     # -- processing ------------------------------------------------------------------------------
 
     def start_process(
-        self, deliveries: Sequence[Delivery], codec: Codec, *, pushed: bool
+        self,
+        deliveries: Sequence[Delivery],
+        codec: Codec,
+        *,
+        pushed: bool,
+        ambient: Context | None = None,
     ) -> Operation:
         """Start the processing of one message or of a batch.
 
@@ -147,11 +156,15 @@ class Instrumenter:
             codec: How to read their headers.
             pushed: The client called the handler; what is current then is an accident of where the
                 channel was opened, so the processing starts from an empty context.
+            ambient: What is current; looked up when omitted.
         """
-        ambient = get_current()
-        if is_suppressed(ambient) or not self.traced(deliveries):
+        if ambient is None:
+            ambient = get_current()
+        if self._is_ignored is not None:
+            deliveries = self.traced(deliveries)
+        if not deliveries or (ambient and is_suppressed(ambient)):
             return silent(ambient)
-        base = Context() if pushed else ambient
+        base = _NOTHING if pushed else ambient
         try:
             return self._start_process(deliveries, codec, base)
         except Exception:  # noqa: BLE001 - the handler runs, its message is settled
@@ -161,15 +174,24 @@ class Instrumenter:
     def _start_process(
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context
     ) -> Operation:
-        deliveries = self.traced(deliveries)
         if len(deliveries) > 1:
             attributes, relation = of_batch(self.config, deliveries, codec, base)
             return self._start(names.PROCESS, common_endpoint(deliveries), relation, attributes)
         delivery = deliveries[0]
         attributes = self._description.of_message(delivery.message, delivery.headers, codec)
-        attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
+        if delivery.attempt is not None:
+            attributes[names.ATTEMPT] = delivery.attempt
+        if delivery.redelivered:
+            attributes[names.REDELIVERED] = True
         relation = of_message(self.config, delivery.headers, codec, base)
         return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
+
+    def tells_of(self, verdict: Verdict, *, notable: bool = False) -> bool:
+        """Whether the settings find a settlement worth a span; `notable`: whatever its verdict."""
+        wanted = self.config.settle_spans
+        if wanted == "notable":
+            return notable or verdict is Verdict.REQUEUE or verdict is Verdict.REJECT
+        return wanted == "all"
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -200,16 +222,13 @@ class Instrumenter:
             endpoint: Where the deliveries came from; looked up in them when omitted.
             always: It is notable whatever its verdict.
         """
-        wanted = self.config.settle_spans
-        notable = (
-            always or outcome.failed or settlement.verdict in {Verdict.REQUEUE, Verdict.REJECT}
-        )
-        if wanted == "none" or (wanted == "notable" and not notable):
+        notable = always or outcome.failed
+        if not self.tells_of(settlement.verdict, notable=notable):
             return
         if deliveries and not self.traced(deliveries):
             return
         context = get_current() if inside is None else inside
-        attributes = dict(names.settlement_attributes(settlement))
+        attributes = names.settlement_attributes(settlement)
         if len(deliveries) == 1:
             attributes.update(names.settled_attributes(deliveries[0].message))
         elif deliveries:
@@ -218,7 +237,7 @@ class Instrumenter:
         operation = self._start(
             action,
             endpoint or common_endpoint(deliveries),
-            Relation(context, context, links_to_spans(of)),
+            (context, context, links_to_spans(of) if of else ()),
             attributes,
             start_time=timing[0],
         )
@@ -239,7 +258,7 @@ class Instrumenter:
     ) -> Operation:
         """Start a span, and make it the current one of the context that the operation carries."""
         parent, carried, links = relation
-        if not self.switch.on or is_suppressed(parent):
+        if not self.switch.on or (parent and is_suppressed(parent)):
             return silent(carried)
         if self._is_ignored is not None and self._is_ignored(endpoint):
             return silent(carried)
@@ -247,16 +266,15 @@ class Instrumenter:
             planned = plan(action, endpoint)
             span = self._tracer.start_span(
                 planned.name,
-                context=parent,
-                kind=planned.kind if kind is None else kind,
-                attributes=self._description.of_span(planned, attributes, carried),
-                links=links,
-                start_time=start_time,
+                parent,
+                planned.kind if kind is None else kind,
+                self._description.of_span(planned, attributes, carried),
+                links,
+                start_time,
                 record_exception=False,
                 set_status_on_exception=False,
             )
         except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
             faults.report(f"starting a {action.type.value} span")
             return silent(carried)
-        span = telling(span, parent)
-        return Operation(self, planned, span, trace.set_span_in_context(span, carried))
+        return Operation(self, planned, telling(span, parent), carried)

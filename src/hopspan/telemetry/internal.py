@@ -12,7 +12,6 @@ from opentelemetry.context import get_current
 from hopspan.conventions import Action
 from hopspan.model import OperationType
 from hopspan.telemetry.links import links_to_spans
-from hopspan.telemetry.parents import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,5 +45,5 @@ def start_internal(
     """
     context = get_current() if parent is None else parent
     action = Action(name, OperationType.INTERNAL)
-    relation = Relation(context, context, links_to_spans(of))
+    relation = (context, context, links_to_spans(of))
     return instrumenter._start(action, endpoint, relation, attributes)  # noqa: SLF001 - its other half

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanContext, get_current_span
+from opentelemetry.trace import Link, SpanContext
 
 from hopspan import conventions as names
-from hopspan.propagation import Codec, extract_from
+from hopspan.propagation import Codec, sender_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +32,7 @@ def links_to_senders(headers: Sequence[Any], codec: Codec, *, trust: bool = True
     A sender that is not trusted is linked to by its ids alone: its flags and its `tracestate` are
     for its own sampler.
     """
-    contexts = [extract_from(codec, each, Context(), trust=trust) for each in headers]
-    spans = [get_current_span(context).get_span_context() for context in contexts]
+    spans = [sender_of(codec, each, trust=trust) for each in headers]
     return links_to_spans(spans if trust else [_bare(each) for each in spans])
 
 

@@ -151,6 +151,7 @@ class Meters:
 
     __slots__ = (
         "_consumed", "_durations", "_entries", "_operation_duration", "_process_duration", "_sent",
+        "any",
     )  # fmt: skip
 
     def __init__(
@@ -160,6 +161,8 @@ class Meters:
         entries: Sequence[str] = (),
     ) -> None:
         instruments = instruments_of(provider) if switched_on else None
+        self.any: bool = bool(switched_on)
+        """Whether there is anything to record."""
         self._entries = entries
         self._durations = instruments.durations if instruments is not None else None
 
@@ -176,20 +179,16 @@ class Meters:
     ) -> None:
         """The duration of a send, receive or settle operation."""
         if self._operation_duration is not None:
-            attributes = self._attributes(plan.durations, error_type, context)
-            if self._entries:
-                attributes = self._bounded(attributes)
-            self._operation_duration.record(seconds, dict(attributes), context)
+            attributes = self._duration_attributes(plan, error_type, context)
+            self._operation_duration.record(seconds, attributes, context)
 
     def processing(
         self, plan: Plan, seconds: float, error_type: str | None, context: Context
     ) -> None:
         """The duration of a process operation."""
         if self._process_duration is not None:
-            attributes = self._attributes(plan.durations, error_type, context)
-            if self._entries:
-                attributes = self._bounded(attributes)
-            self._process_duration.record(seconds, dict(attributes), context)
+            attributes = self._duration_attributes(plan, error_type, context)
+            self._process_duration.record(seconds, attributes, context)
 
     def sent(self, plan: Plan, messages: int, error_type: str | None, context: Context) -> None:
         """Messages that were tried to be sent, failures included."""
@@ -200,6 +199,14 @@ class Meters:
         """Messages handed to the application; each delivery counts once."""
         if self._consumed is not None:
             self._consumed.add(self._attributes(plan.counts, error_type, context), messages)
+
+    def _duration_attributes(
+        self, plan: Plan, error_type: str | None, context: Context
+    ) -> dict[str, Any]:
+        if error_type is None and not self._entries:
+            return plan.duration_attributes
+        attributes = self._attributes(plan.durations, error_type, context)
+        return dict(self._bounded(attributes) if self._entries else attributes)
 
     def _attributes(
         self, attributes: MetricAttributes, error_type: str | None, context: Context

@@ -8,33 +8,38 @@ status, so that the decision about a message never depends on sampling.
 from __future__ import annotations
 
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     Span,
     SpanContext,
     Status,
     StatusCode,
     get_current_span,
-    set_span_in_context,
 )
 
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, OperationType, Outcome
 from hopspan.telemetry.hooks import call_hook
+from hopspan.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opentelemetry.context import Context
-
     from hopspan.conventions import Action, Plan
     from hopspan.model import Endpoint
     from hopspan.telemetry.instrumenter import Instrumenter
+    from hopspan.telemetry.metrics import Meters
 
 OTHER_ERROR = "_OTHER"
 """The conventions' `error.type` for a failure whose kind is not known."""
+
+
+_UNSET = Status()
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class RememberingSpan(Span):
@@ -51,8 +56,8 @@ class RememberingSpan(Span):
 
     def __init__(self, context: SpanContext) -> None:
         self._context = context
-        self.status: Status = Status()
-        self.attributes: dict[str, Any] = {}
+        self.status: Status = _UNSET
+        self.attributes: Mapping[str, Any] = _NONE
 
     def get_span_context(self) -> SpanContext:
         """Its identity, which is nobody's where there is no SDK."""
@@ -109,21 +114,35 @@ class Operation:
     most one thread at a time works on an operation.
     """
 
-    __slots__ = ("_ended", "_instrumenter", "_native", "_started", "context", "plan", "span")
+    __slots__ = (
+        "_carried", "_context", "_ended", "_instrumenter", "_native", "_started", "plan", "span",
+    )  # fmt: skip
 
     def __init__(
-        self, instrumenter: Instrumenter | None, plan: Plan | None, span: Span, context: Context
+        self, instrumenter: Instrumenter | None, plan: Plan | None, span: Span, carried: Context
     ) -> None:
         self._instrumenter = instrumenter
         self._native: Any = None
         self._started = perf_counter()
         self._ended = False
+        self._carried = carried
+        self._context: Context | None = None
         self.plan: Plan | None = plan
         """What every operation like this has in common."""
         self.span: Span = span
         """The running span; one that only remembers its status where nothing is recorded."""
-        self.context: Context = context
+
+    @property
+    def context(self) -> Context:
         """The OpenTelemetry context in which this operation's span is current."""
+        if self._context is None:  # a publish without metrics needs none
+            self._context = Context({**self._carried, SPAN_KEY: self.span})
+        return self._context
+
+    def keep_in_context(self, key: str, value: object) -> Context:
+        """Have something more in that context, from the start; return it."""
+        self._context = Context({**self._carried, SPAN_KEY: self.span, key: value})
+        return self._context
 
     @property
     def action(self) -> Action | None:
@@ -138,13 +157,14 @@ class Operation:
     def announce(self, native: Any) -> None:
         """Tell the `on_start` hook; remember the native object for `on_end`."""
         self._native = native
-        if self._instrumenter is not None:
-            call_hook("on_start", self._instrumenter.config.on_start, self, native)
+        instrumenter = self._instrumenter
+        if instrumenter is not None and instrumenter.config.on_start is not None:
+            call_hook("on_start", instrumenter.config.on_start, self, native)
 
     def failed_status(self) -> Outcome:
         """SUCCESS, or the failure that was set as the span's status rather than raised."""
         status: Status | None = getattr(self.span, "status", None)
-        if status is None or status.status_code is not StatusCode.ERROR:
+        if status is None or status is _UNSET or status.status_code is not StatusCode.ERROR:
             return SUCCESS
         attributes = getattr(self.span, "attributes", None) or {}
         kind = attributes.get(names.ERROR_TYPE) or OTHER_ERROR
@@ -175,19 +195,22 @@ class Operation:
         instrumenter, plan = self._instrumenter, self.plan
         if instrumenter is None or plan is None:
             return
-        seconds = self.elapsed() if seconds is None else seconds
-        try:
-            _measure(instrumenter, plan, outcome, seconds, messages, context=self.context)
-        except Exception:  # noqa: BLE001 - telemetry never harms the message
-            faults.report("measuring an operation")
-        try:
-            if attributes:
-                self.span.set_attributes(attributes)
-            if outcome.failed:
-                self._record(outcome)
-        except Exception:  # noqa: BLE001 - nor the metrics the span
-            faults.report("recording how an operation ended")
-        call_hook("on_end", instrumenter.config.on_end, self, self._native)
+        if instrumenter.meters.any:
+            seconds = perf_counter() - self._started if seconds is None else seconds
+            try:
+                _measure(instrumenter.meters, plan, self, outcome, seconds, messages)
+            except Exception:  # noqa: BLE001 - telemetry never harms the message
+                faults.report("measuring an operation")
+        if outcome.failed or (attributes and type(self.span) is not RememberingSpan):
+            try:
+                if attributes:
+                    self.span.set_attributes(attributes)
+                if outcome.failed:
+                    self._record(outcome)
+            except Exception:  # noqa: BLE001 - nor the metrics the span
+                faults.report("recording how an operation ended")
+        if instrumenter.config.on_end is not None:
+            call_hook("on_end", instrumenter.config.on_end, self, self._native)
         try:
             self.span.end()
         except Exception:  # noqa: BLE001
@@ -209,26 +232,25 @@ def silent(context: Context) -> Operation:
     same.
     """
     span = RememberingSpan(get_current_span(context).get_span_context())
-    return Operation(None, None, span, set_span_in_context(span, context))
+    return Operation(None, None, span, context)
 
 
 def _measure(
-    instrumenter: Instrumenter,
+    meters: Meters,
     plan: Plan,
+    operation: Operation,
     outcome: Outcome,
     seconds: float,
     messages: int,
-    *,
-    context: Context,
 ) -> None:
-    meters, error_type, kind = instrumenter.meters, outcome.error_type, plan.action.type
-    if kind is OperationType.INTERNAL:
-        return
+    error_type, kind, context = outcome.error_type, plan.action.type, operation.context
     if kind is OperationType.PROCESS:
         meters.processing(plan, seconds, error_type, context)
-    else:
+        if messages:
+            meters.consumed(plan, messages, error_type, context)
+    elif kind is not OperationType.INTERNAL:
         meters.client_operation(plan, seconds, error_type, context)
-    if messages and kind is OperationType.SEND:
-        meters.sent(plan, messages, error_type, context)
-    elif messages and kind in {OperationType.RECEIVE, OperationType.PROCESS}:
-        meters.consumed(plan, messages, error_type, context)
+        if messages and kind is OperationType.SEND:
+            meters.sent(plan, messages, error_type, context)
+        elif messages and kind is OperationType.RECEIVE:
+            meters.consumed(plan, messages, error_type, context)

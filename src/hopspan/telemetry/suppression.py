@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opentelemetry.context import get_value, set_value
+from opentelemetry.context import set_value
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -18,7 +18,7 @@ _SUPPRESS_PLAIN = "suppress_instrumentation"
 
 def is_suppressed(context: Context) -> bool:
     """Whether the user asked instrumentations to be silent (`suppress_instrumentation`)."""
-    return bool(get_value(_SUPPRESS, context) or get_value(_SUPPRESS_PLAIN, context))
+    return bool(context and (context.get(_SUPPRESS) or context.get(_SUPPRESS_PLAIN)))
 
 
 def without_nested(context: Context) -> Context:

@@ -594,7 +594,7 @@ def test_a_fault_while_ending_is_logged_and_every_delivery_closed(
     message = Message()
     adapter = Adapting(closed=lambda native, processing: closed.append(native))
     processing = opened(message, adapter=adapter, policy=hopspan.ack_always)
-    monkeypatch.setattr("hopspan.processing.settling.Settling.summary", cannot)
+    monkeypatch.setattr("hopspan.processing.delivery.summary", cannot)
     processing.finish()
     assert (message.verdict, closed, len(logged.records)) == (Verdict.ACK, [message], 1)
 

@@ -11,7 +11,7 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.trace import SpanKind
 
 from hopspan.model import Delivery, Settlement, Verdict
-from hopspan.processing.settling import Settling
+from hopspan.processing.settling import Settling, refused, summary
 from hopspan.telemetry import Instrumenter
 from hopspan.testing import Message, memory
 from tests.unit.support import Adapting, Seen, Telemetry
@@ -34,9 +34,9 @@ Make = Callable[..., Settling]
 def settling(telemetry: Telemetry) -> Make:
     def make(*messages: Message, adapter: Any = memory, **settings: Any) -> Settling:
         deliveries: Sequence[Delivery] = [memory.delivery(message) for message in messages]
-        return Settling(
-            adapter, messages, deliveries, telemetry.instrumenter(**settings), Context()
-        )
+        instrumenter = telemetry.instrumenter(**settings)
+        unknown: list[Verdict | None] = [None] * len(messages)
+        return Settling(adapter, messages, deliveries, instrumenter, Context(), unknown)
 
     return make
 
@@ -54,7 +54,7 @@ BOTH = pytest.mark.parametrize("send", [sends, sends_async])
 
 def test_nothing_is_known_at_first(settling: Make) -> None:
     wire = settling(Message(), Message())
-    assert (wire.verdicts, wire.is_ours, wire.refused()) == ([None, None], False, None)
+    assert (wire.verdicts, wire.is_ours, wire.lost) == ([None, None], False, None)
 
 
 def test_a_verdict_is_noted_for_its_own_delivery(settling: Make) -> None:
@@ -71,7 +71,7 @@ def test_a_verdict_of_another_message_is_not_noted(settling: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "refused"),
+    ("verdicts", "verdict"),
     [
         ([None], None),
         ([Verdict.ACK], None),
@@ -81,11 +81,9 @@ def test_a_verdict_of_another_message_is_not_noted(settling: Make) -> None:
     ],
 )
 def test_the_handler_says_by_its_verdict_that_it_failed(
-    verdicts: list[Verdict | None], refused: Verdict | None, settling: Make
+    verdicts: list[Verdict | None], verdict: Verdict | None
 ) -> None:
-    wire = settling(*[Message() for _ in verdicts])
-    wire.verdicts = verdicts
-    assert wire.refused() == refused
+    assert refused(verdicts) == verdict
 
 
 @BOTH
@@ -131,7 +129,7 @@ def test_what_was_sent_is_recorded_inside_the_processing(
     message = Message()
     deliveries = [memory.delivery(message)]
     adapter: Any = memory
-    wire = Settling(adapter, [message], deliveries, telemetry.instrumenter(), context)
+    wire = Settling(adapter, [message], deliveries, telemetry.instrumenter(), context, [None])
     send(wire, REJECT)
     assert telemetry.seen[-1].parent == span.get_span_context().span_id
 
@@ -334,8 +332,5 @@ def test_what_is_known_of_all_deliveries(
     sent: dict[int, Settlement],
     settled: bool,
     common: Settlement | None,
-    settling: Make,
 ) -> None:
-    wire = settling(*[Message() for _ in verdicts])
-    wire.verdicts = verdicts
-    assert wire.summary(sent) == (settled, common)
+    assert summary(verdicts, sent) == (settled, common)

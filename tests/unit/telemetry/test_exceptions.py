@@ -11,7 +11,6 @@ from opentelemetry.context import Context
 
 from hopspan.conventions import Action
 from hopspan.model import Endpoint, OperationType, Outcome
-from hopspan.telemetry.parents import Relation
 from hopspan.telemetry.spans import Operation
 from tests.unit.support import Telemetry
 
@@ -22,7 +21,7 @@ def end(
     telemetry: Telemetry, exceptions: Any, type_: OperationType = OperationType.PROCESS
 ) -> Operation:
     operation = telemetry.instrumenter(exceptions=exceptions)._start(
-        Action("act", type_), Endpoint("memory", "orders"), Relation(Context(), Context()), {}
+        Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
     )
     operation.end(ERROR)
     return operation
@@ -81,7 +80,7 @@ def test_an_unsampled_span_has_its_log_record_all_the_same(unsampled: Telemetry)
 
 def test_a_failure_without_an_exception_has_no_record(telemetry: Telemetry) -> None:
     operation = telemetry.instrumenter(exceptions="logs/dup")._start(
-        Action("act", OperationType.PROCESS), Endpoint("memory"), Relation(Context(), Context()), {}
+        Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
     )
     operation.end(Outcome(failed=True, error_type="invalid_order"))
     assert (telemetry.only.events, telemetry.logs) == ((), [])

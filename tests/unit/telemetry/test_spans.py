@@ -17,7 +17,6 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Status, 
 from hopspan.conventions import PROCESS, Action
 from hopspan.model import SUCCESS, Endpoint, OperationType, Outcome
 from hopspan.propagation import MAPPING
-from hopspan.telemetry.parents import Relation
 from hopspan.telemetry.spans import Operation, RememberingSpan, silent
 from tests.unit.support import Seen, Telemetry, delivery, named
 
@@ -352,7 +351,7 @@ PLAIN = {
 
 def act(telemetry: Telemetry, type_: OperationType, outcome: Outcome, **ending: Any) -> None:
     operation = telemetry.instrumenter()._start(
-        Action("act", type_), Endpoint("memory", "orders"), Relation(Context(), Context()), {}
+        Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
     )
     operation.end(outcome, **ending)
 

@@ -197,8 +197,8 @@ class _Within:
             if binding is not None and not get_current_span().get_span_context().is_valid:
                 headers = carried(request.request_dict)
                 config = face(binding, request.task, headers).over(binding.instrumenter).config
-                relation = of_message(config, headers, MAPPING, get_current())
-                self._attached = Attachment(relation.parent)
+                parent, _, _ = of_message(config, headers, MAPPING, get_current())
+                self._attached = Attachment(parent)
         except Exception:  # noqa: BLE001
             faults.report("going on in a task's trace")
 
@@ -265,5 +265,5 @@ def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
 
 def _around(instrumenter: Instrumenter, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
     """The context that a span about a message belongs to, and the span that it is linked to."""
-    relation = of_message(instrumenter.config, delivery.headers, MAPPING, Context())
-    return relation.parent, [link.context for link in relation.links]
+    parent, _, links = of_message(instrumenter.config, delivery.headers, MAPPING, Context())
+    return parent, [link.context for link in links]

@@ -92,7 +92,7 @@ def basic_consume(
 
     def native(delivered_by: Any, method: Any, properties: Any, body: Any) -> Received:
         state.thread = threading.get_ident()
-        return Received(delivered_by, method, properties, body, queue, auto_ack)
+        return Received(delivered_by, method, properties, body, queue, auto_ack, state)
 
     return Subscription(
         on_message_callback,

@@ -45,6 +45,8 @@ class Received(NamedTuple):
     body: Any
     queue: str | None = None
     auto_ack: bool | None = None
+    state: State | None = None
+    """The channel's, where it is at hand."""
 
 
 class Fetched(NamedTuple):

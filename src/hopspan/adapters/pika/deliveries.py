@@ -51,23 +51,21 @@ def _received(channel: Any, method: Any, properties: Any, body: Any) -> Received
 
 def delivery(native: Received) -> Delivery:
     """A delivery as a value."""
-    method, properties = native.method, native.properties
-    state, tag = state_of(native.channel), method.delivery_tag
-    exchange, routing_key = _amqp.text(method.exchange), _amqp.text(method.routing_key)
+    channel, method, properties, _, queue, auto_ack, known = native
+    state = known or state_of(channel)
+    tag = method.delivery_tag
     return _amqp.delivery(
         native,
-        _amqp.Envelope(exchange, routing_key, native.queue, tag, bool(method.redelivered)),
+        (method.exchange, method.routing_key, queue, tag, bool(method.redelivered)),
         state.server,
         properties.headers,
-        ids=(properties.message_id, properties.correlation_id),
-        settles=not _is_auto_acked(native),
-        counted=tag in state.fetched or state.ledger.is_known(tag),
+        (properties.message_id, properties.correlation_id),
+        not (_is_auto_acked(native) if auto_ack is None else auto_ack),
+        tag in state.fetched or state.ledger.is_known(tag),
     )
 
 
 def _is_auto_acked(native: Received) -> bool:
-    if native.auto_ack is not None:
-        return native.auto_ack
     unacked = getattr(inner(native.channel), "_consumers_with_noack", None)
     # Private to pika: anything else there, in a later version or a test double, tells nothing.
     return isinstance(unacked, set) and getattr(native.method, "consumer_tag", None) in unacked
@@ -85,15 +83,17 @@ def same(native: Received, other: Received) -> bool:
 
 def opened(native: Received, processing: Processing) -> Verdict | None:
     """Enter a delivery in its channel's ledger."""
-    return state_of(native.channel).ledger.open(native.method.delivery_tag, native, processing)
+    state = native.state or state_of(native.channel)
+    return state.ledger.open(native.method.delivery_tag, native, processing)
 
 
 def closed(native: Received, processing: Processing) -> None:
     """The handling is over."""
-    state = state_of(native.channel)
-    state.fetched.pop(native.method.delivery_tag, None)
-    described = next(each for each in processing.deliveries if each.native is native)
-    state.ledger.close(native.method.delivery_tag, processing, described)
+    state, tag = native.state or state_of(native.channel), native.method.delivery_tag
+    state.fetched.pop(tag, None)
+    if state.ledger.has_open(tag):
+        described = next(each for each in processing.deliveries if each.native is native)
+        state.ledger.close(tag, processing, described)
 
 
 def is_open(native: Received) -> bool:

@@ -211,7 +211,8 @@ def test_a_delivery_knows_its_queue_and_its_thread(blocking: Blocking) -> None:
     assert subscription is not None
     method, header = deliver(), properties()
     native = in_thread(lambda: subscription.native(blocking.channel, method, header, BODY))
-    assert native == Received(blocking.channel, method, header, BODY, "billing", True)
+    state = state_of(blocking.channel)
+    assert native == Received(blocking.channel, method, header, BODY, "billing", True, state)
     assert state_of(blocking.channel).thread not in {None, threading.get_ident()}
 
 
