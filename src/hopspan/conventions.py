@@ -27,8 +27,6 @@ from opentelemetry.trace import SpanKind
 from hopspan.model import OperationType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hopspan.model import Endpoint, MessageInfo, Settlement
 
 __all__ = [

@@ -43,8 +43,11 @@ class Codec(ABC):
         """The headers of these names, which are given in lower case; of duplicates the last."""
         found = {}
         for key, value in self.items(headers):
-            name = key.lower() if type(key) is str else folded(key)
-            if isinstance(name, str) and name in names:
+            if type(key) is str:
+                name: Any = key.lower()
+            elif not isinstance(name := folded(key), str):
+                continue
+            if name in names:
                 found[name] = value
         return found
 
@@ -98,6 +101,7 @@ class Stale(frozenset[str]):
     beginnings: tuple[str, ...]
 
     def __new__(cls, names: Iterable[str], beginnings: tuple[str, ...]) -> Self:
+        """These names, and these beginnings of names."""
         made = super().__new__(cls, names)
         made.beginnings = beginnings
         return made
@@ -140,6 +144,7 @@ class _Folded(Getter[dict[str, Any]]):
     """Reads a dict whose keys are lower case already. Values are decoded only when asked for."""
 
     def get(self, carrier: dict[str, Any], key: str) -> list[str] | None:
+        """The value of a header, if it can be text."""
         found = text(carrier.get(key.lower()))
         return None if found is None or len(found) > LONGEST else [found]
 

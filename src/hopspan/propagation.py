@@ -151,24 +151,18 @@ def inject_into(
     configured = _configured()
     fresh = None
     if configured.is_default:
-        carried = get_current_span(context) if span is None else span
-        fresh = _plainly_written(carried, context, allowed, configured.itself)
+        about = (get_current_span(context) if span is None else span).get_span_context()
+        try:
+            fresh = w3c.fields_of(about, context, allowed, configured.itself)
+        except Exception:  # noqa: BLE001 - an entry that cannot be written: see below
+            fresh = None
     if fresh is None:
         context = context if span is None else set_span_in_context(span, context)
         fresh = _freshly_written(configured.itself, context, allowed)
-    stale = _stale(configured, fresh, allowed)
+    stale = configured.stale if configured.is_default else _stale(configured, fresh, allowed)
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)
-
-
-def _plainly_written(
-    span: Span, context: Context, allowed: Names | None, propagator: TextMapPropagator
-) -> dict[str, str] | None:
-    try:
-        return w3c.fields_of(span.get_span_context(), context, allowed, propagator)
-    except Exception:  # noqa: BLE001 - an entry that cannot be written
-        return None
 
 
 def _freshly_written(
@@ -270,7 +264,7 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
 
 
 def sender_of(codec: Codec, headers: Any, *, trust: bool = True) -> SpanContext:
-    """Who has sent a message with these headers; the invalid one where they do not say. As above."""
+    """Who has sent a message with these headers; the invalid one where they do not say."""
     try:
         if headers and _configured().is_default:
             span = w3c.sender(codec.found(headers, w3c.FIELDS))

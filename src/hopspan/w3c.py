@@ -41,7 +41,8 @@ SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 
 _match = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
-_FLAGS = {f"{each:02x}": TraceFlags(each) for each in range(256)}
+_WRITTEN_FLAGS = tuple(f"{each:02x}" for each in range(256))
+_FLAGS = {told: TraceFlags(each) for each, told in enumerate(_WRITTEN_FLAGS)}
 _MOST_CHARACTERS = 1024
 """Of baggage that is remembered: with the number of entries, the bound of what the caches hold."""
 _NONE: Mapping[str, Any] = {}
@@ -58,7 +59,7 @@ def sender(fields: Mapping[str, Any]) -> SpanContext | None:
     trace_id, span_id, flags = found.groups()
     if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
-    return SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[flags])  # noqa: FBT003
+    return SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[flags])
 
 
 def entries(fields: Mapping[str, Any], propagator: TextMapPropagator) -> Mapping[str, Any] | None:
@@ -90,11 +91,12 @@ def fields_of(
     span: SpanContext, context: Context, allowed: Names | None, propagator: TextMapPropagator
 ) -> dict[str, str] | None:
     """What a message is to carry of a span, and of the baggage in a context that may leave."""
-    if span.trace_state is not DEFAULT_TRACE_STATE and span.trace_state:
+    trace_id, span_id, _, flags, state, is_valid = span
+    if state is not DEFAULT_TRACE_STATE and state:
         return None
     fields: dict[str, str] = {}
-    if span.is_valid:
-        fields[TRACEPARENT] = f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
+    if is_valid:
+        fields[TRACEPARENT] = f"00-{trace_id:032x}-{span_id:016x}-{_WRITTEN_FLAGS[flags]}"
     elif span != INVALID_SPAN_CONTEXT:
         return None
     if KEY in context:

@@ -142,7 +142,7 @@ class Envelope(NamedTuple):
     redelivered: bool
 
 
-def delivery(
+def delivery(  # noqa: PLR0917 - keywords cost, once a message
     native: Any,
     envelope: tuple[Any, Any, str | None, int, bool],
     server: Server,

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hopspan.telemetry import Instrumenter
 
 
+Timing = tuple[int, float]
+"""When a call began: in ns since the epoch, and by the clock that durations are taken from."""
+
+
 class _Record(NamedTuple):
     """One settlement call, from before it is made."""
 
@@ -27,38 +31,19 @@ class _Record(NamedTuple):
     name: str
     sent: Sent
     error_type: Callable[[BaseException], str | None]
-    began: int
-    clock: float
+    timing: Timing
 
     def failed(self, error: Exception) -> None:
         """It did not go out."""
         outcome = self._failure(error)
-        _enter(self.ledger, self.name, self.sent, outcome, self.began, self.clock)
-
-    def claim(self) -> Sequence[Entry]:
-        """It is going out: nobody else is to settle what it settles."""
-        try:
-            tag, multiple, verdict = self.sent
-            entries = self.ledger.settled(tag, verdict, multiple=multiple)
-            _note(entries, verdict)
-        except Exception:  # noqa: BLE001
-            faults.report("entering a settlement in the ledger")
-            return ()
-        return entries
+        _enter(self.ledger, self.name, self.sent, outcome, self.timing)
 
     def take_back(self, entries: Sequence[Entry], error: Exception) -> None:
         """It did not go out after all; what the channel is good for then, it does not settle."""
         for entry in entries:
             if not isinstance(entry, Left):
                 entry[0].wire.take_back(entry[1])
-        self.tell(entries, self._failure(error))
-
-    def tell(self, entries: Sequence[Entry], outcome: Outcome) -> None:
-        """Record what became of it."""
-        try:
-            _record(self.name, self.sent[2], entries, outcome, self.began, self.clock)
-        except Exception:  # noqa: BLE001
-            faults.report("recording a settlement")
+        _tell(self.name, self.sent, entries, self._failure(error), self.timing)
 
     def _failure(self, error: Exception) -> Outcome:
         kind = self.error_type(error) or names.error_type(error)
@@ -90,13 +75,13 @@ def recording(
             sent = None
         if sent is None:
             return original(*args, **kwargs)
-        began, clock = time_ns(), perf_counter()
+        timing = time_ns(), perf_counter()
         try:
             result = original(*args, **kwargs)
         except Exception as error:
-            _Record(ledger, name, sent, error_type, began, clock).failed(error)
+            _Record(ledger, name, sent, error_type, timing).failed(error)
             raise
-        _enter(ledger, name, sent, SUCCESS, began, clock)
+        _enter(ledger, name, sent, SUCCESS, timing)
         return result
 
     return settle
@@ -119,18 +104,18 @@ def recording_async(
         sent = _sent(read, args, kwargs)
         if sent is None:
             return await original(*args, **kwargs)
-        record = _Record(ledger, name, sent, error_type, time_ns(), perf_counter())
+        timing = time_ns(), perf_counter()
         # Entered before it is waited for: others may conclude in the meantime.
-        entries = record.claim()
+        entries = _claim(ledger, sent)
         try:
             result = await original(*args, **kwargs)
         except Exception as error:
-            record.take_back(entries, error)
+            _Record(ledger, name, sent, error_type, timing).take_back(entries, error)
             raise
         except BaseException:
-            record.tell(entries, SUCCESS)
+            _tell(name, sent, entries, SUCCESS, timing)
             raise
-        record.tell(entries, SUCCESS)
+        _tell(name, sent, entries, SUCCESS, timing)
         return result
 
     return settle
@@ -143,9 +128,31 @@ def _sent(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | No
         return None
 
 
-def _enter(
-    ledger: Ledger, name: str, sent: Sent, outcome: Outcome, began: int, clock: float
+def _claim(ledger: Ledger, sent: Sent) -> Sequence[Entry]:
+    """It is going out: nobody else is to settle what it settles."""
+    try:
+        tag, multiple, verdict = sent
+        entries = ledger.settled(tag, verdict, multiple=multiple)
+        _note(entries, verdict)
+    except Exception:  # noqa: BLE001
+        faults.report("entering a settlement in the ledger")
+        return ()
+    return entries
+
+
+def _tell(
+    name: str, sent: Sent, entries: Sequence[Entry], outcome: Outcome, timing: Timing
 ) -> None:
+    """Record what became of it."""
+    if not entries:
+        return
+    try:
+        _record(name, sent[2], entries, outcome, timing)
+    except Exception:  # noqa: BLE001
+        faults.report("recording a settlement")
+
+
+def _enter(ledger: Ledger, name: str, sent: Sent, outcome: Outcome, timing: Timing) -> None:
     try:
         tag, multiple, verdict = sent
         if outcome.failed:
@@ -154,7 +161,7 @@ def _enter(
             entries = ledger.settled(tag, verdict, multiple=multiple)
             _note(entries, verdict)
         if entries:
-            _record(name, verdict, entries, outcome, began, clock)
+            _record(name, verdict, entries, outcome, timing)
     except Exception:  # noqa: BLE001
         faults.report("entering a settlement in the ledger")
 
@@ -170,8 +177,7 @@ def _record(
     verdict: Verdict,
     entries: Sequence[Entry],
     outcome: Outcome,
-    began: int,
-    clock: float,
+    timing: Timing,
 ) -> None:
     """Tell of what the user has settled; what hopspan settles, its processing tells of."""
     for entry in entries:
@@ -195,7 +201,7 @@ def _record(
         Settlement(verdict),
         [each.delivery for each in theirs],
         outcome,
-        (began, perf_counter() - clock),
+        (timing[0], perf_counter() - timing[1]),
         inside=parents[0] if single else None,
         of=() if single else [each.span for each in theirs],
     )

@@ -175,7 +175,9 @@ def turns_of(binding: Binding, native_of: Callable[[Any], Any]) -> Callable[[Any
 
 
 def iterates(
-    reader: Callable[..., Callable[[Any], Any] | None], keep: Callable[[Any, Any], None]
+    reader: Callable[..., Callable[[Any], Any] | None],
+    keep: Callable[[Any, Any], None],
+    source_of: Callable[[Any, Any], Any] | None = None,
 ) -> Any:
     """Intercept a call that returns an iterator over messages: its loop's body is put in scope.
 
@@ -183,6 +185,8 @@ def iterates(
         reader: From the call's arguments to a function that turns what is iterated over into a
             native delivery, or into None for what is no message.
         keep: Told `(client, loop)`, so that the client's way of ending the loop can end its scope.
+        source_of: From `(client, what the call returned)` to an iterator that asks the client in
+            such a way that nothing of it is intercepted; None where there is none.
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
@@ -193,7 +197,10 @@ def iterates(
             if native_of is None:
                 return source
 
-            loop = Loop(_Quietly(source, binding.adapter.NAME), turns_of(binding, native_of))
+            quiet = None if source_of is None else source_of(self, source)
+            if quiet is None:
+                quiet = _Quietly(source, binding.adapter.NAME)
+            loop = Loop(quiet, turns_of(binding, native_of))
             try:
                 keep(self, loop)
             except Exception:  # noqa: BLE001

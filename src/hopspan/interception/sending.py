@@ -38,7 +38,12 @@ def sends(
 
         @functools.wraps(original)
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not binding.active or inside.get() == about:
+            instrumenter = binding.instrumenter
+            if (
+                not instrumenter.switch.on
+                or inside.get() == about
+                or instrumenter.audience.has_nothing_to_carry()
+            ):
                 return original(self, *args, **kwargs)
             operation, changed = start_send(binding, action, reader, (self, *args), kwargs)
             if operation is None:
@@ -51,8 +56,12 @@ def sends(
                 raise
             finally:
                 inside.reset(token)
-            if completes is None or not _completes(completes, self, operation, result):
-                end_send(operation, SUCCESS)
+            if not (
+                completes is not None
+                and operation.is_heard
+                and _completes(completes, self, operation, result)
+            ):
+                end_send(operation)
             return result
 
         return send
@@ -91,7 +100,7 @@ def start_send(
     return operation, changed
 
 
-def end_send(operation: Operation, outcome: Outcome) -> None:
+def end_send(operation: Operation, outcome: Outcome = SUCCESS) -> None:
     """End a publish; a fault of ours is only logged."""
     try:
         operation.end(outcome)

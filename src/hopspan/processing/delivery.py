@@ -8,15 +8,11 @@ exception.
 
 from __future__ import annotations
 
-import threading
-import weakref
 from typing import TYPE_CHECKING, Any
-
-from opentelemetry import context as otel
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
+from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing.concluding import (
     decide_all,
     outcome_of,
@@ -26,109 +22,28 @@ from hopspan.processing.concluding import (
     warn_of_unsettled_turn,
 )
 from hopspan.processing.deferral import Deferred, Errand
-from hopspan.processing.ownership import Ownership
+from hopspan.processing.handled import Handled
 from hopspan.processing.refusals import refuse_plain
-from hopspan.processing.settling import Settling, refused, summary
-from hopspan.telemetry.spans import OTHER_ERROR
+from hopspan.processing.settling import refused, summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from opentelemetry.context import Context
-    from opentelemetry.trace import Span
-
     from hopspan.processing.adapting import Adapter
-    from hopspan.settlement import Commits, Policy
-    from hopspan.telemetry import Instrumenter, Operation
 
 Plan = list[tuple[int, Settlement]]
 """What is to be sent for which delivery."""
 
 _NOTHING_SENT: Mapping[int, Settlement] = {}
 
-CURRENT = otel.create_key("hopspan-processing")
 
-
-class Processing:
+class Processing(Handled):
     """The handling of one delivery. What `current()` returns inside a handler.
 
     Safe to pass to another thread or task after `defer()`; otherwise used by the handler's own.
     """
 
-    __slots__ = (
-        "__weakref__", "_failure", "_inner_error", "_natives", "_once", "_operation", "adapter",
-        "commits", "context", "deliveries", "instrumenter", "outcome", "ownership", "policy",
-        "policy_rank", "reraise", "settled", "settled_by_policy", "_verdicts", "_wire",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        adapter: Adapter,
-        natives: Sequence[Any],
-        deliveries: Sequence[Delivery],
-        instrumenter: Instrumenter,
-        operation: Operation,
-    ) -> None:
-        self.adapter: Adapter = adapter
-        self._natives = natives
-        self.instrumenter: Instrumenter = instrumenter
-        self._operation = operation
-        self._once = threading.Lock()  # acquired by whoever finishes, and never released
-        self.ownership: Ownership = Ownership()
-        """Who concludes."""
-        self._failure = SUCCESS
-        self._inner_error: Exception | None = None
-        self.policy_rank: int = 0
-        """Which face the policy is of; see `Face.rank`."""
-        self.settled_by_policy: bool = False
-        """Whether it was hopspan that settled."""
-        self.deliveries: Sequence[Delivery] = deliveries
-        """The deliveries handled here: one, or those of a batch."""
-        config = instrumenter.config
-        self.policy: Policy = config.policy
-        self.commits: Commits = config.commits
-        self.reraise: bool = config.reraise
-        self.outcome: Outcome | None = None
-        """How the handling went; None while it goes on."""
-        self.settled: bool = False
-        """Whether every delivery has been settled, by the policy or by the user."""
-        # Weak, or every message would leave a cycle for the garbage collector.
-        self.context: Context = operation.keep_in_context(CURRENT, weakref.ref(self))
-        self._verdicts: list[Verdict | None] = [None] * len(natives)
-        self._wire: Settling | None = None
-
-    def __bool__(self) -> bool:
-        """True; outside a delivery `current()` is a falsy one."""
-        return True
-
-    def __repr__(self) -> str:
-        where = self.delivery.endpoint.destination if self.deliveries else ""
-        return f"<hopspan processing of {where}: {'over' if self.outcome else 'open'}>"
-
-    # -- for handlers ----------------------------------------------------------------------------
-
-    @property
-    def span(self) -> Span:
-        """The process span. Its status decides as well: ERROR is a failure without raising."""
-        return self._operation.span
-
-    @property
-    def delivery(self) -> Delivery:
-        """The (first) delivery."""
-        return self.deliveries[0]
-
-    def fail(self, reason: str, *, type: str | None = None) -> None:  # noqa: A002 - as error.type
-        """Declare the handling failed without raising; the policy treats it like an exception.
-
-        Args:
-            reason: For people; becomes the span's status description.
-            type: `error.type`, low-cardinality; `_OTHER` when not given.
-
-        An exception that the handler raises afterwards takes precedence. Calling it after the
-        handling is over changes nothing.
-        """
-        kind = OTHER_ERROR if type is None else str(type)
-        self._failure = Outcome(failed=True, error_type=kind, description=reason)
+    __slots__ = ()
 
     def defer(self) -> Deferred:
         """Take over: the handler's return then concludes nothing.
@@ -152,32 +67,6 @@ class Processing:
         return self.ownership.defer(self)
 
     # -- for the faces ---------------------------------------------------------------------------
-
-    @property
-    def wire(self) -> Settling:
-        """What becomes of the deliveries on the wire. Most are settled by their handler, in time."""
-        if self._wire is None:
-            self._wire = Settling(
-                self.adapter,
-                self._natives,
-                self.deliveries,
-                self.instrumenter,
-                self.context,
-                self._verdicts,
-            )
-        return self._wire
-
-    def note(self, native: Any, verdict: Verdict) -> None:
-        """A settlement of one of the deliveries went out."""
-        if native is self._natives[0]:
-            self._verdicts[0] = verdict
-        else:
-            self.wire.note(native, verdict)
-
-    @property
-    def lost(self) -> Exception | None:
-        """The client's error, where its channel went away while we settled."""
-        return None if self._wire is None else self._wire.lost
 
     def finish(self, error: BaseException | None = None) -> None:
         """Conclude, settle and end. Takes effect once. Raises only what is no `Exception`."""
@@ -325,9 +214,11 @@ class Processing:
             self.settled_by_policy = bool(sent)
             self.settled, common = summary(self._verdicts, sent)
             outcome = self.outcome or SUCCESS
-            attributes = None if common is None else names.settlement_attributes(common)
+            attributes = self.about
+            if common is not None:
+                attributes = {**attributes, **names.settlement_attributes(common)}
             if outcome.cancelled or outcome.interrupted:
-                attributes = {**(attributes or {}), names.CANCELLED: True}
+                attributes = {**attributes, names.CANCELLED: True}
             uncounted = 0
             for delivery in self.deliveries:
                 uncounted += not delivery.counted
@@ -337,5 +228,5 @@ class Processing:
         for native in self._natives:
             try:
                 self.adapter.closed(native, self)
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001, PERF203 - each of a batch is to be closed
                 faults.report("closing a delivery")

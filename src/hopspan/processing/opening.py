@@ -11,7 +11,8 @@ from opentelemetry.trace import INVALID_SPAN
 from hopspan import faults
 from hopspan.model import SUCCESS, Delivery, Endpoint, HopspanError, MessageInfo, Verdict
 from hopspan.processing.concluding import warn_of_late_settings, warn_of_settled_already
-from hopspan.processing.delivery import CURRENT, Processing
+from hopspan.processing.delivery import Processing
+from hopspan.processing.handled import CURRENT
 from hopspan.processing.refusals import refuse, refuse_plain
 from hopspan.processing.scope import undo_leftovers
 from hopspan.settlement import as_policy
@@ -152,7 +153,7 @@ def begin(
     for native in natives:
         try:
             settled = adapter.opened(native, processing)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001, PERF203 - each of a batch is to be opened
             faults.report("opening a delivery")
         else:
             if settled is not None:

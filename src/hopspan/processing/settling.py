@@ -57,7 +57,7 @@ class Settling:
         "verdicts",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made in one place
         self,
         adapter: Adapter,
         natives: Sequence[Any],

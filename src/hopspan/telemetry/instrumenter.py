@@ -21,6 +21,7 @@ from hopspan.propagation import (
     inject_into,
     narrowed,
 )
+from hopspan.telemetry.audience import Audience
 from hopspan.telemetry.describing import Description
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.foreign import telling
@@ -58,7 +59,7 @@ class Instrumenter:
     """Starts operations as one `Config` wants them."""
 
     __slots__ = (
-        "_description", "_is_ignored", "_tracer", "allowed", "config", "exceptions",
+        "_description", "_is_ignored", "_tracer", "allowed", "audience", "config", "exceptions",
         "meters", "switch",
     )  # fmt: skip
 
@@ -74,6 +75,7 @@ class Instrumenter:
         self.allowed: Names | None = names_of(config.baggage_allow)
         self._description = Description(config)
         self._is_ignored = ignoring(config.ignore)
+        self.audience: Audience = Audience(config)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Instrumenter:
         """An instrumenter with some settings replaced; this one where there are none."""

@@ -154,6 +154,14 @@ class Operation:
         """Where the message goes to or comes from."""
         return self.plan.endpoint if self.plan else None
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody will hear how it ends."""
+        instrumenter = self._instrumenter
+        if instrumenter is None:
+            return False
+        return self.span.is_recording() or instrumenter.audience.hears_unrecorded()
+
     def announce(self, native: Any) -> None:
         """Tell the `on_start` hook; remember the native object for `on_end`."""
         self._native = native
@@ -198,23 +206,27 @@ class Operation:
         if instrumenter.meters.any:
             seconds = perf_counter() - self._started if seconds is None else seconds
             try:
-                _measure(instrumenter.meters, plan, self, outcome, seconds, messages)
+                _measure(instrumenter.meters, plan, self.context, outcome, (seconds, messages))
             except Exception:  # noqa: BLE001 - telemetry never harms the message
                 faults.report("measuring an operation")
-        if outcome.failed or (attributes and type(self.span) is not RememberingSpan):
-            try:
-                if attributes:
-                    self.span.set_attributes(attributes)
-                if outcome.failed:
-                    self._record(outcome)
-            except Exception:  # noqa: BLE001 - nor the metrics the span
-                faults.report("recording how an operation ended")
+        if outcome.failed or attributes:
+            self._tell(outcome, attributes)
         if instrumenter.config.on_end is not None:
             call_hook("on_end", instrumenter.config.on_end, self, self._native)
         try:
             self.span.end()
         except Exception:  # noqa: BLE001
             faults.report("ending a span")
+
+    def _tell(self, outcome: Outcome, attributes: Mapping[str, Any] | None) -> None:
+        """Of what became known only now."""
+        try:
+            if attributes and type(self.span) is not RememberingSpan:
+                self.span.set_attributes(attributes)
+            if outcome.failed:
+                self._record(outcome)
+        except Exception:  # noqa: BLE001 - nor the metrics the span
+            faults.report("recording how an operation ended")
 
     def _record(self, outcome: Outcome) -> None:
         if self.span.is_recording():
@@ -236,14 +248,9 @@ def silent(context: Context) -> Operation:
 
 
 def _measure(
-    meters: Meters,
-    plan: Plan,
-    operation: Operation,
-    outcome: Outcome,
-    seconds: float,
-    messages: int,
+    meters: Meters, plan: Plan, context: Context, outcome: Outcome, measured: tuple[float, int]
 ) -> None:
-    error_type, kind, context = outcome.error_type, plan.action.type, operation.context
+    (seconds, messages), error_type, kind = measured, outcome.error_type, plan.action.type
     if kind is OperationType.PROCESS:
         meters.processing(plan, seconds, error_type, context)
         if messages:

@@ -13,7 +13,8 @@ from opentelemetry.context import attach, detach, set_value
 
 import hopspan
 from hopspan.model import SUCCESS, Delivery, Endpoint, MessageInfo, PolicyError, Verdict
-from hopspan.processing.delivery import CURRENT, Processing
+from hopspan.processing.delivery import Processing
+from hopspan.processing.handled import CURRENT
 from hopspan.processing.opening import NOTHING, begin, current, started
 from hopspan.processing.scope import Attachment
 from hopspan.telemetry import Binding, Face, keep_binding

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pika.adapters.blocking_connection import BlockingChannel
@@ -18,8 +20,9 @@ from hopspan.interception import INTERCEPTED, Fetch, Subscription
 from hopspan.model import Delivery, MessageInfo, Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from hopspan.model import Endpoint
     from hopspan.processing import Loop
     from hopspan.telemetry import Operation
 
@@ -35,7 +38,8 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     **added: Any,
 ) -> Outgoing | None:
     """`basic_publish` of both channels."""
-    if _is_left_alone(getattr(channel, "_cookie", None)):
+    outer = getattr(channel, "_cookie", None)
+    if outer is not None and _is_left_alone(outer):
         return None
     state = state_of(channel)
     if state.thread is None:  # pika is used on one thread, so this is the one
@@ -48,15 +52,21 @@ def basic_publish(  # noqa: PLR0917 - as in pika
         carrying.headers = headers
         return (exchange, routing_key, body, carrying, mandatory, *rest), added
 
+    endpoint, attributes = _destination(exchange, routing_key, state.server)
+    if properties is None:
+        return Outgoing(endpoint, MessageInfo(None, None, attributes), None, call)
+    message = MessageInfo(properties.message_id, properties.correlation_id, attributes)
+    return Outgoing(endpoint, message, properties.headers, call)
+
+
+@lru_cache(maxsize=1024)
+def _destination(
+    exchange: str | bytes, routing_key: str | bytes, server: _amqp.Server
+) -> tuple[Endpoint, Mapping[str, Any]]:
+    """Where a publish goes, and what its span says of it."""
     key = _text(routing_key)
     attributes = {_amqp.ROUTING_KEY: key} if key else {}
-    message = (
-        MessageInfo(None, None, attributes)
-        if properties is None
-        else MessageInfo(properties.message_id, properties.correlation_id, attributes)
-    )
-    headers = None if properties is None else properties.headers
-    return Outgoing(_amqp.sent_to(_text(exchange), key, state.server), message, headers, call)
+    return _amqp.sent_to(_text(exchange), key, server), MappingProxyType(attributes)
 
 
 def _text(name: str | bytes) -> str:

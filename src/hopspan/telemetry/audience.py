@@ -1,0 +1,49 @@
+"""Whether anybody hears of an operation: where nobody does, it need not be told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import get_current
+
+if TYPE_CHECKING:
+    from hopspan.config import Config
+
+_metrics = getattr(metrics, "_internal", None)
+
+
+def has_no_sdk() -> bool:
+    """Whether neither traces nor metrics go anywhere, so far.
+
+    Asked at every publish, for which `get_tracer_provider` takes too long. Private to the API:
+    where a name is missing, an SDK is taken to be there.
+    """
+    return (
+        getattr(trace, "_TRACER_PROVIDER", trace) is None
+        and getattr(_metrics, "_METER_PROVIDER", metrics) is None
+    )
+
+
+class Audience:
+    """Who hears of the operations of one `Config`. Immutable; safe for all threads."""
+
+    __slots__ = ("_hears", "_may_be_nobody", "_measures")
+
+    def __init__(self, config: Config) -> None:
+        told = (config.tracer_provider, config.meter_provider, config.on_start, config.on_end)
+        self._may_be_nobody = all(each is None for each in told)
+        self._measures = bool(config.metrics)
+        self._hears = (
+            (self._measures and config.meter_provider is not None)
+            or config.on_end is not None
+            or config.exceptions != "event"
+        )
+
+    def has_nothing_to_carry(self) -> bool:
+        """Whether nobody hears of a message, and nothing is current that it could carry."""
+        return self._may_be_nobody and has_no_sdk() and not get_current()
+
+    def hears_unrecorded(self) -> bool:
+        """Whether somebody hears of an operation whose span is not recorded."""
+        return self._hears or (self._measures and not has_no_sdk())
