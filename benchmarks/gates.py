@@ -1,7 +1,7 @@
 """What hopspan must show: a gate and a target for each row, as data.
 
 A gate is missed only when the lower quartile of the ratio is over it, so that noise alone does not
-fail a build. A gate that cannot be reached is reported with the profile that shows why, and stays.
+fail a build. A gate that cannot be reached stays, and is listed in `unreached` with the reason.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ class Gate(NamedTuple):
     limit: float | None
     """None: reported, not judged."""
     target: float | None = None
+
+    @property
+    def rows(self) -> set[str]:
+        """What has to be measured for it."""
+        over, under = self.ratio
+        return {*over.plus, *over.minus, *under.plus, *under.minus}
 
 
 class Verdict(NamedTuple):
@@ -140,12 +146,8 @@ def judge(measured: Mapping[str, Mapping[str, Rounds]]) -> list[Verdict]:
     verdicts = []
     for gate in gates():
         rounds = measured.get(gate.group)
-        if rounds is not None and _names(gate.ratio) <= rounds.keys():
+        if rounds is not None and gate.rows <= rounds.keys():
             values = gate.ratio.of(rounds)
             if values:  # no round in which there was nothing to compare with
                 verdicts.append(Verdict(gate, quartiles(values)))
     return verdicts
-
-
-def _names(ratio: Ratio) -> set[str]:
-    return {*ratio.over.plus, *ratio.over.minus, *ratio.under.plus, *ratio.under.minus}
