@@ -10,9 +10,12 @@ import pytest
 
 pytest.importorskip("opentelemetry.instrumentation.pika", reason="needs the extra `bench`")
 
+from aio_pika import Exchange, Message
+from pamqp.commands import Basic
+
 from benchmarks.chart import draw
 from benchmarks.checks import WrongRowError, check_rows
-from benchmarks.clients import pika
+from benchmarks.clients import aio_pika, pika
 from benchmarks.floors import floor, traceparent
 from benchmarks.gates import Gate, Verdict, gates, judge
 from benchmarks.groups import SDK, shape_of, standard
@@ -84,6 +87,18 @@ def test_pikas_rows_are_what_they_claim(mode: str) -> None:
     for path, make in (("pika publish", lambda _mode: pika.Publish()), ("c", pika.Consume)):
         (group,) = standard(path, make, mode)
         assert group.rows[0].name == "bare"
+
+
+def test_aio_pika_waits_for_the_confirm_of_each_message() -> None:
+    channel, _ = aio_pika.open_channel(confirms=True)
+    exchange = Exchange(channel, "orders")
+
+    async def publish() -> list[Any]:
+        return [await exchange.publish(Message(b""), "created") for _ in range(300)]
+
+    confirms = aio_pika.run(publish())
+    assert {type(each) for each in confirms} == {Basic.Ack}
+    assert [each.delivery_tag for each in confirms] == [*range(1, 301)]
 
 
 def test_a_floor_that_emits_another_span_is_refused() -> None:
