@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from benchmarks.attributes import FEWER
 from benchmarks.groups import (
     API,
     BARE,
@@ -109,15 +110,30 @@ def gates() -> Iterator[Gate]:
             ratio = relative(HOPSPAN_METRICS, SDK_METRICS)
             yield Gate(f"{path}, {mode}", "of SDK floor, both with metrics", ratio, limit, target)
 
+    for path in EVERY:
+        ratio = relative(FEWER, CONTRIB)
+        yield Gate(f"{path}, sampled", "of contrib, with as few attributes", ratio, None)
     for mode in MODES[:2]:
         ratio = relative(HOPSPAN_METRICS, CONTRIB_METRICS)
         yield Gate(f"Celery run, {mode}", "of contrib, both with metrics", ratio, None)
+    yield from _encoded()
     yield from _baggage()
     yield from _batches()
     failing = relative(HOPSPAN, SDK)
     yield Gate("pika consume, failing, sampled", "of SDK floor", failing, 1.10)
     yield Gate("pika consume, failing, unsampled", "of SDK floor", failing, None)
     yield Gate("Celery run, ignored, sampled", "of SDK floor", failing, None)
+
+
+def _encoded() -> Iterator[Gate]:
+    """Where what is exported is paid for too."""
+    for path in ("pika publish", "pika consume"):
+        for what, row, reference in (
+            ("of SDK floor", HOPSPAN, SDK),
+            ("of contrib", HOPSPAN, CONTRIB),
+            ("of contrib, with as few attributes", FEWER, CONTRIB),
+        ):
+            yield Gate(f"{path}, encoded, sampled", what, relative(row, reference), None)
 
 
 def _baggage() -> Iterator[Gate]:

@@ -6,6 +6,7 @@ import fnmatch
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+from benchmarks.encoding import encoded_groups
 from benchmarks.groups import Group, standard_groups
 from benchmarks.sampling import Effort, measure
 from benchmarks.special import special_groups
@@ -17,7 +18,7 @@ Measured = Mapping[str, Mapping[str, Rounds]]
 
 def all_groups() -> dict[str, Callable[[], Iterator[Group]]]:
     """By name, each made when its turn has come."""
-    return {**standard_groups(), **special_groups()}
+    return {**standard_groups(), **encoded_groups(), **special_groups()}
 
 
 def wanted(pattern: str | None) -> list[str]:

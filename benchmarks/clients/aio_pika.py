@@ -142,7 +142,7 @@ class Publish:
         return self._row("contrib", exchange, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        exchange = hopspan.wrap(self._exchange(name), **telemetry.providers, **settings)
+        exchange = hopspan.wrap(self._exchange(name), **{**telemetry.providers, **settings})
         return self._row(name, exchange, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -289,7 +289,7 @@ class Consume:
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         def kind(*args: Any) -> Any:
-            return hopspan.wrap(Queue(*args), **telemetry.providers, **settings)
+            return hopspan.wrap(Queue(*args), **{**telemetry.providers, **settings})
 
         return self._row(name, kind, telemetry)._replace(warm=self.warm)
 

@@ -104,7 +104,7 @@ class ApplyAsync:
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         app = self._apps[name] = open_app(name)
-        receivers = _connected(lambda: hopspan.wrap(app, **telemetry.providers, **settings))
+        receivers = _connected(lambda: hopspan.wrap(app, **{**telemetry.providers, **settings}))
         return self._row(name, receivers, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -173,7 +173,7 @@ class Run:
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         app = open_app(name)
-        receivers = _connected(lambda: hopspan.wrap(app, **telemetry.providers, **settings))
+        receivers = _connected(lambda: hopspan.wrap(app, **{**telemetry.providers, **settings}))
         return self._row(name, app, receivers, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:

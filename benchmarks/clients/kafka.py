@@ -98,7 +98,7 @@ class Send:
         return self._row("contrib", producer, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        producer = hopspan.wrap(self._open(name), **telemetry.providers, **settings)
+        producer = hopspan.wrap(self._open(name), **{**telemetry.providers, **settings})
         return self._row(name, producer, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -190,7 +190,7 @@ class Next:
         return self._row("contrib", open_consumer(kind), telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        consumer = hopspan.wrap(open_consumer(), **telemetry.providers, **settings)
+        consumer = hopspan.wrap(open_consumer(), **{**telemetry.providers, **settings})
         return self._row(name, consumer, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:

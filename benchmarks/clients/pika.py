@@ -149,7 +149,7 @@ class Publish:
         return _publishes("contrib", channel, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        channel = hopspan.wrap(self._open(name), **telemetry.providers, **settings)
+        channel = hopspan.wrap(self._open(name), **{**telemetry.providers, **settings})
         return _publishes(name, channel, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -271,7 +271,7 @@ class Consume:
         return self._row("contrib", channel, self.handler, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        channel = hopspan.wrap(open_channel(), **telemetry.providers, **settings)
+        channel = hopspan.wrap(open_channel(), **{**telemetry.providers, **settings})
         return self._row(name, channel, self.handler, telemetry)._replace(warm=self.warm)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:

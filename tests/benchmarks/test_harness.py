@@ -13,9 +13,11 @@ pytest.importorskip("opentelemetry.instrumentation.pika", reason="needs the extr
 from aio_pika import Exchange, Message
 from pamqp.commands import Basic
 
+from benchmarks.attributes import FEWER, with_as_few
 from benchmarks.chart import draw
-from benchmarks.checks import WrongRowError, check_rows
-from benchmarks.clients import aio_pika, pika
+from benchmarks.checks import WrongRowError, check_rows, watched
+from benchmarks.clients import aio_pika, kafka, pika
+from benchmarks.encoding import encoded_groups
 from benchmarks.floors import floor, traceparent
 from benchmarks.gates import Gate, Verdict, gates, judge
 from benchmarks.groups import SDK, shape_of, standard
@@ -99,6 +101,26 @@ def test_aio_pika_waits_for_the_confirm_of_each_message() -> None:
     confirms = aio_pika.run(publish())
     assert {type(each) for each in confirms} == {Basic.Ack}
     assert [each.delivery_tag for each in confirms] == [*range(1, 301)]
+
+
+@pytest.mark.parametrize("make", [lambda _mode: pika.Publish(), pika.Consume, kafka.Next])
+def test_spans_may_be_made_to_say_no_more_than_contribs(make: Any) -> None:
+    telemetry, made = Telemetry(SAMPLED), make(SAMPLED)
+    contrib = made.contrib(telemetry)
+    few = with_as_few(made, telemetry, contrib)
+    assert few is not None
+    (theirs,), (ours,) = watched(contrib, telemetry), watched(few, telemetry)
+    (full,) = watched(made.hopspan("full", telemetry, metrics=False), telemetry)
+    assert len(ours.attributes or {}) == len(theirs.attributes or {}) < len(full.attributes or {})
+    assert (ours.name, ours.kind) == (full.name, full.kind)
+    telemetry.close()
+
+
+@pytest.mark.parametrize("name", encoded_groups())
+def test_what_is_exported_may_be_encoded(name: str) -> None:
+    (group,) = encoded_groups()[name]()
+    assert group.name == name
+    assert {"bare", "contrib", "hopspan", FEWER} <= {row.name for row in group.rows}
 
 
 def test_a_floor_that_emits_another_span_is_refused() -> None:
