@@ -100,7 +100,7 @@ def open_channel(*, confirms: bool = False) -> tuple[Channel, _Drain]:
     return run(_opened(confirms=confirms))
 
 
-def _contrib(telemetry: Telemetry, owner: type, method: str) -> type:
+def wrapped_by_contrib(telemetry: Telemetry, owner: type, method: str) -> type:
     """A class whose method is wrapped as contrib's instrumentor wraps it."""
     tracer = trace.get_tracer(
         "opentelemetry.instrumentation.aio_pika",
@@ -138,7 +138,7 @@ class Publish:
         return self._row("bare", self._exchange("bare"))
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        exchange = self._exchange("contrib", _contrib(telemetry, Exchange, "publish"))
+        exchange = self._exchange("contrib", wrapped_by_contrib(telemetry, Exchange, "publish"))
         return self._row("contrib", exchange, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
@@ -285,7 +285,7 @@ class Consume:
         return self._row("bare", Queue)
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        return self._row("contrib", _contrib(telemetry, Queue, "consume"), telemetry)
+        return self._row("contrib", wrapped_by_contrib(telemetry, Queue, "consume"), telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         def kind(*args: Any) -> Any:
