@@ -46,7 +46,7 @@ def find(
 ) -> Findings:
     """Measure, measure again what would fail the build, and compare with the list."""
     known = {(each.group, each.what): each for each in listed}
-    measured = dict(measure(groups, once))
+    measured = {**measure(groups, once)}
     if doubtful := {each.gate.group for each in _surprising(judge(measured), known)}:
         measured |= measure([name for name in groups if name in doubtful], AGAIN)
     verdicts = [each for each in judge(measured) if each.gate.limit is not None]

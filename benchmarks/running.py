@@ -32,7 +32,7 @@ def wanted(pattern: str | None) -> list[str]:
 
 def measure_groups(
     names: Iterable[str], effort: Effort, rows: Mapping[str, Collection[str]] | None = None
-) -> dict[str, Mapping[str, Rounds]]:
+) -> dict[str, dict[str, Rounds]]:
     """Measure groups: all of their rows, or those that are named."""
     makers = all_groups()
     found = {}

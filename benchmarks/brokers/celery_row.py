@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 import hopspan
 from benchmarks.brokers.turns import READY, TURN, fresh_name, timed

@@ -172,7 +172,8 @@ class Publish:
         (payload,), drain.written = drain.written, None
         length, _, _ = pamqp.frame.unmarshal(payload)
         _, _, found = pamqp.frame.unmarshal(payload[length:])
-        return dict(found.properties.headers)
+        assert isinstance(found, header.ContentHeader)
+        return dict(found.properties.headers or {})
 
     def _exchange(self, name: str, kind: Any = Exchange) -> Any:
         channel, self._drains[name] = open_channel(confirms=True)

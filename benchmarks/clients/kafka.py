@@ -127,10 +127,12 @@ class Send:
         producer = self._producers[row.name]
         sent: list[Any] = []
         complete = producer._accumulator._incomplete.remove
-        producer._accumulator._incomplete.remove = lambda batch: (
-            sent.append(batch),
-            complete(batch),
-        )
+
+        def remove(batch: Any) -> None:
+            sent.append(batch)
+            complete(batch)
+
+        producer._accumulator._incomplete.remove = remove
         row.run(range(1))
         del producer._accumulator._incomplete.remove
         (record,) = MemoryRecords(sent[0].records.buffer()).next_batch()
