@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from aio_pika import Exchange, Message
 from pamqp.commands import Basic
 
 from benchmarks.attributes import FEWER, with_as_few
-from benchmarks.chart import draw
 from benchmarks.checks import WrongRowError, check_rows, watched
 from benchmarks.clients import aio_pika, kafka, pika
 from benchmarks.encoding import encoded_groups
@@ -155,11 +153,3 @@ def test_the_tables_hold_every_row_and_every_gate_that_was_measured() -> None:
     assert {each.gate.group for each in verdicts} == set(found)
     assert rows_table(found).count("API floor") == 3
     assert gates_table(verdicts).count("of contrib") == 3
-
-
-def test_the_picture_is_one() -> None:
-    found = measured()
-    root = ET.fromstring(draw(found, judge(found)))  # noqa: S314 - our own
-    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "pika publish" in texts
-    assert [mode for mode in MODES if mode in texts] == list(MODES)
