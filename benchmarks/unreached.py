@@ -90,12 +90,6 @@ UNREACHED: tuple[Unreached, ...] = (
     ),
     *_listed(
         _HOT_PATH,
-        "hopspan: what 3 entries add, of SDK floor",
-        "pika publish, baggage, sampled",
-        "pika consume, baggage, sampled",
-    ),
-    *_listed(
-        _HOT_PATH,
         "hopspan, of API extraction",
         "batch of 100, sampled",
         "batch of 500, sampled",
