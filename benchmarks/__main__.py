@@ -3,65 +3,98 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 for _variable in [name for name in os.environ if name.startswith(("OTEL_", "HOPSPAN_"))]:
     del os.environ[_variable]  # defaults are measured, before anything reads them
 
-from benchmarks import brokers, memory, profiling  # noqa: E402
+from benchmarks import brokers, gating, memory, profiling, results  # noqa: E402
+from benchmarks.brokers.turns import TURN  # noqa: E402
 from benchmarks.chart import draw  # noqa: E402
 from benchmarks.gates import judge  # noqa: E402
-from benchmarks.groups import Group, standard_groups  # noqa: E402
-from benchmarks.report import as_json, gates_table, rows_table, versions  # noqa: E402
-from benchmarks.sampling import Effort, measure  # noqa: E402
-from benchmarks.special import special_groups  # noqa: E402
-from benchmarks.statistics import Rounds  # noqa: E402
+from benchmarks.publishing import publish, write_json  # noqa: E402
+from benchmarks.report import gates_table, rows_table  # noqa: E402
+from benchmarks.running import all_groups, measure_groups, wanted  # noqa: E402
+from benchmarks.sampling import Effort  # noqa: E402
 
-_ROOT = Path(__file__).parents[1]
-_JSON, _SVG = _ROOT / "benchmarks" / "results.json", _ROOT / "docs" / "img" / "benchmarks.svg"
-"""Where a run of everything leaves its figures."""
+_QUICK = Effort(rounds=15)
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--only", metavar="PATTERN", help="groups such as 'pika*sampled'")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="everything, with memory and brokers, written to results.json and docs/",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="where to draw them")
     parser.add_argument("--brokers", action="store_true", help="through RabbitMQ and Kafka")
     parser.add_argument("--memory", action="store_true", help="what is kept of settled messages")
     parser.add_argument("--profile", metavar="GROUP", help="where hopspan's row of a group is")
     parser.add_argument("--row", default="hopspan", help="the row of --profile")
-    parser.add_argument("--gate", action="store_true", help="exit 1 when a gate is missed")
-    return parser.parse_args(given)
-
-
-def _is_wanted(name: str, pattern: str | None) -> bool:
-    return pattern is None or fnmatch.fnmatch(name, pattern) or name.startswith(pattern)
-
-
-def _groups() -> dict[str, Callable[[], Iterator[Group]]]:
-    return {**standard_groups(), **special_groups()}
+    parser.add_argument(
+        "--gate",
+        action="store_true",
+        help="exit 1 when a gate is missed that is not listed as such",
+    )
+    asked = parser.parse_args(given)
+    if asked.write and asked.only:
+        parser.error("--write is about everything, and --only is not")
+    return asked
 
 
 def _profile(name: str, row: str) -> None:
-    for group in _groups()[name]():
+    for group in all_groups()[name]():
         print(profiling.report(group, row))
 
 
-def _measured(effort: Effort, only: str | None) -> dict[str, dict[str, Rounds]]:
-    found: dict[str, dict[str, Rounds]] = {}
-    for name, make in _groups().items():
-        if _is_wanted(name, only):
-            for group in make():
-                print(f"measuring {group.name}", file=sys.stderr, flush=True)
-                found[group.name] = measure(group.rows, effort)
-    return found
+def _gate(names: Sequence[str], effort: Effort) -> int:
+    """Only what is judged is measured, so that a build need not wait for the rest."""
+    rows = gating.judged_rows()
+    findings = gating.find(
+        lambda groups, effort: measure_groups(groups, effort, rows),
+        [name for name in names if name in rows],
+        once=effort,
+    )
+    print(gates_table(findings.verdicts), gating.report(findings), sep="\n\n")
+    return int(bool(findings.missed))
+
+
+def _memory(*, quick: bool) -> memory.Kept:
+    kept = memory.measure_memory(*(memory.FEWER if quick else ()))
+    print(memory.report(kept))
+    return kept
+
+
+def _brokers(*, quick: bool) -> results.Results:
+    turns = 5 if quick else brokers.TURNS
+    found = brokers.measure_brokers(turns)
+    print(brokers.report(found))
+    return results.of_brokers(found, turns, TURN)
+
+
+def _measure(asked: argparse.Namespace) -> None:
+    effort = _QUICK if asked.quick else Effort()
+    measured = measure_groups(wanted(asked.only), effort)
+    verdicts = judge(measured)
+    print(", ".join(f"{name} {number}" for name, number in results.versions().items()))
+    print(rows_table(measured), gates_table(verdicts), sep="\n\n")
+    found = results.of_groups(measured, verdicts, effort.rounds)
+    if asked.write:
+        found["memory"] = results.of_memory(_memory(quick=asked.quick))
+        found["brokers"] = _brokers(quick=asked.quick)
+    if asked.write or not (asked.quick or asked.only or asked.json or asked.svg):
+        publish(found)
+    if asked.json:
+        write_json(found, asked.json)
+    if asked.svg:
+        asked.svg.write_text(draw(found), encoding="utf-8")
 
 
 def main(given: Sequence[str]) -> int:
@@ -69,26 +102,16 @@ def main(given: Sequence[str]) -> int:
     asked = _arguments(given)
     if asked.profile:
         _profile(asked.profile, asked.row)
-        return 0
-    if asked.memory:
-        kept = memory.measure_memory()
-        print(memory.report(kept))
+    elif asked.memory:
+        kept = _memory(quick=asked.quick)
         return int(asked.gate and not kept.is_bounded)
-    if asked.brokers:
-        print(brokers.report(brokers.measure_brokers(5 if asked.quick else brokers.TURNS)))
-        return 0
-    effort = Effort(rounds=15) if asked.quick else Effort()
-    measured = _measured(effort, asked.only)
-    verdicts = judge(measured)
-    print(", ".join(f"{name} {number}" for name, number in versions().items()))
-    print(rows_table(measured), gates_table(verdicts), sep="\n\n")
-    if not (asked.quick or asked.only):
-        asked.json, asked.svg = asked.json or _JSON, asked.svg or _SVG
-    if asked.json:
-        asked.json.write_text(json.dumps(as_json(measured, verdicts, effort), indent=1) + "\n")
-    if asked.svg:
-        asked.svg.write_text(draw(measured, verdicts))
-    return int(asked.gate and any(each.is_over for each in verdicts))
+    elif asked.brokers:
+        _brokers(quick=asked.quick)
+    elif asked.gate:
+        return _gate(wanted(asked.only), _QUICK if asked.quick else gating.ONCE)
+    else:
+        _measure(asked)
+    return 0
 
 
 if __name__ == "__main__":

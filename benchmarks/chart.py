@@ -2,89 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from benchmarks.gates import EVERY, Verdict
+from benchmarks.gates import EVERY
 from benchmarks.groups import API, CONTRIB, HOPSPAN, SDK
 from benchmarks.modes import MODES
-from benchmarks.statistics import Rounds, quartiles, relative
+from benchmarks.results import Results
 
-_BARS = {SDK: "#c9ced6", API: "#9aa4b2", CONTRIB: "#e0a458", HOPSPAN: "#2f6fb3"}
-_LEFT, _PANEL, _GAP, _BAR, _TOP = 150, 250, 26, 9, 64
-_ROW = 4 * _BAR + 16
-_WIDEST = 2.0
-"""What a panel shows, as a part of contrib's overhead; longer bars are cut, and say how long."""
-
-Measured = Mapping[str, Mapping[str, Rounds]]
+_LEFT, _PANEL, _GAP, _TOP, _ROW = 142, 236, 34, 92, 48
+_MOST = 2.0
+"""What a panel shows at most, as a part of contrib's overhead; longer bars are cut, and say how long."""
+_INK, _PALE, _GATE = "#1f2933", "#d9dee5", "#c62828"
 
 
-def draw(measured: Measured, verdicts: Iterable[Verdict]) -> str:
+class _Bar(NamedTuple):
+    name: str
+    colour: str
+    top: int
+    height: int
+
+
+_BARS = (
+    _Bar(HOPSPAN, "#2f6fb3", 0, 12),
+    _Bar(CONTRIB, "#e0a458", 13, 12),
+    _Bar(API, "#8a95a5", 26, 5),
+    _Bar(SDK, "#bcc4cf", 32, 5),
+)
+
+
+def draw(results: Results) -> str:
     """An SVG; what was not measured is left out."""
-    gates = {
-        each.gate.group: each.gate.limit for each in verdicts if each.gate.what == "of contrib"
-    }
-    shown = [path for path in EVERY if any(f"{path}, {mode}" in measured for mode in MODES)]
-    width, height = _LEFT + len(MODES) * (_PANEL + _GAP), _TOP + len(shown) * _ROW + 30
-    parts = [_head(width, height), *_legend()]
+    parts: Mapping[str, Mapping[str, float]] = results["parts_of_contrib"]
+    gates = {each["group"]: each for each in results["ratios"] if each["what"] == "of contrib"}
+    shown = [path for path in EVERY if any(f"{path}, {mode}" in parts for mode in MODES)]
+    longest = max([each for rows in parts.values() for each in rows.values()], default=1.0)
+    scale = _PANEL / min(_MOST, max(1.1, longest))
+    bottom = _TOP + len(shown) * _ROW
+    lines = [*_head(_LEFT + len(MODES) * (_PANEL + _GAP), bottom + 34, is_cut=longest > _MOST)]
     for column, mode in enumerate(MODES):
         left = _LEFT + column * (_PANEL + _GAP)
-        parts.append(_text(left, _TOP - 12, mode, "font-weight='bold'"))
-        one = left + _PANEL / _WIDEST
-        parts.append(_line(one, _TOP - 6, _TOP + len(shown) * _ROW - 10, "#e0a458", "2 3"))
+        lines += _axis(left, bottom, scale, mode)
         for number, path in enumerate(shown):
-            rounds = measured.get(f"{path}, {mode}")
-            if rounds is not None:
-                top = _TOP + number * _ROW
-                parts += _panel(left, top, rounds, gates.get(f"{path}, {mode}"))
-    parts += [
-        _text(_LEFT - 10, _TOP + number * _ROW + 2 * _BAR + 4, path, "text-anchor='end'")
+            if (group := f"{path}, {mode}") in parts:
+                top, gate = _TOP + number * _ROW, gates.get(group, {}).get("gate")
+                lines += _bars(left, top, scale, parts[group], gate)
+    lines += [
+        _text(_LEFT - 12, _TOP + number * _ROW + 17, path, "text-anchor='end' font-size='12'")
         for number, path in enumerate(shown)
     ]
-    return "\n".join([*parts, "</svg>\n"])
+    return "\n".join([*lines, "</svg>\n"])
 
 
-def _panel(left: float, top: float, rounds: Mapping[str, Rounds], gate: float | None) -> list[str]:
-    parts = []
-    for number, (name, colour) in enumerate(_BARS.items()):
-        part = quartiles(relative(name, CONTRIB).of(rounds)).median
-        long = max(0.0, min(part, _WIDEST)) / _WIDEST * _PANEL
-        y = top + number * _BAR
-        parts.append(
-            f"<rect x='{left:.1f}' y='{y}' width='{long:.1f}' height='{_BAR - 1}' fill='{colour}'/>"
-        )
-        if name == HOPSPAN:
-            inside = part > _WIDEST * 0.85
-            about = "fill='white' text-anchor='end' font-size='8'" if inside else "font-size='8'"
-            parts.append(_text(left + long + (-3 if inside else 3), y + 7, f"{part:.2f}", about))
-    if gate is not None:
-        parts.append(_line(left + gate / _WIDEST * _PANEL, top - 2, top + 4 * _BAR, "#b3261e", ""))
-    return parts
-
-
-def _legend() -> list[str]:
-    parts, x = [_text(10, 18, "Overhead of a message as a part of contrib's: less is better")], 10
-    for name, colour in _BARS.items():
-        parts.append(f"<rect x='{x}' y='27' width='10' height='9' fill='{colour}'/>")
-        parts.append(_text(x + 14, 35, name))
-        x += 34 + 7 * len(name)
-    return [*parts, _line(x, 26, 37, "#b3261e", ""), _text(x + 6, 35, "gate")]
-
-
-def _head(width: int, height: int) -> str:
-    return (
+def _head(width: int, height: int, *, is_cut: bool) -> Iterator[str]:
+    yield (
         f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' "
-        f"font-family='sans-serif' font-size='11'>\n"
+        f"font-family='sans-serif' font-size='11' fill='{_INK}'>\n"
         f"<rect width='{width}' height='{height}' fill='white'/>"
     )
+    yield _text(
+        12, 22, "What tracing adds to a message: CPU time, contrib's = 1, less is better",
+        "font-size='15' font-weight='bold'",
+    )  # fmt: skip
+    x = 12
+    for bar in _BARS:
+        yield _rect(x, 36, 14, 10, bar.colour)
+        yield _text(x + 19, 45, bar.name)
+        x += 40 + 7 * len(bar.name)
+    yield _line(x, 34, 48, _GATE, 2)
+    yield _text(x + 6, 45, "gate for hopspan")
+    note = "Floors: the same spans by hand, with (API) and without (SDK) propagation."
+    if is_cut:
+        note += " A bar that reaches the edge is longer than is shown."
+    yield _text(12, height - 8, note, "fill='#616e7c'")
+
+
+def _axis(left: float, bottom: int, scale: float, mode: str) -> Iterator[str]:
+    yield _text(left, _TOP - 24, mode, "font-size='13' font-weight='bold'")
+    for step in range(int(_PANEL / scale * 2 + 0.01) + 1):
+        x = left + step / 2 * scale
+        yield _line(x, _TOP - 6, bottom - 8, "#e0a458" if step == 2 else _PALE, 1)
+        yield _text(
+            x, _TOP - 10, f"{step / 2:g}", "text-anchor='middle' fill='#616e7c' font-size='10'"
+        )
+
+
+def _bars(
+    left: float, top: float, scale: float, parts: Mapping[str, float], gate: float | None
+) -> Iterator[str]:
+    for bar in _BARS:
+        long = min(max(0.0, parts[bar.name]) * scale, _PANEL)
+        yield _rect(left, top + bar.top, long, bar.height, bar.colour)
+    if gate is not None:
+        yield _line(left + gate * scale, top - 3, top + 15, _GATE, 2)
+    yield _number(left, top + 10, scale, parts[HOPSPAN], gate)
+
+
+def _number(left: float, y: float, scale: float, part: float, gate: float | None) -> str:
+    """Hopspan's part, beside its bar, in it where the panel ends, and never on the gate's mark."""
+    long = min(max(0.0, part) * scale, _PANEL)
+    if long > _PANEL * 0.85:
+        about = "font-weight='bold' fill='white' text-anchor='end'"
+        return _text(left + long - 4, y, f"{part:.2f}", about)
+    if gate is not None and long <= gate * scale < long + 34:
+        long = gate * scale
+    return _text(left + long + 5, y, f"{part:.2f}", "font-weight='bold'")
 
 
 def _text(x: float, y: float, text: str, about: str = "") -> str:
     return f"<text x='{x:.1f}' y='{y:.1f}' {about}>{escape(text)}</text>"
 
 
-def _line(x: float, top: float, bottom: float, colour: str, dashes: str) -> str:
+def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f"<rect x='{x:.1f}' y='{y:.1f}' width='{width:.1f}' height='{height}' fill='{colour}'/>"
+
+
+def _line(x: float, top: float, bottom: float, colour: str, width: int) -> str:
     return (
         f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{top}' y2='{bottom}' stroke='{colour}' "
-        f"stroke-width='1.5' stroke-dasharray='{dashes}'/>"
+        f"stroke-width='{width}'/>"
     )

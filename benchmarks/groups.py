@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from benchmarks.attributes import with_as_few
 from benchmarks.checks import Look, check_current, check_publish, check_rows, watched
 from benchmarks.clients import aio_pika, celery, kafka, pika
 from benchmarks.floors import Floor, Shape, floor, recorder
@@ -74,6 +75,8 @@ def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
             ]
         rows += list(getattr(made, "more", lambda _: ())(telemetry))
         check_rows(rows, telemetry, shape)
+        if mode == SAMPLED and (few := with_as_few(made, telemetry, rows[3])) is not None:
+            rows.append(few)
         if hasattr(made, "carried"):
             check_publish(made, rows, telemetry)
         if hasattr(made, "looking") and mode == SAMPLED:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -18,12 +19,17 @@ MODES = (SAMPLED, UNSAMPLED, NO_SDK)
 
 
 class _Exporter(SpanExporter):
-    """Discards spans, unless somebody is looking."""
+    """Discards spans, unless somebody is looking; as they are, or encoded as OTLP has it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, encodes: bool) -> None:
         self.kept: list[ReadableSpan] | None = None
+        self.encoded = 0
+        """Bytes."""
+        self._encodes = encodes
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        if self._encodes:
+            self.encoded += len(encode_spans(spans).SerializeToString())
         if self.kept is not None:
             self.kept.extend(spans)
         return SpanExportResult.SUCCESS
@@ -32,7 +38,7 @@ class _Exporter(SpanExporter):
 class Telemetry:
     """The providers of one mode; a row that is to be compared in it is given them explicitly."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, *, encodes: bool = False) -> None:
         self.mode = mode
         self.tracer_provider: TracerProvider | None = None
         self.meter_provider: MeterProvider | None = None
@@ -40,7 +46,7 @@ class Telemetry:
             return
         resource = Resource({})
         sampler = ParentBased(ALWAYS_ON if mode == SAMPLED else ALWAYS_OFF)
-        self._exporter, self._reader = _Exporter(), InMemoryMetricReader()
+        self._exporter, self._reader = _Exporter(encodes=encodes), InMemoryMetricReader()
         self.tracer_provider = TracerProvider(sampler, resource, shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self.meter_provider = MeterProvider([self._reader], resource, shutdown_on_exit=False)
@@ -83,6 +89,11 @@ class Telemetry:
             return []
         kept, self._exporter.kept = self._exporter.kept, None
         return sorted(kept or [], key=lambda span: span.start_time or 0)
+
+    @property
+    def encoded(self) -> int:
+        """Bytes that were made of spans so far."""
+        return self._exporter.encoded
 
     def points(self) -> dict[str, list[dict[str, Any]]]:
         """The attributes of all that was measured so far, by metric."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from time import process_time
@@ -103,8 +102,3 @@ def _shares(
 ) -> list[str]:
     found = [(name, count) for name, count in counts.most_common() if wanted(name)]
     return [f"  {count / looks:6.1%}  {name}" for name, count in found[:most]]
-
-
-def main_profile(group: Group, name: str) -> None:
-    """Print it."""
-    sys.stdout.write(report(group, name) + "\n")

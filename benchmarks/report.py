@@ -1,28 +1,12 @@
-"""What was measured, as a table for people and as JSON."""
+"""What was measured, as tables for people."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Iterable
 
 from benchmarks.gates import Verdict
-from benchmarks.statistics import Rounds, overhead, quartiles
-
-PACKAGES = (
-    "hopspan", "opentelemetry-api", "opentelemetry-sdk", "pika", "aio-pika", "aiormq",
-    "kafka-python", "celery", "opentelemetry-instrumentation-pika",
-    "opentelemetry-instrumentation-aio-pika", "opentelemetry-instrumentation-kafka-python",
-    "opentelemetry-instrumentation-celery",
-)  # fmt: skip
-
-Measured = Mapping[str, Mapping[str, Rounds]]
-
-
-def versions() -> dict[str, str]:
-    """Of everything that the figures depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+from benchmarks.running import Measured
+from benchmarks.statistics import overhead, quartiles
 
 
 def rows_table(measured: Measured) -> str:
@@ -55,32 +39,3 @@ def gates_table(verdicts: Iterable[Verdict]) -> str:
             + f"  {verdict.word}"
         )
     return "\n".join(lines)
-
-
-def as_json(measured: Measured, verdicts: Sequence[Verdict], effort: Any) -> dict[str, Any]:
-    """Everything, for a later look: medians, not single rounds."""
-    return {
-        "versions": versions(),
-        "rounds": effort.rounds,
-        "microseconds": {
-            group: {name: _rounded(values, 1e6) for name, values in rounds.items()}
-            for group, rounds in measured.items()
-        },
-        "ratios": [
-            {
-                "group": each.gate.group,
-                "what": each.gate.what,
-                "quartiles": [round(value, 3) for value in each.found],
-                "gate": each.gate.limit,
-                "target": each.gate.target,
-                "verdict": each.word,
-            }
-            for each in verdicts
-        ],
-    }
-
-
-def _rounded(values: Rounds, unit: float) -> dict[str, float]:
-    lower, median, upper = quartiles(values)
-    found = {"fastest": min(values), "lower": lower, "median": median, "upper": upper}
-    return {name: round(value * unit, 2) for name, value in found.items()}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import aiormq
 import pamqp.frame
@@ -33,7 +33,11 @@ EXCHANGE, KEY, QUEUE, TAG = "orders", "created", "billing", "ctag1"
 BODY = b"x" * 256
 PLAIN: Mapping[str, Any] = {"tenant": "acme"}
 _PREFETCH = 10
+T = TypeVar("T")
 _URL = "amqp://broker.example:5672/"
+
+_ACK = (pamqp.frame.marshal(Basic.Ack(0), 1)[:11], pamqp.frame.marshal(Basic.Ack(0), 1)[19:])
+"""A confirm as the broker sends it, without its tag: writing it is not what is measured."""
 
 _loop = asyncio.new_event_loop()
 _kept: list[Any] = []
@@ -41,31 +45,43 @@ _kept: list[Any] = []
 
 
 class _Drain:
-    """The connection's queue of outgoing frames, each gone at once."""
+    """The connection's queue of outgoing frames, each gone at once, and what the broker answers."""
 
     def __init__(self) -> None:
         self.written: list[bytes] | None = None
         self.channel: Any = None
-        """To be answered, while it is set up."""
+        """Gets the answers."""
+        self.confirms = False
+        """Whether what goes out is messages, each to be confirmed; it is a channel's set-up otherwise."""
+        self._tag = 0
 
     async def put(self, outgoing: ChannelFrame) -> None:
         outgoing.drain()
         if self.written is not None:
             self.written.append(outgoing.payload)
-        if self.channel is not None:
+        if self.confirms:
+            self._tag += 1
+            self._answer(b"%b%b%b" % (_ACK[0], self._tag.to_bytes(8, "big"), _ACK[1]))
+        elif self.channel is not None:
             _, _, method = pamqp.frame.unmarshal(outgoing.payload)
             if isinstance(method, Basic.Consume):
-                self.channel.frames.put_nowait((0, Basic.ConsumeOk(TAG)))
+                self._answer(pamqp.frame.marshal(Basic.ConsumeOk(TAG), 1))
+
+    def _answer(self, data: bytes) -> None:
+        weight, _, parsed = pamqp.frame.unmarshal(data)
+        self.channel.frames.put_nowait((weight, parsed))
 
 
-async def _opened() -> tuple[Channel, _Drain]:
+async def _opened(*, confirms: bool) -> tuple[Channel, _Drain]:
     transport = aiormq.Connection(_URL)
     transport.write_queue = drain = _Drain()  # type: ignore[assignment]
     transport.connection_tune = ConnectionMethods.Tune(2047, 131072, 0)
+    transport.server_properties = {"capabilities": {"publisher_confirms": True}}
     connection = Connection(URL(_URL))
     connection.transport = UnderlayConnection(transport, OneShotCallback(_ignored))
-    channel = Channel(connection, publisher_confirms=False)
-    beneath = aiormq.Channel(transport, 1, publisher_confirms=False)
+    channel = Channel(connection, publisher_confirms=confirms)
+    beneath = aiormq.Channel(transport, 1, publisher_confirms=confirms)
+    drain.channel, drain.confirms = beneath, confirms
     channel._channel = UnderlayChannel(beneath, OneShotCallback(_ignored))
     _kept.append((connection, channel))
     return channel, drain
@@ -74,12 +90,17 @@ async def _opened() -> tuple[Channel, _Drain]:
 async def _ignored(*_: Any) -> None: ...
 
 
-def open_channel() -> tuple[Channel, _Drain]:
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run something in the loop that the channels belong to."""
+    return _loop.run_until_complete(work)
+
+
+def open_channel(*, confirms: bool = False) -> tuple[Channel, _Drain]:
     """A channel as an application has it, and where its frames go."""
-    return _loop.run_until_complete(_opened())
+    return run(_opened(confirms=confirms))
 
 
-def _contrib(telemetry: Telemetry, owner: type, method: str) -> type:
+def wrapped_by_contrib(telemetry: Telemetry, owner: type, method: str) -> type:
     """A class whose method is wrapped as contrib's instrumentor wraps it."""
     tracer = trace.get_tracer(
         "opentelemetry.instrumentation.aio_pika",
@@ -108,7 +129,7 @@ def _message(headers: dict[str, Any]) -> Message:
 
 
 class Publish:
-    """`Exchange.publish`, without confirms: there is nobody to wait for."""
+    """`Exchange.publish`, with the confirms that a channel has unless it is told otherwise."""
 
     def __init__(self) -> None:
         self._drains: dict[str, _Drain] = {}
@@ -117,11 +138,11 @@ class Publish:
         return self._row("bare", self._exchange("bare"))
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        exchange = self._exchange("contrib", _contrib(telemetry, Exchange, "publish"))
+        exchange = self._exchange("contrib", wrapped_by_contrib(telemetry, Exchange, "publish"))
         return self._row("contrib", exchange, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        exchange = hopspan.wrap(self._exchange(name), **telemetry.providers, **settings)
+        exchange = hopspan.wrap(self._exchange(name), **{**telemetry.providers, **settings})
         return self._row(name, exchange, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -151,10 +172,11 @@ class Publish:
         (payload,), drain.written = drain.written, None
         length, _, _ = pamqp.frame.unmarshal(payload)
         _, _, found = pamqp.frame.unmarshal(payload[length:])
-        return dict(found.properties.headers)
+        assert isinstance(found, header.ContentHeader)
+        return dict(found.properties.headers or {})
 
     def _exchange(self, name: str, kind: Any = Exchange) -> Any:
-        channel, self._drains[name] = open_channel()
+        channel, self._drains[name] = open_channel(confirms=True)
         return kind(channel, EXCHANGE)
 
     def _row(self, name: str, exchange: Any, telemetry: Telemetry | None = None) -> Row:
@@ -166,9 +188,12 @@ class Publish:
 
 
 def _timed(
-    name: str, work: Callable[[Any], Awaitable[None]], telemetry: Telemetry | None, **given: Any
+    name: str,
+    work: Callable[[Any], Coroutine[Any, Any, None]],
+    telemetry: Telemetry | None,
+    **given: Any,
 ) -> Row:
-    row = Row(name, lambda batch: _loop.run_until_complete(work(batch)), **given)
+    row = Row(name, lambda batch: run(work(batch)), **given)
     return row if telemetry is None else row._replace(flush=telemetry.flush)
 
 
@@ -261,11 +286,11 @@ class Consume:
         return self._row("bare", Queue)
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        return self._row("contrib", _contrib(telemetry, Queue, "consume"), telemetry)
+        return self._row("contrib", wrapped_by_contrib(telemetry, Queue, "consume"), telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         def kind(*args: Any) -> Any:
-            return hopspan.wrap(Queue(*args), **telemetry.providers, **settings)
+            return hopspan.wrap(Queue(*args), **{**telemetry.providers, **settings})
 
         return self._row(name, kind, telemetry)._replace(warm=self.warm)
 
@@ -281,11 +306,8 @@ class Consume:
     ) -> Row:
         channel, drain = open_channel()
         queue = kind(channel, QUEUE, True, False, False, None)
-        drain.channel = channel._channel.channel  # type: ignore[union-attr]
         feed = _Feed(drain.channel, self.headers)
-        _loop.run_until_complete(
-            queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG)
-        )
+        run(queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG))
         drain.channel = None
         return _timed(name, feed.run, telemetry, prepare=feed.prepare)
 

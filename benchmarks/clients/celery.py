@@ -45,15 +45,15 @@ def _connected(connect: Callable[[], Any]) -> Receivers:
     return found
 
 
-def _contrib(telemetry: Telemetry, *, metrics: bool) -> Receivers:
+def instrument_by_contrib(telemetry: Telemetry, *, metrics: bool) -> None:
     """Contrib's histogram cannot be switched off, only be given to a provider that does nothing."""
     instrumentor = object.__new__(CeleryInstrumentor)
     meters = telemetry.meter_provider if metrics else NoOpMeterProvider()
-    return _connected(
-        lambda: instrumentor._instrument(
-            tracer_provider=telemetry.tracer_provider, meter_provider=meters
-        )
-    )
+    instrumentor._instrument(tracer_provider=telemetry.tracer_provider, meter_provider=meters)
+
+
+def _contrib(telemetry: Telemetry, *, metrics: bool) -> Receivers:
+    return _connected(lambda: instrument_by_contrib(telemetry, metrics=metrics))
 
 
 def open_app(name: str) -> Celery:
@@ -104,7 +104,7 @@ class ApplyAsync:
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         app = self._apps[name] = open_app(name)
-        receivers = _connected(lambda: hopspan.wrap(app, **telemetry.providers, **settings))
+        receivers = _connected(lambda: hopspan.wrap(app, **{**telemetry.providers, **settings}))
         return self._row(name, receivers, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -173,7 +173,7 @@ class Run:
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
         app = open_app(name)
-        receivers = _connected(lambda: hopspan.wrap(app, **telemetry.providers, **settings))
+        receivers = _connected(lambda: hopspan.wrap(app, **{**telemetry.providers, **settings}))
         return self._row(name, app, receivers, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:

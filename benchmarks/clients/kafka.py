@@ -98,7 +98,7 @@ class Send:
         return self._row("contrib", producer, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        producer = hopspan.wrap(self._open(name), **telemetry.providers, **settings)
+        producer = hopspan.wrap(self._open(name), **{**telemetry.providers, **settings})
         return self._row(name, producer, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -127,10 +127,12 @@ class Send:
         producer = self._producers[row.name]
         sent: list[Any] = []
         complete = producer._accumulator._incomplete.remove
-        producer._accumulator._incomplete.remove = lambda batch: (
-            sent.append(batch),
-            complete(batch),
-        )
+
+        def remove(batch: Any) -> None:
+            sent.append(batch)
+            complete(batch)
+
+        producer._accumulator._incomplete.remove = remove
         row.run(range(1))
         del producer._accumulator._incomplete.remove
         (record,) = MemoryRecords(sent[0].records.buffer()).next_batch()
@@ -190,7 +192,7 @@ class Next:
         return self._row("contrib", open_consumer(kind), telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        consumer = hopspan.wrap(open_consumer(), **telemetry.providers, **settings)
+        consumer = hopspan.wrap(open_consumer(), **{**telemetry.providers, **settings})
         return self._row(name, consumer, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:

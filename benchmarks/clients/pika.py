@@ -31,7 +31,11 @@ Headers = dict[str, Any]
 _ANSWERS = {spec.Channel.Open: spec.Channel.OpenOk, spec.Basic.Qos: spec.Basic.QosOk}
 
 
-class Wire(pika.connection.Connection):
+_Beneath: Any = pika.connection.Connection
+"""What it is made of is private: no stubs know it."""
+
+
+class Wire(_Beneath):
     """A connection that is open, to a broker that answers what a channel needs to begin."""
 
     def __init__(self) -> None:
@@ -47,7 +51,7 @@ class Wire(pika.connection.Connection):
         )
         self.params.frame_max, self.params.channel_max = 131072, 2047
         self._body_max_length = self._get_body_frame_max_length()
-        self.server_capabilities = {}
+        self.server_capabilities: dict[str, Any] = {}
         self._opened = True
         self._set_connection_state(self.CONNECTION_OPEN)
         self._answers = True
@@ -63,7 +67,7 @@ class Wire(pika.connection.Connection):
             self.written.append(data)
 
     def _answer(self, data: bytes) -> None:
-        method = frame.decode_frame(data)[1]
+        method: Any = frame.decode_frame(data)[1]
         asked = getattr(method, "method", None)
         if isinstance(asked, spec.Basic.Consume):
             self._reply(method.channel_number, spec.Basic.ConsumeOk(TAG))
@@ -99,7 +103,9 @@ def open_channel() -> BlockingChannel:
 
 def wire_of(channel: BlockingChannel) -> Wire:
     """The connection beneath a channel."""
-    return channel.connection._impl
+    connection: Any = channel.connection
+    wire: Wire = connection._impl
+    return wire
 
 
 # -- publishing ------------------------------------------------------------------------------------
@@ -149,7 +155,7 @@ class Publish:
         return _publishes("contrib", channel, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        channel = hopspan.wrap(self._open(name), **telemetry.providers, **settings)
+        channel = hopspan.wrap(self._open(name), **{**telemetry.providers, **settings})
         return _publishes(name, channel, telemetry)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
@@ -181,7 +187,7 @@ class Publish:
         frames = [frame.decode_frame(data)[1] for data in wire.written]
         wire.written = None
         (header,) = (each for each in frames if isinstance(each, frame.Header))
-        return dict(header.properties.headers)
+        return dict(header.properties.headers or {})
 
     def _open(self, name: str) -> BlockingChannel:
         channel = self._channels[name] = open_channel()
@@ -206,7 +212,8 @@ class Feed:
             "application/json", delivery_mode=2, message_id="5f1d7f3c", headers=dict(headers)
         )
         number = channel.channel_number
-        self._channel, self._wire = channel, wire_of(channel)
+        self._channel: Any = channel
+        self._wire = wire_of(channel)
         self._number = number
         self._tail = (
             frame.Header(number, len(BODY), properties).marshal()
@@ -271,7 +278,7 @@ class Consume:
         return self._row("contrib", channel, self.handler, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        channel = hopspan.wrap(open_channel(), **telemetry.providers, **settings)
+        channel = hopspan.wrap(open_channel(), **{**telemetry.providers, **settings})
         return self._row(name, channel, self.handler, telemetry)._replace(warm=self.warm)
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
