@@ -24,7 +24,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import SpanKind
 
-from hopspan.model import OperationType
+from hopspan.model import OperationType, Verdict
 
 if TYPE_CHECKING:
     from hopspan.model import Endpoint, MessageInfo, Settlement
@@ -96,6 +96,8 @@ _KINDS = {
     OperationType.INTERNAL: SpanKind.INTERNAL,
 }
 
+
+_VERDICTS = {each: each.value for each in Verdict}  # `value` of an Enum is a slow property
 
 MetricAttributes = tuple[tuple[str, "str | int"], ...]
 
@@ -237,7 +239,7 @@ def delivery_attributes(attempt: int | None, redelivered: bool) -> dict[str, Any
 
 def settlement_attributes(settlement: Settlement) -> dict[str, Any]:
     """The verdict, on a process span that is still open or on a settle span."""
-    attributes: dict[str, Any] = {SETTLEMENT: settlement.verdict.value}
+    attributes: dict[str, Any] = {SETTLEMENT: _VERDICTS[settlement.verdict]}
     if settlement.reason:
         attributes[SETTLEMENT_REASON] = settlement.reason
     return attributes

@@ -251,12 +251,12 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
         if configured.is_default:
             span = w3c.sender(found)
             if span is not None and (w3c.BAGGAGE not in found or KEY not in context):
-                about = w3c.entries(found, configured.itself)
-                if about is not None:
-                    read = {**context, w3c.SPAN_KEY: NonRecordingSpan(span)}
-                    if about:
-                        read[KEY] = about
+                read = {**context, w3c.SPAN_KEY: NonRecordingSpan(span)}
+                if w3c.BAGGAGE not in found:
                     return Context(read)
+                about = w3c.entries(found[w3c.BAGGAGE], configured.itself)
+                if about is not None:
+                    return Context({**read, KEY: about} if about else read)
         return configured.itself.extract(found, context, GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)

@@ -62,11 +62,9 @@ def sender(fields: Mapping[str, Any]) -> SpanContext | None:
     return SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[flags])
 
 
-def entries(fields: Mapping[str, Any], propagator: TextMapPropagator) -> Mapping[str, Any] | None:
-    """The baggage in these fields; empty where there is none."""
-    if BAGGAGE not in fields:
-        return _NONE
-    told = text(fields[BAGGAGE])
+def entries(value: Any, propagator: TextMapPropagator) -> Mapping[str, Any] | None:
+    """The entries in a header's value; empty where there is none."""
+    told = text(value)
     if told is None or len(told) > _MOST_CHARACTERS:
         return None
     return _read(told, propagator)

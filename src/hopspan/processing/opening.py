@@ -138,8 +138,13 @@ def begin(
         _adopt(ongoing, face)
         refuse_plain(plain, ongoing.policy, adapter)
         return ongoing
-    instrumenter = face.over(base or _base(adapter, natives[0]))
-    deliveries = [_read(adapter, native) for native in natives]
+    instrumenter = base or _base(adapter, natives[0])
+    if face.settings:
+        instrumenter = face.over(instrumenter)
+    if len(natives) == 1:
+        deliveries = [_read(adapter, natives[0])]
+    else:
+        deliveries = [_read(adapter, native) for native in natives]
     policy = instrumenter.config.policy
     if policy.settles:
         refuse(policy, adapter, deliveries)

@@ -10,13 +10,13 @@ from hopspan.model import OperationType
 from hopspan.telemetry.capturing import Capture
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
 
     from hopspan.config import Config
     from hopspan.conventions import Plan
-    from hopspan.model import MessageInfo
+    from hopspan.model import Delivery, MessageInfo, Settlement
     from hopspan.propagation import Codec
 
 _WITH_ENTRIES = frozenset({OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS})
@@ -48,3 +48,13 @@ class Description:
         if self._entries is not None and plan.action.type in _WITH_ENTRIES:
             return {**recorded(carried, self._entries), **attributes}
         return attributes
+
+
+def of_settlement(settlement: Settlement, deliveries: Sequence[Delivery]) -> dict[str, Any]:
+    """What a settle span says: the verdict, and of what."""
+    attributes = names.settlement_attributes(settlement)
+    if len(deliveries) == 1:
+        attributes.update(names.settled_attributes(deliveries[0].message))
+    elif deliveries:
+        attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
+    return attributes

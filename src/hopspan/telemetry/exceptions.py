@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
@@ -12,8 +13,13 @@ from hopspan.model import OperationType
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from hopspan.config import Config
     from hopspan.telemetry.spans import Operation
+
+
+_EVENT = "exception"
 
 
 class Exceptions:
@@ -32,7 +38,10 @@ class Exceptions:
     def record(self, operation: Operation, error: BaseException) -> None:
         """Record what ended an operation. Nothing is formatted for a span that is not recorded."""
         if self._as_event and operation.span.is_recording():
-            operation.span.record_exception(error)
+            if _records_as_usual(type(operation.span)):
+                operation.span.add_event(_EVENT, _attributes(error))
+            else:
+                operation.span.record_exception(error)
         if self._logger is None or operation.plan is None:
             return
         processing = operation.plan.action.type is OperationType.PROCESS
@@ -51,5 +60,26 @@ def _attributes(error: BaseException) -> dict[str, str]:
     return {
         names.EXCEPTION_TYPE: names.error_type(error),
         names.EXCEPTION_MESSAGE: str(error),
-        names.EXCEPTION_STACKTRACE: "".join(traceback.format_exception(error)),
+        names.EXCEPTION_STACKTRACE: "".join(
+            traceback.format_exception(type(error), error, _of_the_handler(error.__traceback__))
+        ),
     }
+
+
+@lru_cache(maxsize=64)
+def _records_as_usual(kind: type) -> bool:
+    """Whether spans of a class make an event of an exception, and nothing else."""
+    module = getattr(getattr(kind, "record_exception", None), "__module__", "")
+    return module == "opentelemetry.sdk.trace"
+
+
+_OURS = ("hopspan.processing.", "hopspan.interception.")
+
+
+def _of_the_handler(frames: TracebackType | None) -> TracebackType | None:
+    """The frames from the handler on. Formatting takes time for each, and ours tell nobody more."""
+    while frames is not None and frames.tb_next is not None:
+        if not frames.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
+            break
+        frames = frames.tb_next
+    return frames

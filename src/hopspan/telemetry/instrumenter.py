@@ -22,7 +22,7 @@ from hopspan.propagation import (
     narrowed,
 )
 from hopspan.telemetry.audience import Audience
-from hopspan.telemetry.describing import Description
+from hopspan.telemetry.describing import Description, of_settlement
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.foreign import telling
 from hopspan.telemetry.ignoring import ignoring
@@ -230,17 +230,12 @@ class Instrumenter:
         if deliveries and not self.traced(deliveries):
             return
         context = get_current() if inside is None else inside
-        attributes = names.settlement_attributes(settlement)
-        if len(deliveries) == 1:
-            attributes.update(names.settled_attributes(deliveries[0].message))
-        elif deliveries:
-            attributes[names.BATCH_MESSAGE_COUNT] = len(deliveries)
         action = Action(name, OperationType.SETTLE)
         operation = self._start(
             action,
             endpoint or common_endpoint(deliveries),
             (context, context, links_to_spans(of) if of else ()),
-            attributes,
+            of_settlement(settlement, deliveries),
             start_time=timing[0],
         )
         operation.announce(None)

@@ -12,6 +12,7 @@ from opentelemetry.trace import INVALID_SPAN, Link
 from hopspan import conventions as names
 from hopspan.propagation import Codec, extract_from
 from hopspan.telemetry.links import batch, links_to_senders
+from hopspan.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -35,8 +36,8 @@ def of_message(config: Config, headers: Any, codec: Codec, base: Context) -> Rel
     if carried is base:
         return (_rooted(base) if config.correlation == "link" else base), base, ()
     links: Sequence[Link] = ()
-    remote = trace.get_current_span(carried)
-    ambient = trace.get_current_span(base) if base else None
+    ambient: Any = base.get(SPAN_KEY)
+    remote: Any = carried.get(SPAN_KEY)
     if remote is not ambient:
         links = (Link(remote.get_span_context()),)
         if ambient is not None and config.correlation == "auto" and _is_valid(ambient):
