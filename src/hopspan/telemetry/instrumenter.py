@@ -160,8 +160,7 @@ class Instrumenter:
                 channel was opened, so the processing starts from an empty context.
             ambient: What is current; looked up when omitted.
         """
-        if ambient is None:
-            ambient = get_current()
+        ambient = get_current() if ambient is None else ambient
         if self._is_ignored is not None:
             deliveries = self.traced(deliveries)
         if not deliveries or (ambient and is_suppressed(ambient)):
@@ -230,9 +229,8 @@ class Instrumenter:
         if deliveries and not self.traced(deliveries):
             return
         context = get_current() if inside is None else inside
-        action = Action(name, OperationType.SETTLE)
         operation = self._start(
-            action,
+            Action(name, OperationType.SETTLE),
             endpoint or common_endpoint(deliveries),
             (context, context, links_to_spans(of) if of else ()),
             of_settlement(settlement, deliveries),
