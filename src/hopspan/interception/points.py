@@ -39,7 +39,7 @@ class Fetch(NamedTuple):
 
     endpoint: Endpoint
     """Where from, as far as the call tells."""
-    read: Callable[[Any], list[Delivery]]
+    read: Callable[[Any], Sequence[Delivery]]
     """Given what the client returned, the deliveries in it; empty for an empty poll."""
     action: Action = RECEIVE
     """What the system calls it."""

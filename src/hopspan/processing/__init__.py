@@ -18,6 +18,7 @@ from hopspan.processing.loops import AsyncLoop, Loop, each
 from hopspan.processing.opening import NOTHING, begin, current, started
 from hopspan.processing.refusals import refuse, settled_already
 from hopspan.processing.scope import Attachment, undo_leftovers
+from hopspan.processing.together import Together
 
 __all__ = [
     "NOTHING",
@@ -28,6 +29,7 @@ __all__ = [
     "Hold",
     "Loop",
     "Processing",
+    "Together",
     "adapter_among",
     "adapter_of",
     "begin",

@@ -25,9 +25,11 @@ from hopspan.processing.deferral import Deferred, Errand
 from hopspan.processing.handled import Handled
 from hopspan.processing.refusals import refuse_plain
 from hopspan.processing.settling import refused, summary
+from hopspan.processing.together import together
+from hopspan.telemetry import uncounted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from hopspan.processing.adapting import Adapter
 
@@ -219,14 +221,19 @@ class Processing(Handled):
                 attributes = {**attributes, **names.settlement_attributes(common)}
             if outcome.cancelled or outcome.interrupted:
                 attributes = {**attributes, names.CANCELLED: True}
-            uncounted = 0
-            for delivery in self.deliveries:
-                uncounted += not delivery.counted
-            self._operation.end(outcome, attributes, seconds, uncounted)
+            self._operation.end(outcome, attributes, seconds, uncounted(self.deliveries))
         except Exception:  # noqa: BLE001 - the message is settled, as far as it is to be
             faults.report("ending the handling of a delivery")
+        batch = together(self._natives)
+        if batch is not None:
+            self._close(batch.closed, self)
+            return
         for native in self._natives:
-            try:
-                self.adapter.closed(native, self)
-            except Exception:  # noqa: BLE001, PERF203 - each of a batch is to be closed
-                faults.report("closing a delivery")
+            self._close(self.adapter.closed, native, self)
+
+    @staticmethod
+    def _close(closed: Callable[..., None], *which: Any) -> None:
+        try:
+            closed(*which)
+        except Exception:  # noqa: BLE001
+            faults.report("closing a delivery")

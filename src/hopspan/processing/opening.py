@@ -15,6 +15,7 @@ from hopspan.processing.delivery import Processing
 from hopspan.processing.handled import CURRENT
 from hopspan.processing.refusals import refuse, refuse_plain
 from hopspan.processing.scope import undo_leftovers
+from hopspan.processing.together import together
 from hopspan.settlement import as_policy
 from hopspan.telemetry import NO_SETTINGS, Face, binding_of, instrumenter_for
 
@@ -141,10 +142,8 @@ def begin(
     instrumenter = base or _base(adapter, natives[0])
     if face.settings:
         instrumenter = face.over(instrumenter)
-    if len(natives) == 1:
-        deliveries = [_read(adapter, natives[0])]
-    else:
-        deliveries = [_read(adapter, native) for native in natives]
+    single = len(natives) == 1
+    deliveries = [_read(adapter, natives[0])] if single else _read_all(adapter, natives)
     policy = instrumenter.config.policy
     if policy.settles:
         refuse(policy, adapter, deliveries)
@@ -155,15 +154,11 @@ def begin(
     processing = Processing(adapter, natives, deliveries, instrumenter, operation)
     if "policy" in face.settings:
         processing.policy_rank = face.rank
-    for native in natives:
-        try:
-            settled = adapter.opened(native, processing)
-        except Exception:  # noqa: BLE001, PERF203 - each of a batch is to be opened
-            faults.report("opening a delivery")
-        else:
-            if settled is not None:
-                _is_settled(processing, native, settled)
-    operation.announce(natives[0] if len(natives) == 1 else natives)
+    if single:
+        _open(adapter, natives[0], processing)
+    else:
+        _open_all(adapter, natives, processing)
+    operation.announce(natives[0] if single else natives)
     return processing
 
 
@@ -216,6 +211,36 @@ def _read(adapter: Adapter, native: Any) -> Delivery:
     except Exception:  # noqa: BLE001 - it can be handled and settled without being understood
         faults.report("reading a delivery")
         return Delivery(Endpoint(adapter.SYSTEM), MessageInfo(), None, native)
+
+
+def _read_all(adapter: Adapter, natives: Sequence[Any]) -> Sequence[Delivery]:
+    batch = together(natives)
+    if batch is None:
+        return [_read(adapter, native) for native in natives]
+    return batch.deliveries()
+
+
+def _open(adapter: Adapter, native: Any, processing: Processing) -> None:
+    try:
+        settled: Verdict | None = adapter.opened(native, processing)
+    except Exception:  # noqa: BLE001
+        faults.report("opening a delivery")
+        return
+    if settled is not None:
+        _is_settled(processing, native, settled)
+
+
+def _open_all(adapter: Adapter, natives: Sequence[Any], processing: Processing) -> None:
+    batch = together(natives)
+    if batch is None:
+        for native in natives:
+            _open(adapter, native, processing)
+        return
+    try:
+        for native, verdict in batch.opened(processing):
+            _is_settled(processing, native, verdict)
+    except Exception:  # noqa: BLE001
+        faults.report("opening a batch")
 
 
 def _is_settled(processing: Processing, native: Any, verdict: Verdict) -> None:

@@ -41,6 +41,8 @@ def summary(
     if len(verdicts) == 1 and not sent:
         (verdict,) = verdicts
         return (False, None) if verdict is None else (True, _PLAIN[verdict])
+    if not sent and not any(verdicts):
+        return False, None
     known = [
         sent.get(index) or (None if verdict is None else _PLAIN[verdict])
         for index, verdict in enumerate(verdicts)

@@ -19,9 +19,9 @@ from hopspan.telemetry.faces import (
 )
 from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.internal import start_internal
-from hopspan.telemetry.links import common_endpoint
 from hopspan.telemetry.links import most as most_links
 from hopspan.telemetry.parents import of_message
+from hopspan.telemetry.several import Several, common_endpoint, uncounted
 from hopspan.telemetry.spans import Operation
 from hopspan.telemetry.suppression import is_suppressed, without_nested
 
@@ -32,6 +32,7 @@ __all__ = [
     "Face",
     "Instrumenter",
     "Operation",
+    "Several",
     "binding_of",
     "common_endpoint",
     "face_for",
@@ -44,5 +45,6 @@ __all__ = [
     "most_links",
     "of_message",
     "start_internal",
+    "uncounted",
     "without_nested",
 ]

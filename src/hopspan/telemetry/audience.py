@@ -25,6 +25,15 @@ def has_no_sdk() -> bool:
     )
 
 
+class Switch:
+    """Turns off all that was started for one `instrument` call, on live objects too."""
+
+    __slots__ = ("on",)
+
+    def __init__(self) -> None:
+        self.on: bool = True
+
+
 class Audience:
     """Who hears of the operations of one `Config`. Immutable; safe for all threads."""
 

@@ -21,14 +21,15 @@ from hopspan.propagation import (
     inject_into,
     narrowed,
 )
-from hopspan.telemetry.audience import Audience
+from hopspan.telemetry.audience import Audience, Switch
 from hopspan.telemetry.describing import Description, of_settlement
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.foreign import telling
 from hopspan.telemetry.ignoring import ignoring
-from hopspan.telemetry.links import batch, common_endpoint, links_to_senders, links_to_spans
+from hopspan.telemetry.links import batch, links_to_senders, links_to_spans
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.parents import of_batch, of_message, with_baggage_of
+from hopspan.telemetry.several import common_endpoint
 from hopspan.telemetry.spans import Operation, silent
 from hopspan.telemetry.suppression import is_suppressed
 from hopspan.version import VERSION
@@ -44,15 +45,6 @@ if TYPE_CHECKING:
 
 _NOTHING = Context()
 """What a pushed delivery starts from. Contexts do not change."""
-
-
-class Switch:
-    """Turns off all that was started for one `instrument` call, on live objects too."""
-
-    __slots__ = ("on",)
-
-    def __init__(self) -> None:
-        self.on: bool = True
 
 
 class Instrumenter:

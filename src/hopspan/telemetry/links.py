@@ -9,11 +9,12 @@ from opentelemetry.trace import Link, SpanContext
 
 from hopspan import conventions as names
 from hopspan.propagation import Codec, sender_of
+from hopspan.telemetry.several import headers_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hopspan.model import Delivery, Endpoint
+    from hopspan.model import Delivery
 
 Links = tuple[Link, ...]
 
@@ -50,18 +51,10 @@ def batch(
 ) -> tuple[dict[str, Any], Links]:
     """What a span about several messages says of them, and its links to them."""
     attributes: dict[str, Any] = {names.BATCH_MESSAGE_COUNT: len(deliveries)}
-    newest = _newest(deliveries)
+    newest = headers_of(deliveries, most())
     if len(newest) < len(deliveries):
         attributes[names.LINKS_OMITTED] = len(deliveries) - len(newest)
-    return attributes, links_to_senders([each.headers for each in newest], codec, trust=trust)
-
-
-def common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:
-    """The endpoint of all deliveries; one without a destination where they differ."""
-    first = deliveries[0].endpoint
-    if all(delivery.endpoint == first for delivery in deliveries):
-        return first
-    return first._replace(destination="", template=None, anonymous=False, temporary=False)
+    return attributes, links_to_senders(newest, codec, trust=trust)
 
 
 def _newest(many: Sequence[Any]) -> Sequence[Any]:
