@@ -44,21 +44,15 @@ def _received(message: Any, via: Any) -> Received:
 def delivery(native: Received) -> Delivery:
     """A message as a value."""
     message, state, queue, settles, _ = native
-    tag = message.delivery_tag
+    tag, redelivered = message.delivery_tag, bool(message.redelivered)
     return _amqp.delivery(
         native,
-        _amqp.Envelope(
-            message.exchange or "",
-            message.routing_key or "",
-            queue,
-            tag or 0,
-            bool(message.redelivered),
-        ),
+        (message.exchange or "", message.routing_key or "", queue, tag or 0, redelivered),
         state.server,
         message.headers,
-        ids=(message.message_id, message.correlation_id),
-        settles=settles,
-        counted=tag in state.fetched or state.ledger.is_known(tag),
+        (message.message_id, message.correlation_id),
+        settles,
+        tag in state.fetched or state.ledger.is_known(tag),
     )
 
 
@@ -85,9 +79,9 @@ def closed(native: Received, processing: Processing) -> None:
     """The handling is over."""
     state, tag = native.state, native.message.delivery_tag
     state.fetched.pop(tag, None)
-    for described in processing.deliveries:
-        if described.native is native:
-            state.ledger.close(tag, processing, described)
+    if state.ledger.has_open(tag):
+        described = next(each for each in processing.deliveries if each.native is native)
+        state.ledger.close(tag, processing, described)
 
 
 def is_open(native: Received) -> bool:
