@@ -40,7 +40,8 @@ def sends_async(
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
         @functools.wraps(original)
         async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not binding.active:
+            instrumenter = binding.instrumenter
+            if not instrumenter.switch.on or instrumenter.audience.has_nothing_to_carry():
                 return await original(self, *args, **kwargs)
             operation, changed = start_send(binding, action, reader, (self, *args), kwargs)
             if operation is None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aio_pika import IncomingMessage, Message
+from aio_pika import Message
 from aio_pika.queue import QueueIterator
 from aio_pika.tools import ensure_awaitable
 from aiormq.abc import DeliveredMessage
 
-from hopspan.adapters import _amqp, _amqp_ledger
-from hopspan.adapters.aio_pika.channels import Fetched, Received, server, state_of, underlay
+from hopspan.adapters import _amqp
+from hopspan.adapters.aio_pika.channels import Received, received, server
 from hopspan.adapters.aio_pika.deliveries import delivery
 from hopspan.interception import Fetch, Subscription
 from hopspan.model import SUCCESS, Delivery, MessageInfo, Outcome, Outgoing
@@ -59,28 +59,33 @@ def _takes(exchange: Any, message: Any, routing_key: str, rest: Any, added: Any)
 def _carrying(message: Any, headers: dict[str, Any]) -> Any:
     """A copy of a message with other headers. The application may publish its own again.
 
-    `copy` makes a plain `Message` of every subclass, and shares the headers.
+    `copy` makes a plain `Message` of every subclass, and all the work of a new one.
     """
-    if type(message) in {Message, IncomingMessage} or not isinstance(message, Message):
+    if not isinstance(message, Message):
         copied = copy.copy(message)
     else:
         copied = object.__new__(type(message))
-        for name in _slots(type(message)):
-            if hasattr(message, name):
-                object.__setattr__(copied, name, getattr(message, name))
-        getattr(copied, "__dict__", {}).update(getattr(message, "__dict__", {}))
+        for read, write in _slots(type(message)):
+            try:
+                write(copied, read(message))
+            except AttributeError:  # noqa: PERF203 - never set, as hardly any
+                continue
+        if (attributes := getattr(message, "__dict__", None)) is not None:
+            copied.__dict__.update(attributes)
     object.__setattr__(copied, "headers", headers)
     return copied
 
 
-def _slots(kind: type) -> list[str]:
-    slots: list[str] = []
-    for each in kind.__mro__:
-        names = each.__dict__.get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            is_private = name.startswith("__") and not name.endswith("__")
-            slots.append(f"_{each.__name__.lstrip('_')}{name}" if is_private else name)
-    return [name for name in slots if name not in {"__dict__", "__weakref__"}]
+@lru_cache(maxsize=64)
+def _slots(kind: type) -> list[tuple[Callable[[Any], Any], Callable[[Any, Any], None]]]:
+    """How the slots of a class are read and written, past its properties and its lock."""
+    members = [each for owner in kind.__mro__ for each in vars(owner).values()]
+    slots = [each for each in members if inspect.ismemberdescriptor(each)]
+    return [(each.__get__, each.__set__) for each in slots if each not in _HEADERS]
+
+
+_HEADERS = (Message.__dict__.get("headers"), Message.__dict__.get("_headers"))
+"""Where a message keeps its headers; which of the two is the release's matter."""
 
 
 def outcome_of(result: Any) -> Outcome:
@@ -103,14 +108,16 @@ def consume(
     if isinstance(getattr(callback, "__self__", None), QueueIterator):
         return None
 
+    settles = not no_ack
+
     def native(message: Any) -> Received:
-        return Received(message, queue.name, no_ack, queue)
+        return received(message, queue.name, queue, settles)
 
     return Subscription(
         ensure_awaitable(callback),
         lambda handler: ((handler, no_ack, *rest), added),
         native,
-        not no_ack,
+        settles,
         f"a consumer of {queue.name!r}",
     )
 
@@ -122,12 +129,9 @@ def get(queue: Any, *_rest: Any, no_ack: bool = False, **_added: Any) -> Fetch:
     def read(message: Any) -> list[Delivery]:
         if message is None:
             return []
-        received = Received(message, queue.name, no_ack, queue)
-        described = delivery(received)
-        fetched = state_of(underlay(message)).fetched
-        fetched[message.delivery_tag] = Fetched(id(message), queue.name, no_ack, weakref.ref(queue))
-        while len(fetched) > _amqp_ledger.Ledger.MOST:
-            del fetched[next(iter(fetched))]
+        native = received(message, queue.name, queue, not no_ack)
+        described = delivery(native)
+        native.state.remember(native)
         return [described]
 
     return Fetch(_amqp.consumed_from("", queue.name, queue.name, server(connection)), read)
@@ -135,14 +139,14 @@ def get(queue: Any, *_rest: Any, no_ack: bool = False, **_added: Any) -> Fetch:
 
 def iterate_queue(queue: Any) -> Callable[[Any], Received]:
     """`async for message in queue`."""
-    return lambda message: Received(message, queue.name, None, queue)
+    return lambda message: received(message, queue.name, queue)
 
 
 def iterate(iterator: Any) -> Callable[[Any], Received]:
     """`async for message in queue.iterator()`."""
     queue = getattr(iterator, "_amqp_queue", None)
     name = getattr(queue, "name", None)
-    return lambda message: Received(message, name, None, queue)
+    return lambda message: received(message, name, queue)
 
 
 def make(_owner: Any, *_rest: Any, **_added: Any) -> None:

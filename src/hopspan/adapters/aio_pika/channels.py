@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,16 +23,18 @@ from hopspan.adapters._amqp_settlements import SETTLEMENTS
 from hopspan.interception import bind_new, subclass
 from hopspan.telemetry import binding_of
 
-_STATE = "_hopspan_state"
+_STATE, _SERVER = "_hopspan_state", "_hopspan_server"
 
 
 class Received(NamedTuple):
     """A message in our hands, with what it does not know itself."""
 
     message: Any
-    queue: str | None = None
-    no_ack: bool | None = None
-    via: Any = None
+    state: State
+    """What is kept of its channel."""
+    queue: str | None
+    settles: bool
+    via: Any
     """The queue or channel that it came by, where that is known."""
 
 
@@ -39,8 +42,8 @@ class Fetched(NamedTuple):
     """What is known of a message that `Queue.get` has returned; not itself, for it may be large."""
 
     identity: int
-    queue: str
-    no_ack: bool
+    queue: str | None
+    settles: bool
     via: weakref.ref[Any]
 
 
@@ -53,8 +56,26 @@ class State:
         kept = weakref.ref(channel)
         self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger(lambda: newest_tag(kept))
         self.server: _amqp.Server = server(getattr(channel, "connection", None))
-        self.fetched: dict[int, Fetched] = {}
+        self.fetched: OrderedDict[int, Fetched] = OrderedDict()
         """What `Queue.get` has returned, by delivery tag."""
+
+    def remember(self, native: Received) -> None:
+        """A message was fetched; what becomes of it shows only later."""
+        message, _, queue, settles, via = native
+        self.fetched[message.delivery_tag] = Fetched(id(message), queue, settles, weakref.ref(via))
+        if len(self.fetched) > _amqp_ledger.Ledger.MOST:
+            self.fetched.popitem(last=False)
+
+
+def received(message: Any, queue: str | None, via: Any, settles: bool | None = None) -> Received:
+    """A message that came by a channel, which is recorded from now on.
+
+    `settles` is whether the application is to settle it; looked for in the message when omitted.
+    """
+    if settles is None:
+        # Private to aio-pika: where it is missing, nothing is known to be wrong.
+        settles = not getattr(message, "_IncomingMessage__no_ack", False)
+    return Received(message, state_of(underlay(message)), queue, settles, via)
 
 
 def newest_tag(kept: weakref.ref[Any]) -> int:
@@ -89,8 +110,20 @@ def state_of(channel: Any) -> State:
 
 
 def server(connection: Any) -> _amqp.Server:
-    """The broker's address as the application gave it; never its credentials."""
+    """The broker's address as the application gave it; never its credentials.
+
+    Kept on the connection: taking a URL apart costs more than all else that a publish is asked.
+    """
     url = getattr(connection, "url", None)
+    kept = getattr(connection, _SERVER, None)
+    if kept is None or kept[0] is not url:
+        kept = (url, _server_in(url))
+        if url is not None:
+            setattr(connection, _SERVER, kept)
+    return kept[1]
+
+
+def _server_in(url: Any) -> _amqp.Server:
     host, port = getattr(url, "host", None), getattr(url, "port", None)
     if host is not None and port is None:
         port = _PORTS.get(getattr(url, "scheme", ""))

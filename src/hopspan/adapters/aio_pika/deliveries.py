@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aio_pika import IncomingMessage
 
 from hopspan.adapters import _amqp
-from hopspan.adapters.aio_pika.channels import Received, state_of, underlay
+from hopspan.adapters.aio_pika.channels import Received, received, underlay
 from hopspan.model import Delivery, Settlement, Verdict
 
 if TYPE_CHECKING:
@@ -34,39 +34,26 @@ def given(message: Any, via: Any) -> list[Received] | None:
 
 
 def _received(message: Any, via: Any) -> Received:
-    channel = underlay(message)
-    known = None if channel is None else state_of(channel).fetched.get(message.delivery_tag)
-    if known is not None and known.identity == id(message):
-        return Received(message, known.queue, known.no_ack, known.via())
-    return Received(message, getattr(via, "name", None), None, via)
+    native = received(message, getattr(via, "name", None), via)
+    known = native.state.fetched.get(message.delivery_tag)
+    if known is None or known.identity != id(message):
+        return native
+    return native._replace(queue=known.queue, settles=known.settles, via=known.via())
 
 
 def delivery(native: Received) -> Delivery:
     """A message as a value."""
-    message, state = native.message, state_of(underlay(native.message))
-    tag = message.delivery_tag
+    message, state, queue, settles, _ = native
+    tag, redelivered = message.delivery_tag, bool(message.redelivered)
     return _amqp.delivery(
         native,
-        _amqp.Envelope(
-            message.exchange or "",
-            message.routing_key or "",
-            native.queue,
-            tag or 0,
-            bool(message.redelivered),
-        ),
+        (message.exchange or "", message.routing_key or "", queue, tag or 0, redelivered),
         state.server,
         message.headers,
-        ids=(message.message_id, message.correlation_id),
-        settles=_is_to_be_settled(native),
-        counted=tag in state.fetched or state.ledger.is_known(tag),
+        (message.message_id, message.correlation_id),
+        settles,
+        tag in state.fetched or state.ledger.is_known(tag),
     )
-
-
-def _is_to_be_settled(native: Received) -> bool:
-    if native.no_ack is not None:
-        return not native.no_ack
-    # Private to aio-pika: where it is missing, nothing is known to be wrong.
-    return not getattr(native.message, "_IncomingMessage__no_ack", False)
 
 
 def owner(native: Received) -> Any:
@@ -82,18 +69,19 @@ def same(native: Received, other: Received) -> bool:
 def opened(native: Received, processing: Processing) -> Verdict | None:
     """Enter a delivery in its channel's ledger."""
     message = native.message
-    settled = state_of(underlay(message)).ledger.open(message.delivery_tag, native, processing)
-    if settled is None and message.processed and _is_to_be_settled(native):
+    settled = native.state.ledger.open(message.delivery_tag, native, processing)
+    if settled is None and message.processed and native.settles:
         return Verdict.ACK  # or another, before its channel was seen: done in any case
     return settled
 
 
 def closed(native: Received, processing: Processing) -> None:
     """The handling is over."""
-    state, tag = state_of(underlay(native.message)), native.message.delivery_tag
+    state, tag = native.state, native.message.delivery_tag
     state.fetched.pop(tag, None)
-    described = next(each for each in processing.deliveries if each.native is native)
-    state.ledger.close(tag, processing, described)
+    if state.ledger.has_open(tag):
+        described = next(each for each in processing.deliveries if each.native is native)
+        state.ledger.close(tag, processing, described)
 
 
 def is_open(native: Received) -> bool:
