@@ -17,7 +17,7 @@ from opentelemetry.trace import get_current_span
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import carried, cut, described, face
+from hopspan.adapters.celery.deliveries import carried, cut, described, told_by
 from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
@@ -99,7 +99,7 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
         settlement = reader(message, *args, **kwargs)
         outcome = SUCCESS if error is None else failure(binding.adapter, error)
         delivery = _delivery(task.app, task, told)
-        instrumenter = face(binding, task, delivery.headers or {}).over(binding.instrumenter)
+        instrumenter = told_by(binding.instrumenter, task, delivery.headers)
         inside, linked = _around(instrumenter, delivery)
         instrumenter.record_settle(
             name, settlement, [delivery], outcome, timing, inside=inside, of=linked
@@ -175,7 +175,7 @@ def on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **told:
             return
         headers = message.headers if isinstance(message.headers, dict) else {}
         known = {**headers, "delivery_info": message.delivery_info or {}}
-        delivery = described(sender.app, "", known, None, acks_late=False)
+        delivery = described(sender.app, "", known, carried(known), acks_late=False)
         settlement = Settlement(Verdict.REJECT, "unknown task" if "name" in told else "no task")
         error = exc if isinstance(exc, BaseException) else ValueError("not a task")
         outcome = failure(binding.adapter, error)
@@ -196,7 +196,7 @@ class _Within:
             binding = binding_for(request.app)
             if binding is not None and not get_current_span().get_span_context().is_valid:
                 headers = carried(request.request_dict)
-                config = face(binding, request.task, headers).over(binding.instrumenter).config
+                config = told_by(binding.instrumenter, request.task, headers).config
                 parent, _, _ = of_message(config, headers, MAPPING, get_current())
                 self._attached = Attachment(parent)
         except Exception:  # noqa: BLE001
@@ -224,8 +224,8 @@ def _report(
         binding = binding_for(task.app)
         if binding is not None:
             delivery = _delivery(task.app, task, vars(request))
-            wanted = face(binding, task, delivery.headers or {})
-            _tell(what, wanted.over(binding.instrumenter), delivery, outcome, settlement)
+            wanted = told_by(binding.instrumenter, task, delivery.headers)
+            _tell(what, wanted, delivery, outcome, settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting what became of a task")
 
@@ -260,7 +260,7 @@ def _tell(
 
 
 def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
-    return described(app, task.name, told, None, acks_late=bool(task.acks_late))
+    return described(app, task.name, told, carried(told), acks_late=bool(task.acks_late))
 
 
 def _around(instrumenter: Instrumenter, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
