@@ -98,11 +98,14 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
         reader, message, args, kwargs = call
         settlement = reader(message, *args, **kwargs)
         outcome = SUCCESS if error is None else failure(binding.adapter, error)
-        delivery = _delivery(task.app, task, told)
-        instrumenter = told_by(binding.instrumenter, task, delivery.headers)
-        inside, linked = _around(instrumenter, delivery)
+        headers = carried(told)
+        instrumenter = told_by(binding.instrumenter, task, headers)
+        if not instrumenter.tells_of(settlement.verdict, notable=outcome.failed):
+            return
+        deliveries = [_delivery(task, told, headers)]
+        inside, linked = _around(instrumenter, headers)
         instrumenter.record_settle(
-            name, settlement, [delivery], outcome, timing, inside=inside, of=linked
+            name, settlement, deliveries, outcome, timing, inside=inside, of=linked
         )
     except Exception:  # noqa: BLE001
         faults.report("recording how a task was settled")
@@ -223,9 +226,9 @@ def _report(
     try:
         binding = binding_for(task.app)
         if binding is not None:
-            delivery = _delivery(task.app, task, vars(request))
-            wanted = told_by(binding.instrumenter, task, delivery.headers)
-            _tell(what, wanted, delivery, outcome, settlement)
+            headers = carried(vars(request))
+            wanted = told_by(binding.instrumenter, task, headers)
+            _tell(what, wanted, _delivery(task, vars(request), headers), outcome, settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting what became of a task")
 
@@ -240,17 +243,12 @@ def _tell(
     """A short span about a message, in its trace and linked to it."""
     if is_suppressed(get_current()):
         return
-    inside, linked = _around(instrumenter, delivery)
+    inside, linked = _around(instrumenter, delivery.headers)
     attributes = names.message_attributes(delivery.message)
     if settled is not None:
         attributes.update(names.settlement_attributes(settled))
     operation = start_internal(
-        instrumenter,
-        what,
-        delivery.endpoint,
-        attributes,
-        parent=inside,
-        of=linked,
+        instrumenter, what, delivery.endpoint, attributes, parent=inside, of=linked
     )
     operation.announce(delivery)
     operation.end(outcome)
@@ -259,11 +257,11 @@ def _tell(
 # -- in common ------------------------------------------------------------------------------------
 
 
-def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
-    return described(app, task.name, told, carried(told), acks_late=bool(task.acks_late))
+def _delivery(task: Any, told: dict[str, Any], headers: dict[str, Any]) -> Delivery:
+    return described(task.app, task.name, told, headers, acks_late=bool(task.acks_late))
 
 
-def _around(instrumenter: Instrumenter, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
+def _around(instrumenter: Instrumenter, headers: Any) -> tuple[Context, list[SpanContext]]:
     """The context that a span about a message belongs to, and the span that it is linked to."""
-    parent, _, links = of_message(instrumenter.config, delivery.headers, MAPPING, Context())
+    parent, _, links = of_message(instrumenter.config, headers, MAPPING, Context())
     return parent, [link.context for link in links]
