@@ -23,11 +23,15 @@ def everybodys() -> Binding | None:
     return _everybodys[0] if _everybodys else None
 
 
+def bound_to(app: Any) -> Binding | None:
+    """What an application's tasks are traced by for as long as that is active; or None."""
+    bound = binding_of(app)
+    return _everybodys[0] if bound is None and _everybodys else bound
+
+
 def binding_for(app: Any) -> Binding | None:
     """What an application's tasks are traced by, or None where they are not."""
-    bound = binding_of(app)
-    if bound is None and _everybodys:
-        bound = _everybodys[0]
+    bound = bound_to(app)
     return bound if bound is not None and bound.active else None
 
 

@@ -83,6 +83,7 @@ def _found(
     return broker
 
 
+@lru_cache(maxsize=1024)
 def plain(exchange: str, routing_key: str) -> tuple[str, str]:
     """Exchange and routing key as the application knows them."""
     delayed = _DELAYED.fullmatch(routing_key)
@@ -105,13 +106,46 @@ def sent_to(broker: Broker, exchange: str, routing_key: str, task: str) -> Endpo
     return _named(_amqp.sent_to(exchange, routing_key, broker.server), broker, task)
 
 
-@lru_cache(maxsize=1024)
 def consumed_from(
     broker: Broker, exchange: str, routing_key: str, queue: str | None, task: str
 ) -> Endpoint:
     """Where a task came from."""
     found = _amqp.consumed_from(exchange, routing_key, queue, broker.server)
     return _named(found, broker, task)
+
+
+class Origin(NamedTuple):
+    """Where messages of a task come from."""
+
+    endpoint: Endpoint
+    routing_key: str | None
+    """As the application knows it; None where the conventions have no word for it."""
+
+
+_MOST_ORIGINS = 1024
+_origins: weakref.WeakKeyDictionary[Any, dict[Any, Origin]] = weakref.WeakKeyDictionary()
+"""Of each application, by what its messages say; forgotten when there are too many."""
+
+
+def origin(app: Any, exchange: str, routing_key: str, task: str) -> Origin:
+    """Where a message that an application's worker was given came from."""
+    known = _origins.get(app)
+    if known is None:
+        known = _origins[app] = {}
+    # Any exchange but the default one may lead to a queue that is declared only later.
+    said = (exchange, routing_key, task, exchange and len(app.amqp.queues))
+    found = known.get(said)
+    if found is None:
+        if len(known) >= _MOST_ORIGINS:
+            known.clear()
+        found = known[said] = _origin(app, exchange, routing_key, task)
+    return found
+
+
+def _origin(app: Any, exchange: str, routing_key: str, task: str) -> Origin:
+    exchange, key = known_as(app, exchange, routing_key)
+    endpoint = consumed_from(read_by(app), exchange, key, queue_of(app, exchange, key), task)
+    return Origin(endpoint, key if endpoint.system == _amqp.SYSTEM else None)
 
 
 def _named(endpoint: Endpoint, broker: Broker, task: str) -> Endpoint:

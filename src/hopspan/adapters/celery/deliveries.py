@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
-    from hopspan.telemetry import Binding, Face
+    from hopspan.telemetry import Face, Instrumenter
 
 SETTLED_ALREADY = (
     "Celery acks it before it runs, and what is raised then changes nothing. Set acks_late=True on "
@@ -33,6 +33,7 @@ SETTLED_ALREADY = (
 
 CUT = "hopspan-correlation"
 """A header that a sender adds to one message: how its handling is to relate to it."""
+_CUTS = frozenset({CUT})
 _CORRELATIONS = get_args(Correlation)
 
 TASK = "hopspan.celery.task"
@@ -47,16 +48,18 @@ ACKS = "hopspan.celery.acks"
 class Run:
     """One run of a task: the native delivery."""
 
-    __slots__ = ("raised", "request", "settlement", "task")
+    # Defaults of the class: of most runs nothing is decided.
+    settlement: Settlement | None = None
+    """What was decided for its message."""
+    raised: BaseException | None = None
+    """What the task's body raised for that."""
 
-    def __init__(self, task: Any, request: Any) -> None:
+    def __init__(self, task: Any, request: Any, headers: dict[str, Any] | None = None) -> None:
         self.task: Any = task
         self.request: Any = request
         """Celery's `Context`: of this run alone, where a task's id is that of all its retries."""
-        self.settlement: Settlement | None = None
-        """What was decided for its message."""
-        self.raised: BaseException | None = None
-        """What the task's body raised for that."""
+        self.headers: dict[str, Any] | None = headers
+        """Those of its message, where somebody has looked for them."""
 
 
 def carried(told: dict[str, Any]) -> dict[str, Any]:
@@ -70,11 +73,11 @@ def carried(told: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(apart, dict):
         return told
     try:
-        ours = (*context_fields(), CUT)
+        ours = context_fields() | _CUTS
     except Exception:  # noqa: BLE001 - a propagator that fails
         return apart
-    at_top = [name for name in ours if name in told]
-    if not at_top or all((name in apart) is (name in told) for name in ours):
+    at_top = ours & told.keys()
+    if not at_top or at_top == ours & apart.keys():
         return apart
     return {**{name: value for name, value in apart.items() if name not in ours}, **told}
 
@@ -83,14 +86,17 @@ def task_attributes(
     name: str | None, headers: Any, *, acks_late: bool | None = None
 ) -> dict[str, Any]:
     """What spans say about a task; `headers` are those of its message. Never its arguments."""
-    found = {
-        TASK: _text(name),
-        RETRIES: headers.get("retries") or 0,
-        ROOT_ID: _text(headers.get("root_id")),
-        PARENT_ID: _text(headers.get("parent_id")),
-        ACKS: None if acks_late is None else "late" if acks_late else "early",
-    }
-    return {key: value for key, value in found.items() if value is not None}
+    found: dict[str, Any] = {RETRIES: headers.get("retries") or 0}
+    root, parent = headers.get("root_id"), headers.get("parent_id")
+    if name and isinstance(name, str):
+        found[TASK] = name
+    if root and isinstance(root, str):
+        found[ROOT_ID] = root
+    if parent and isinstance(parent, str):
+        found[PARENT_ID] = parent
+    if acks_late is not None:
+        found[ACKS] = "late" if acks_late else "early"
+    return found
 
 
 def _text(value: object) -> str | None:
@@ -98,7 +104,13 @@ def _text(value: object) -> str | None:
 
 
 def described(
-    app: Any, task: str, told: dict[str, Any], native: Any, *, acks_late: bool
+    app: Any,
+    task: str,
+    told: dict[str, Any],
+    headers: dict[str, Any],
+    native: Any = None,
+    *,
+    acks_late: bool,
 ) -> Delivery:
     """A task's message as a value.
 
@@ -106,32 +118,31 @@ def described(
         app: The application.
         task: The task's registered name.
         told: What the message says about the task.
+        headers: What is `carried` in there.
         native: What stands for it.
         acks_late: Whether it can still be settled.
     """
     info = told.get("delivery_info") or {}
-    told_key = info.get("routing_key") or ""
-    exchange, key = brokers.known_as(app, info.get("exchange") or "", told_key)
-    broker = brokers.read_by(app)
-    queue = brokers.queue_of(app, exchange, key)
-    endpoint = brokers.consumed_from(broker, exchange, key, queue, task)
+    endpoint, routing_key = brokers.origin(
+        app, info.get("exchange") or "", info.get("routing_key") or "", task
+    )
     attributes = task_attributes(task, told, acks_late=acks_late)
-    known = carried(told)
     redelivered = info.get("redelivered") is True
-    if endpoint.system == _amqp.SYSTEM:
-        attributes[_amqp.ROUTING_KEY] = key
-        attempt = _amqp.attempt(known, redelivered)
+    if routing_key is not None:
+        attributes[_amqp.ROUTING_KEY] = routing_key
+        attempt = _amqp.attempt(headers, redelivered)
     else:
         attempt = None if redelivered else 1
     message = MessageInfo(_text(told.get("id")), None, attributes)
-    return Delivery(endpoint, message, known, native, redelivered, attempt, settles=acks_late)
+    return Delivery(endpoint, message, headers, native, redelivered, attempt, acks_late)
 
 
 def delivery(run: Run) -> Delivery:
     """A run's message as a value."""
-    task, request = run.task, run.request
+    task, told = run.task, vars(run.request)
+    headers = carried(told) if run.headers is None else run.headers
     late = bool(task.acks_late)
-    return described(task.app, task.name, vars(request), run, acks_late=late)
+    return described(task.app, task.name, told, headers, run, acks_late=late)
 
 
 def served(handler: Any) -> list[Run] | None:
@@ -205,12 +216,20 @@ def cut(headers: dict[str, Any]) -> Face:
     return NO_SETTINGS
 
 
-def face(binding: Binding, task: Any, headers: dict[str, Any]) -> Face:
+def face(base: Instrumenter, task: Any, headers: dict[str, Any]) -> Face:
     """What a task's decorator says, and over that its message, if its sender is to be believed."""
-    mine, theirs = face_of(task.run) or NO_SETTINGS, cut(headers)
-    if not theirs.settings or not mine.over(binding.instrumenter).config.trust:
+    mine = face_of(task.run) or NO_SETTINGS
+    if CUT not in headers:
+        return mine
+    theirs = cut(headers)
+    if not theirs.settings or not mine.over(base).config.trust:
         return mine
     return face_for({**mine.settings, **theirs.settings})
+
+
+def told_by(base: Instrumenter, task: Any, headers: dict[str, Any]) -> Instrumenter:
+    """What traces a task's message where no run of it does."""
+    return face(base, task, headers).over(base)
 
 
 def rejects_failures(task: Any) -> bool:

@@ -12,15 +12,15 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
-from opentelemetry.context import get_current
+from opentelemetry.context import attach, detach, get_current
 
 from hopspan import faults
 from hopspan.adapters import _amqp
 from hopspan.adapters.celery import brokers, chords
 from hopspan.adapters.celery.deliveries import CUT, task_attributes
-from hopspan.interception import end_send, start_send
+from hopspan.interception import end_send
 from hopspan.model import SUCCESS, MessageInfo, Outgoing
-from hopspan.processing import Attachment, failure
+from hopspan.processing import failure, undo_leftovers
 from hopspan.telemetry import without_nested
 
 if TYPE_CHECKING:
@@ -51,35 +51,29 @@ class _Publish:
         exchange, key = brokers.known_as(self.app, exchange, key or "")
         told = headers if headers.get("id") else body  # protocol 1 has all of it in its body
         told = told if isinstance(told, dict) else {}
-        _forget_the_last_hop(headers, told.get("id"))
-        self._operation, changed = start_send(
-            self._binding,
-            _amqp.PUBLISH,
-            self._read,
-            (self, headers, exchange, key, told),
-            {},
-        )
-        if self._operation is None:
-            return
-        fresh = changed[0][0]
-        if fresh is not headers:
-            headers.clear()
-            headers.update(fresh)
-        links = chords.collect(get_current_task(), told.get("id"))
-        if links:
-            headers[chords.LINKS] = links
-            self._has_links = True
-
-    def _read(
-        self, _: Any, headers: dict[str, Any], exchange: str, key: str, told: Any
-    ) -> Outgoing:
+        message_id = told.get("id")
+        _forget_the_last_hop(headers, message_id)
         attributes = task_attributes(self.name, told)
         endpoint = brokers.sent_to(self._broker, exchange, key, self.name)
         if endpoint.system == _amqp.SYSTEM and key:
             attributes[_amqp.ROUTING_KEY] = key
-        return Outgoing(
-            endpoint, MessageInfo(told.get("id"), None, attributes), headers, lambda h: ((h,), {})
+        undo_leftovers()
+        operation, fresh = self._binding.instrumenter.start_send(
+            _amqp.PUBLISH,
+            Outgoing(endpoint, MessageInfo(message_id, None, attributes), headers, _carrying),
+            self._binding.adapter.CODEC,
         )
+        if operation.plan is None:  # suppressed
+            return
+        self._operation = operation
+        if fresh is not headers:
+            headers.clear()
+            headers.update(fresh)
+        operation.announce(self)
+        links = chords.collect(get_current_task(), message_id)
+        if links:
+            headers[chords.LINKS] = links
+            self._has_links = True
 
     @property
     def has_begun(self) -> bool:
@@ -95,6 +89,11 @@ class _Publish:
             end_send(operation, outcome)
         if self._has_links and not outcome.failed:
             chords.clear(get_current_task())
+
+
+def _carrying(headers: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Nothing is called with other headers: Celery's own are filled."""
+    return (headers,), {}
 
 
 lost_run: ContextVar[str | None] = ContextVar("hopspan-celery-lost-run", default=None)
@@ -187,11 +186,11 @@ def silently(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
         publishing = _publishing.get()
         if publishing is None or not publishing.has_begun:
             return original(self, *args, **kwargs)
-        silence = Attachment(without_nested(get_current()))
+        silence = attach(without_nested(get_current()))
         try:
             return original(self, *args, **kwargs)
         finally:
-            silence.detach()
+            detach(silence)
 
     return publish
 

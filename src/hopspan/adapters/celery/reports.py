@@ -17,7 +17,7 @@ from opentelemetry.trace import get_current_span
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import carried, cut, described, face
+from hopspan.adapters.celery.deliveries import carried, cut, described, told_by
 from hopspan.adapters.celery.publishing import lost_run
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
 from hopspan.processing import Attachment, failure
@@ -98,11 +98,14 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
         reader, message, args, kwargs = call
         settlement = reader(message, *args, **kwargs)
         outcome = SUCCESS if error is None else failure(binding.adapter, error)
-        delivery = _delivery(task.app, task, told)
-        instrumenter = face(binding, task, delivery.headers or {}).over(binding.instrumenter)
-        inside, linked = _around(instrumenter, delivery)
+        headers = carried(told)
+        instrumenter = told_by(binding.instrumenter, task, headers)
+        if not instrumenter.tells_of(settlement.verdict, notable=outcome.failed):
+            return
+        deliveries = [_delivery(task, told, headers)]
+        inside, linked = _around(instrumenter, headers)
         instrumenter.record_settle(
-            name, settlement, [delivery], outcome, timing, inside=inside, of=linked
+            name, settlement, deliveries, outcome, timing, inside=inside, of=linked
         )
     except Exception:  # noqa: BLE001
         faults.report("recording how a task was settled")
@@ -175,7 +178,7 @@ def on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **told:
             return
         headers = message.headers if isinstance(message.headers, dict) else {}
         known = {**headers, "delivery_info": message.delivery_info or {}}
-        delivery = described(sender.app, "", known, None, acks_late=False)
+        delivery = described(sender.app, "", known, carried(known), acks_late=False)
         settlement = Settlement(Verdict.REJECT, "unknown task" if "name" in told else "no task")
         error = exc if isinstance(exc, BaseException) else ValueError("not a task")
         outcome = failure(binding.adapter, error)
@@ -196,7 +199,7 @@ class _Within:
             binding = binding_for(request.app)
             if binding is not None and not get_current_span().get_span_context().is_valid:
                 headers = carried(request.request_dict)
-                config = face(binding, request.task, headers).over(binding.instrumenter).config
+                config = told_by(binding.instrumenter, request.task, headers).config
                 parent, _, _ = of_message(config, headers, MAPPING, get_current())
                 self._attached = Attachment(parent)
         except Exception:  # noqa: BLE001
@@ -223,9 +226,9 @@ def _report(
     try:
         binding = binding_for(task.app)
         if binding is not None:
-            delivery = _delivery(task.app, task, vars(request))
-            wanted = face(binding, task, delivery.headers or {})
-            _tell(what, wanted.over(binding.instrumenter), delivery, outcome, settlement)
+            headers = carried(vars(request))
+            wanted = told_by(binding.instrumenter, task, headers)
+            _tell(what, wanted, _delivery(task, vars(request), headers), outcome, settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting what became of a task")
 
@@ -240,17 +243,12 @@ def _tell(
     """A short span about a message, in its trace and linked to it."""
     if is_suppressed(get_current()):
         return
-    inside, linked = _around(instrumenter, delivery)
+    inside, linked = _around(instrumenter, delivery.headers)
     attributes = names.message_attributes(delivery.message)
     if settled is not None:
         attributes.update(names.settlement_attributes(settled))
     operation = start_internal(
-        instrumenter,
-        what,
-        delivery.endpoint,
-        attributes,
-        parent=inside,
-        of=linked,
+        instrumenter, what, delivery.endpoint, attributes, parent=inside, of=linked
     )
     operation.announce(delivery)
     operation.end(outcome)
@@ -259,11 +257,11 @@ def _tell(
 # -- in common ------------------------------------------------------------------------------------
 
 
-def _delivery(app: Any, task: Any, told: dict[str, Any]) -> Delivery:
-    return described(app, task.name, told, None, acks_late=bool(task.acks_late))
+def _delivery(task: Any, told: dict[str, Any], headers: dict[str, Any]) -> Delivery:
+    return described(task.app, task.name, told, headers, acks_late=bool(task.acks_late))
 
 
-def _around(instrumenter: Instrumenter, delivery: Delivery) -> tuple[Context, list[SpanContext]]:
+def _around(instrumenter: Instrumenter, headers: Any) -> tuple[Context, list[SpanContext]]:
     """The context that a span about a message belongs to, and the span that it is linked to."""
-    parent, _, links = of_message(instrumenter.config, delivery.headers, MAPPING, Context())
+    parent, _, links = of_message(instrumenter.config, headers, MAPPING, Context())
     return parent, [link.context for link in links]

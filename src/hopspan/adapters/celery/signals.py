@@ -13,6 +13,8 @@ from hopspan.interception import Point, unweave, weave
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hopspan.telemetry import Binding
 
 _RIVAL = "opentelemetry.instrumentation.celery"
@@ -44,8 +46,8 @@ def _weave_worker(**_: Any) -> None:
 
 
 def _weave(points: Any, woven: list[Any]) -> None:
-    bindings = known_bindings()
-    if not woven and bindings:
+    bindings = () if woven else known_bindings()
+    if bindings:
         try:
             woven.append(weave(points, bindings[0]))
         except Exception:  # noqa: BLE001
@@ -57,12 +59,6 @@ def _received(request: Any = None, **_: Any) -> None:
     reports.on_received(request)
 
 
-def _postrun(**told: Any) -> None:
-    running.on_postrun(**told)
-    if not known_bindings():
-        _stop_listening()  # which had to wait for the runs that had begun
-
-
 _RECEIVERS = {
     "before_task_publish": publishing.on_before,
     "celeryd_init": _weave_worker,
@@ -70,7 +66,7 @@ _RECEIVERS = {
     "task_received": _received,
     "task_prerun": running.on_prerun,
     "task_failure": running.on_failure,
-    "task_postrun": _postrun,
+    "task_postrun": running.on_postrun,
     "task_retry": reports.on_cancelled,
     "task_revoked": reports.on_revoked,
     "task_unknown": reports.on_unknown,
@@ -111,14 +107,26 @@ def disconnect(binding: Binding) -> None:
         _stop_listening()
 
 
+_ENDINGS = ("task_failure", "task_postrun")
+"""How a run goes on that has begun."""
+
+
 def _stop_listening() -> None:
-    kept = () if running.is_idle() else ("task_failure", "task_postrun")
-    for name in _RECEIVERS:
-        if name not in kept:
-            getattr(signals, name).disconnect(dispatch_uid=f"hopspan-{name}")
+    _disconnect(name for name in _RECEIVERS if name not in _ENDINGS)
     for woven in (_woven, _woven_worker):
         while woven:
             unweave(woven.pop())
+    running.when_idle(_stop_hearing_endings)
+
+
+def _stop_hearing_endings() -> None:
+    if not known_bindings():  # somebody may listen again by now
+        _disconnect(_ENDINGS)
+
+
+def _disconnect(names: Iterable[str]) -> None:
+    for name in names:
+        getattr(signals, name).disconnect(dispatch_uid=f"hopspan-{name}")
 
 
 def _rival_listens() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -138,3 +140,36 @@ def test_an_applications_broker_is_looked_for_once() -> None:
     app = Celery("shop", broker="redis://redis/0", set_as_current=False)
     assert brokers.read_by(app) is brokers.read_by(app)
     assert (REDIS, REDIS) == (brokers.read_by(app), brokers.written_by(app))
+
+
+def test_a_queue_that_is_declared_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = routed()
+    monkeypatch.setattr(brokers, "read_by", lambda _: RABBIT)
+    before = brokers.origin(app, "shop", "late", "place")
+    assert before is brokers.origin(app, "shop", "late", "place")
+    app.amqp.queues.add(Queue("evening", Exchange("shop", type="topic"), routing_key="late"))
+    after = brokers.origin(app, "shop", "late", "place")
+    assert ("shop:late", "shop:late:evening") == (
+        before.endpoint.destination,
+        after.endpoint.destination,
+    )
+    assert (before.routing_key, after.routing_key) == ("late", "late")
+
+
+def test_what_is_known_of_origins_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(brokers, "_MOST_ORIGINS", 3)
+    app = routed()
+    for number in range(10):
+        found = brokers.origin(app, "", f"reply-{number}", "place")
+        assert (f"reply-{number}", None) == (found.endpoint.destination, found.routing_key)
+    assert len(brokers._origins[app]) <= 3
+
+
+def test_an_application_is_not_kept_for_its_origins() -> None:
+    app = routed()
+    brokers.origin(app, "", "orders", "place")
+    gone = weakref.ref(app)
+    app.close()
+    del app
+    gc.collect()
+    assert gone() is None
