@@ -64,7 +64,7 @@ def leaving(context: Context, allowed: Names | None) -> Context:
     entries = kept = baggage.get_all(context)
     if allowed is not None:
         kept = {key: each for key, each in entries.items() if str(key) in allowed}
-    if not _surely_fits(kept):
+    if not surely_fits(kept):
         kept = _fitting(kept)
     return context if len(kept) == len(entries) else with_only(context, kept)
 
@@ -77,7 +77,7 @@ def with_only(context: Context, entries: Mapping[str, object]) -> Context:
     return context
 
 
-def _surely_fits(entries: Mapping[str, object]) -> bool:
+def surely_fits(entries: Mapping[str, object]) -> bool:
     """A cheap bound: encoding takes longer than all the rest."""
     longest = 0
     for key, value in entries.items():

@@ -23,7 +23,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from hopspan.entries import KEY, leaving
+from hopspan.entries import KEY, leaving, surely_fits
 from hopspan.headers import GETTER, SETTER, text
 
 if TYPE_CHECKING:
@@ -107,12 +107,10 @@ def fields_of(
 
 
 def _told(baggage: Any, allowed: Names | None, propagator: TextMapPropagator) -> str | None:
-    size = 0
     for key, value in baggage.items():
         if type(key) is not str or type(value) is not str:
             return None
-        size += len(key) + len(value)
-    if size > _MOST_CHARACTERS:
+    if not surely_fits(baggage):
         return None
     return _written(tuple(baggage.items()), allowed, propagator)
 
