@@ -190,7 +190,8 @@ class Run:
     ) -> Row:
         task = _task(app, around(self.body))
         _receive(receivers)  # the tracer looks which signals anybody listens to
-        run_task = build_tracer(task.name, task, app=app)
+        # A worker has the task itself; what the decorator gives is a proxy of it.
+        run_task = build_tracer(task.name, app.tasks[task.name], app=app)
         _receive(_BEFORE)
 
         def prepare(count: int) -> list[dict[str, Any]]:
@@ -214,7 +215,7 @@ class Run:
         }  # fmt: skip
         return {
             **headers,
-            "headers": headers,
+            "headers": carried,
             "hostname": "worker@host",
             "ignore_result": True,
             "reply_to": number,

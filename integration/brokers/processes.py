@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -146,6 +147,7 @@ def closed_port() -> int:
     if not _held:
         held = socket.socket()
         held.bind(("127.0.0.1", 0))
+        atexit.register(held.close)
         _held.append(held)
     port: int = _held[0].getsockname()[1]
     return port

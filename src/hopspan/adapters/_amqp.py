@@ -154,15 +154,19 @@ def delivery(  # noqa: PLR0917 - keywords cost, once a message
     """A delivery as a value; `ids` are the message's and the conversation's."""
     known = headers if isinstance(headers, dict) else None
     exchange, key, queue, tag, redelivered = envelope
-    key = text(key)
+    message_id, conversation_id = ids
+    if type(exchange) is not str or type(key) is not str:
+        exchange, key = text(exchange), text(key)
+    if type(message_id) is bytes or type(conversation_id) is bytes:
+        message_id, conversation_id = text(message_id), text(conversation_id)
     attributes: dict[str, Any] = {DELIVERY_TAG: int(tag)}
     if key:
         attributes[ROUTING_KEY] = key
     if known and "x-death" in known:
         attributes.update(death(known))
     return Delivery(
-        consumed_from(text(exchange), key, queue, server),
-        MessageInfo(text(ids[0]), text(ids[1]), attributes),
+        consumed_from(exchange, key, queue, server),
+        MessageInfo(message_id, conversation_id, attributes),
         known,
         native,
         redelivered,

@@ -56,9 +56,8 @@ def common_endpoint(deliveries: Sequence[Delivery]) -> Endpoint:
 
 def uncounted(deliveries: Sequence[Delivery]) -> int:
     """How many of them no receive operation has counted."""
-    if len(deliveries) > 1 and isinstance(deliveries, Several):
+    if len(deliveries) == 1:
+        return 0 if deliveries[0].counted else 1
+    if isinstance(deliveries, Several):
         return deliveries.uncounted()
-    number = 0
-    for each in deliveries:
-        number += not each.counted
-    return number
+    return sum(not each.counted for each in deliveries)

@@ -79,7 +79,7 @@ class _Turn:
             told[STATE] = state
         if self._run.settlement is not None and self._is_ours(value):
             told.update(names.settlement_attributes(self._run.settlement))
-        processing.span.set_attributes(told)
+        processing.about = told
 
     def _raised(self, state: str | None, value: Any) -> BaseException | None:
         """What the run ended with; None where that is known already, or nothing was raised."""
