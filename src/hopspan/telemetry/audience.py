@@ -49,6 +49,10 @@ class Audience:
             or config.exceptions != "event"
         )
 
+    def is_nobody(self) -> bool:
+        """Whether nobody hears of anything, so far."""
+        return self._may_be_nobody and has_no_sdk()
+
     def has_nothing_to_carry(self) -> bool:
         """Whether nobody hears of a message, and nothing is current that it could carry."""
         return self._may_be_nobody and has_no_sdk() and not get_current()

@@ -171,12 +171,14 @@ class Instrumenter:
             attributes, relation = of_batch(self.config, deliveries, codec, base)
             return self._start(names.PROCESS, common_endpoint(deliveries), relation, attributes)
         delivery = deliveries[0]
+        relation = of_message(self.config, delivery.headers, codec, base)
+        if self.audience.is_nobody():
+            return silent(relation[1], relation[0])
         attributes = self._description.of_message(delivery.message, delivery.headers, codec)
         if delivery.attempt is not None:
             attributes[names.ATTEMPT] = delivery.attempt
         if delivery.redelivered:
             attributes[names.REDELIVERED] = True
-        relation = of_message(self.config, delivery.headers, codec, base)
         return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
 
     def tells_of(self, verdict: Verdict, *, notable: bool = False) -> bool:

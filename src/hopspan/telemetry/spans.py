@@ -237,13 +237,14 @@ class Operation:
             self._instrumenter.exceptions.record(self, outcome.error)
 
 
-def silent(context: Context) -> Operation:
-    """An operation that is not to be seen: suppressed, or one that could not be started.
+def silent(context: Context, parent: Context | None = None) -> Operation:
+    """An operation that is not to be seen: suppressed, heard by nobody, or one that failed to start.
 
     What runs inside it goes on in the trace that is there, and its status is remembered all the
     same.
     """
-    span = RememberingSpan(get_current_span(context).get_span_context())
+    within = context if parent is None else parent
+    span = RememberingSpan(get_current_span(within).get_span_context())
     return Operation(None, None, span, context)
 
 
