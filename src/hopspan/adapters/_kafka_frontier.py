@@ -74,19 +74,33 @@ class Frontier:
             settles: Whether hopspan settles at all here. Where it never does, there is no frontier
                 to be kept, and the oldest are forgotten.
         """
-        if not settles and len(self._open) >= self.MOST_UNSETTLED:
-            self._forget_idle()
-        for record in records:
-            if len(self._open) >= self.MOST and record.offset not in self._open:
-                self._lower_ceiling(record.offset)
-                break
-            self._open[record.offset] = id(record)
+        first, self.position = records[0].offset, records[-1].offset + 1
+        self.is_guess = False
+        if self.committed is None:
+            self.committed = first  # where the first record was read from needs no commit
+        if first < self.settled_below:  # noqa: PLR1730 - for every record: a call costs more
+            self.settled_below = first
         if len(self.counted) > self.MOST:
             self.counted.intersection_update(each.offset for each in records)
-        self.is_guess = False
-        self._begin(records[0].offset)
-        self.position = records[-1].offset + 1
-        self.settled_below = min(self.settled_below, records[0].offset)
+        kept = records
+        if len(self._open) + len(records) > (self.MOST if settles else self.MOST_UNSETTLED):
+            kept = self._fitting(records, settles=settles)
+        opened = self._open
+        for record in kept:
+            opened[record.offset] = id(record)
+
+    def _fitting(self, records: Sequence[Any], *, settles: bool) -> Sequence[Any]:
+        """Those that can be kept apart; commits stop below the first that cannot."""
+        if not settles and len(self._open) >= self.MOST_UNSETTLED:
+            self._forget_idle()
+        room = self.MOST - len(self._open)
+        for index, record in enumerate(records):
+            if record.offset not in self._open:
+                if room <= 0:
+                    self._lower_ceiling(record.offset)
+                    return records[:index]
+                room -= 1
+        return records
 
     def _lower_ceiling(self, offset: int) -> None:
         self._ceiling = offset if self._ceiling is None else min(offset, self._ceiling)
@@ -99,13 +113,9 @@ class Frontier:
         """
         if self.is_guess and record.offset >= self.settled_below:
             self._open[record.offset] = id(record)
-            self._begin(record.offset)
+            if self.committed is None:
+                self.committed = record.offset
             self.position = max(self.position or 0, record.offset + 1)
-
-    def _begin(self, offset: int) -> None:
-        """Where the first record was read from needs no commit."""
-        if self.committed is None:
-            self.committed = offset
 
     def holds(self, record: Any) -> bool:
         """Whether this very record is open."""
@@ -161,6 +171,27 @@ class Frontier:
         covered = self.take_done(offset)
         self.is_dirty = bool(self.done)
         return covered
+
+    def handle(self, processing: Processing, native: Any) -> None:
+        """Somebody handles a record from now on."""
+        offset = native.record.offset
+        others = self.handling.get(offset)
+        if others is None:
+            self.handling[offset] = [(processing, native)]
+        else:
+            others.append((processing, native))
+
+    def leave(self, processing: Processing, native: Any) -> None:
+        """The handling is over."""
+        offset = native.record.offset
+        several = self.handling.get(offset, [])
+        for index, (one, _) in enumerate(several):
+            if one is processing:
+                if len(several) == 1:
+                    del self.handling[offset]
+                else:
+                    del several[index]
+                return
 
     def handled_below(self, offset: int) -> list[tuple[Processing, Any]]:
         """Who handles the records below an offset just now."""

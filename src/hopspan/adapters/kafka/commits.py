@@ -13,7 +13,7 @@ from hopspan import faults
 from hopspan.adapters import _kafka
 from hopspan.adapters._kafka_frontier import Done
 from hopspan.adapters.kafka.errors import failure
-from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
+from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -120,7 +120,7 @@ class Call:
 def done_of(processing: Processing, native: Received) -> Done:
     """What the span of a commit is to say of a record."""
     described = next(each for each in processing.deliveries if each.native is native)
-    light = described._replace(headers=None, native=None)
+    light = Delivery(described.endpoint, described.message, None, None)
     return Done(native.record.offset, light, processing.span.get_span_context())
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import lru_cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka.structs import TopicPartition
@@ -23,7 +25,7 @@ from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.adapters.kafka.threads import is_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from hopspan.model import Endpoint
     from hopspan.processing import Loop, Processing
@@ -36,6 +38,20 @@ _SLICE = 1.0
 polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
+_MOST_TOPICS = 256
+_OFFSET = attrgetter("offset")
+
+
+@lru_cache(maxsize=1_024)
+def _partition(topic: str, number: int) -> TopicPartition:
+    return TopicPartition(topic, number)
+
+
+def partition_of(record: Any) -> TopicPartition:
+    """The partition that a record is of."""
+    return _partition(record.topic, record.partition)
+
+
 class Received(NamedTuple):
     """A record in our hands."""
 
@@ -43,6 +59,8 @@ class Received(NamedTuple):
     record: Any
     frontier: Frontier | None
     """Its partition's, as it was when the record was seen first; None without a consumer."""
+    state: State | None = None
+    """The consumer's."""
 
 
 class State:
@@ -71,7 +89,11 @@ class State:
         self._seen: set[TopicPartition] = set()
         self._suspended: dict[TopicPartition, tuple[Frontier, object]] = {}
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-        self._endpoints: dict[str, Endpoint] = {}
+        self._cluster: Any = None
+        self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
+            partial(_kafka.endpoint, where=self.server, group=self.group)
+        )
+        """A topic as this consumer sees it."""
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -79,19 +101,13 @@ class State:
         """The consumer, or None when it is gone."""
         return self._consumer()
 
-    def endpoint(self, topic: str) -> Endpoint:
-        """A topic as this consumer sees it."""
-        found = self._endpoints.get(topic)
-        if found is None:
-            found = _kafka.endpoint(topic, self.server, self.group)
-            self._endpoints[topic] = found
-        return found
-
     def about(self) -> dict[str, Any]:
         """What every span of this consumer says of it."""
         if _kafka.CLUSTER_ID not in self._about:
-            client = getattr(self.consumer(), "_client", None)
-            cluster_id = getattr(getattr(client, "cluster", None), "cluster_id", None)
+            if self._cluster is None:  # private to the client
+                client = getattr(self.consumer(), "_client", None)
+                self._cluster = getattr(client, "cluster", None)
+            cluster_id = getattr(self._cluster, "cluster_id", None)
             if cluster_id is not None:
                 self._about[_kafka.CLUSTER_ID] = cluster_id
         return self._about
@@ -104,11 +120,16 @@ class State:
 
     def hand(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         """The application gets records. Never raises."""
+        for records in batches.values():
+            if records:
+                self.hand_run(records)
+
+    def hand_run(self, records: Sequence[Any]) -> None:
+        """The application gets records of one partition. Never raises."""
         try:
+            partition = partition_of(records[0])
             with self.lock:
-                for partition, records in batches.items():
-                    if records:
-                        self._frontier(partition).hand(records, settles=self.settles)
+                self._frontier(partition).hand(records, settles=self.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
             self.committer.is_off = True
             faults.report("seeing what a consumer hands out; nothing more is committed for it")
@@ -118,7 +139,7 @@ class State:
         with self.lock:
             for partition, records in batches.items():
                 frontier = self.find(partition) or self._frontier(partition)
-                frontier.counted.update(each.offset for each in records)
+                frontier.counted.update(map(_OFFSET, records))
 
     def _frontier(self, partition: TopicPartition) -> Frontier:
         frontier = self.frontiers.get(partition)
@@ -131,14 +152,21 @@ class State:
         """A record that is handled now."""
         if self.thread is None and is_alone():
             self.thread = threading.get_ident()
-        partition = TopicPartition(record.topic, record.partition)
+        partition = partition_of(record)
+        frontier = self.find(partition)
+        if frontier is None or frontier.is_guess:
+            frontier = self._saw(partition, record)
+        return Received(self.consumer(), record, frontier, self)
+
+    def _saw(self, partition: TopicPartition, record: Any) -> Frontier:
+        """Nobody has told us of this record's partition, or not yet."""
         with self.lock:
             frontier = self.find(partition)
             if frontier is None:
                 was_ours = partition in self._seen
                 frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
             frontier.saw(record)
-        return Received(self.consumer(), record, frontier)
+            return frontier
 
     def find(self, partition: TopicPartition) -> Frontier | None:
         """The frontier of a partition that is ours, or may turn out to be."""
@@ -147,7 +175,7 @@ class State:
 
     def holds(self, record: Any) -> bool:
         """Whether this consumer has handed out this very record, and it is still open."""
-        frontier = self.find(TopicPartition(record.topic, record.partition))
+        frontier = self.find(partition_of(record))
         return frontier is not None and frontier.holds(record)
 
     # -- settling --------------------------------------------------------------------------------
@@ -181,8 +209,10 @@ class State:
         """Do what was left for the consumer's thread. Never raises."""
         self.thread = threading.get_ident()
         try:
-            self.rewinding.carry_out(self)
-            self.committer.commit_if_due()
+            if self.rewinding.rewinds or self.rewinding.pauses:
+                self.rewinding.carry_out(self)
+            if self.committer.since:
+                self.committer.commit_if_due()
         except Exception:  # noqa: BLE001 - the record is not done, so it comes back one day
             faults.report("seeking, resuming or committing")
 

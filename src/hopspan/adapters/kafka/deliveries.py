@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.structs import TopicPartition
 
 from hopspan import conventions as names
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka import dead_letters
 from hopspan.adapters.kafka.commits import done_of
-from hopspan.adapters.kafka.consumers import Received, State, state_of
+from hopspan.adapters.kafka.consumers import Received, State, partition_of, state_of
 from hopspan.adapters.kafka.errors import RevokedError
 from hopspan.adapters.kafka.registry import tracker_of
 from hopspan.adapters.kafka.tracking import track
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 def handed(args: tuple[Any, ...], via: Any = None) -> list[Received] | None:
@@ -48,8 +50,7 @@ def _received(record: Any, via: Any) -> Received:
 
 def delivery(native: Received) -> Delivery:
     """A record as a value."""
-    record, frontier = native.record, native.frontier
-    state = state_of(native.consumer)
+    _, record, frontier, state = native
     attempt = 1 if frontier is None else frontier.attempt(record.offset)
     return Delivery(
         _kafka.endpoint(record.topic, _kafka.Server())
@@ -67,12 +68,15 @@ def delivery(native: Received) -> Delivery:
 
 def info(record: Any, state: State | None) -> MessageInfo:
     """What is special to a record."""
-    attributes: dict[str, Any] = {} if state is None else dict(state.about())
-    attributes[names.PARTITION_ID] = str(record.partition)
-    attributes[_kafka.OFFSET] = record.offset
+    attributes: dict[str, Any] = {
+        **(_NOTHING if state is None else state.about()),
+        names.PARTITION_ID: str(record.partition),
+        _kafka.OFFSET: record.offset,
+    }
     if record.value is None:
         attributes[_kafka.TOMBSTONE] = True
-    return MessageInfo(attributes=attributes, key=_kafka.key(record.key))
+    key = record.key
+    return MessageInfo(None, None, attributes, None if key is None else _kafka.key(key))
 
 
 def described(records: Iterable[Any], state: State) -> list[Delivery]:
@@ -101,26 +105,22 @@ def same(native: Received, other: Received) -> bool:
 
 def opened(native: Received, processing: Processing) -> Verdict | None:
     """Enter a record in its partition's frontier."""
-    state, frontier = state_of(native.consumer), native.frontier
+    _, record, frontier, state = native
     if state is None or frontier is None:
         return None
     with state.lock:
         state.settles = state.settles or processing.policy.settles
         state.committer.instrumenter = processing.instrumenter
-        frontier.handling.setdefault(native.record.offset, []).append((processing, native))
-        return Verdict.ACK if native.record.offset < frontier.settled_below else None
+        frontier.handle(processing, native)
+        return Verdict.ACK if record.offset < frontier.settled_below else None
 
 
 def closed(native: Received, processing: Processing) -> None:
     """The handling is over."""
-    state, frontier = state_of(native.consumer), native.frontier
-    if state is None or frontier is None:
-        return
-    with state.lock:
-        handlings = frontier.handling.pop(native.record.offset, [])
-        others = [each for each in handlings if each[0] is not processing]
-        if others:
-            frontier.handling[native.record.offset] = others
+    state, frontier = native.state, native.frontier
+    if state is not None and frontier is not None:
+        with state.lock:
+            frontier.leave(processing, native)
 
 
 def is_open(native: Received) -> bool:
@@ -134,12 +134,11 @@ def settle(native: Received, settlement: Settlement) -> None:
     Raises:
         RevokedError: the partition is not ours any more.
     """
-    state, frontier = state_of(native.consumer), native.frontier
+    _, record, frontier, state = native
     if state is None or frontier is None or not frontier.alive:
         raise RevokedError("the partition was revoked, or the consumer is closed")
     state.settles = True
-    record = native.record
-    partition = TopicPartition(record.topic, record.partition)
+    partition = partition_of(record)
     if settlement.verdict is Verdict.REQUEUE:
         state.requeue(frontier, partition, record.offset, settlement.pause)
         return

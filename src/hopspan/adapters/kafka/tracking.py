@@ -12,8 +12,6 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kafka.structs import TopicPartition
-
 from hopspan import faults
 from hopspan.adapters.kafka import own_commits
 from hopspan.adapters.kafka.committing import PATIENCE_MS
@@ -115,7 +113,7 @@ def _next(state: State, consumer: Any, original: Callable[..., Any]) -> Any:
         record = original(consumer)
     finally:
         state.is_iterating = False
-    state.hand({TopicPartition(record.topic, record.partition): [record]})
+    state.hand_run((record,))
     return record
 
 
