@@ -8,7 +8,6 @@ from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.calls import iterate, keep_loop, next_record, poll, prepare
 from hopspan.adapters.kafka.deliveries import (
     closed,
-    delivery,
     given,
     handed,
     hop,
@@ -20,6 +19,7 @@ from hopspan.adapters.kafka.deliveries import (
     settle,
     settles_by_itself,
 )
+from hopspan.adapters.kafka.describing import delivery
 from hopspan.adapters.kafka.errors import error_type
 from hopspan.adapters.kafka.sending import completes, send
 from hopspan.interception import Point, iterates, receives, sends

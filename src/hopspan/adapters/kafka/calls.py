@@ -11,12 +11,12 @@ from kafka.structs import TopicPartition
 
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.consumers import Received, State, state_of
-from hopspan.adapters.kafka.deliveries import described
+from hopspan.adapters.kafka.describing import Polled
 from hopspan.adapters.kafka.tracking import track
 from hopspan.interception import Fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hopspan.model import Delivery
     from hopspan.processing import Loop
@@ -48,7 +48,7 @@ def poll(
     """`KafkaConsumer.poll`."""
     state = _tracked(consumer)
 
-    def read(batches: Any) -> list[Delivery]:
+    def read(batches: Any) -> Any:
         return _taken(state, batches)
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
@@ -58,19 +58,19 @@ def next_record(consumer: Any) -> Fetch:
     """A single `next(consumer)`: a poll for one record."""
     state = _tracked(consumer)
 
-    def read(record: Any) -> list[Delivery]:
+    def read(record: Any) -> Any:
         return _taken(state, {TopicPartition(record.topic, record.partition): [record]})
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
 
 
-def _taken(state: State, batches: Any) -> list[Delivery]:
+def _taken(state: State, batches: Any) -> Sequence[Delivery]:
     """The deliveries of a poll, now in the application's hands."""
     if state.missed:
         state.missed = False
         state.hand(batches)
     state.count(batches)
-    return described([each for several in batches.values() for each in several], state)
+    return Polled([each for several in batches.values() for each in several], state)
 
 
 def _asked(consumer: Any, state: State) -> Any:

@@ -11,22 +11,23 @@ from __future__ import annotations
 import threading
 import weakref
 from functools import lru_cache, partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from kafka.structs import TopicPartition
 
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import _kafka
-from hopspan.adapters._kafka_frontier import Frontier
 from hopspan.adapters.kafka.committing import Committer
+from hopspan.adapters.kafka.partitions import Partitions, partition_of
 from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.adapters.kafka.threads import is_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from kafka.structs import TopicPartition
+
+    from hopspan.adapters._kafka_frontier import Frontier
+    from hopspan.adapters.kafka.partitions import Runs
     from hopspan.model import Endpoint
     from hopspan.processing import Loop, Processing
 
@@ -39,17 +40,6 @@ polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining
 
 
 _MOST_TOPICS = 256
-_OFFSET = attrgetter("offset")
-
-
-@lru_cache(maxsize=1_024)
-def _partition(topic: str, number: int) -> TopicPartition:
-    return TopicPartition(topic, number)
-
-
-def partition_of(record: Any) -> TopicPartition:
-    """The partition that a record is of."""
-    return _partition(record.topic, record.partition)
 
 
 class Received(NamedTuple):
@@ -61,19 +51,33 @@ class Received(NamedTuple):
     """Its partition's, as it was when the record was seen first; None without a consumer."""
     state: State | None = None
     """The consumer's."""
+    shared: Shared | None = None
+    """Of the batch that it is in."""
 
 
-class State:
-    """One consumer's."""
+class Shared:
+    """Who handles all records of a batch just now, if anybody does.
+
+    Apart from the batch, which keeps its records: they must not keep it.
+    """
+
+    __slots__ = ("processing",)
+
+    def __init__(self) -> None:
+        self.processing: Any = None
+
+
+class State(Partitions):
+    """What is kept of one consumer."""
 
     def __init__(self, consumer: Any, kind: type) -> None:
+        super().__init__()
         config = consumer.config
         self.kind: Any = kind
         """The consumer's own class: how to call the client without passing here again."""
         self.group: str | None = config.get("group_id")
         self.commits_by_itself: bool = bool(self.group and config.get("enable_auto_commit"))
         self.server: _kafka.Server = _kafka.server(config.get("bootstrap_servers"))
-        self.lock: Any = threading.RLock()
         self.thread: int | None = None
         self.settles: bool = False
         """Whether a policy has ever settled here."""
@@ -82,12 +86,9 @@ class State:
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.loop: weakref.ref[Loop[Any]] | None = None
-        self.frontiers: dict[TopicPartition, Frontier] = {}
         self.committer: Committer = Committer(self)
         self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
-        self._seen: set[TopicPartition] = set()
-        self._suspended: dict[TopicPartition, tuple[Frontier, object]] = {}
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self._cluster: Any = None
         self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
@@ -129,54 +130,25 @@ class State:
         try:
             partition = partition_of(records[0])
             with self.lock:
-                self._frontier(partition).hand(records, settles=self.settles)
+                self.frontier(partition).hand(records, settles=self.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
             self.committer.is_off = True
             faults.report("seeing what a consumer hands out; nothing more is committed for it")
 
-    def count(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        """A poll has counted these records; who handles them need not."""
-        with self.lock:
-            for partition, records in batches.items():
-                frontier = self.find(partition) or self._frontier(partition)
-                frontier.counted.update(map(_OFFSET, records))
-
-    def _frontier(self, partition: TopicPartition) -> Frontier:
-        frontier = self.frontiers.get(partition)
-        if frontier is None:
-            frontier = self.frontiers[partition] = Frontier()
-            self._seen.add(partition)
-        return frontier
-
     def received(self, record: Any) -> Received:
         """A record that is handled now."""
-        if self.thread is None and is_alone():
-            self.thread = threading.get_ident()
-        partition = partition_of(record)
-        frontier = self.find(partition)
-        if frontier is None or frontier.is_guess:
-            frontier = self._saw(partition, record)
+        self._guess_thread()
+        frontier = self.seen(partition_of(record), (record,))
         return Received(self.consumer(), record, frontier, self)
 
-    def _saw(self, partition: TopicPartition, record: Any) -> Frontier:
-        """Nobody has told us of this record's partition, or not yet."""
-        with self.lock:
-            frontier = self.find(partition)
-            if frontier is None:
-                was_ours = partition in self._seen
-                frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
-            frontier.saw(record)
-            return frontier
+    def received_all(self, runs: Runs) -> dict[TopicPartition, Frontier]:
+        """The frontiers of records that are handled now, as one."""
+        self._guess_thread()
+        return {partition: self.seen(partition, records) for partition, records in runs.items()}
 
-    def find(self, partition: TopicPartition) -> Frontier | None:
-        """The frontier of a partition that is ours, or may turn out to be."""
-        suspended = self._suspended.get(partition)
-        return self.frontiers.get(partition) if suspended is None else suspended[0]
-
-    def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record, and it is still open."""
-        frontier = self.find(partition_of(record))
-        return frontier is not None and frontier.holds(record)
+    def _guess_thread(self) -> None:
+        if self.thread is None and is_alone():
+            self.thread = threading.get_ident()
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -220,7 +192,7 @@ class State:
         """Seconds for which a poll may block; None for as long as it likes."""
         waits = self.rewinding.waits()
         with self.lock:
-            if any(each.handling or each.is_dirty for each in self.frontiers.values()):
+            if any(each.is_handled() or each.is_dirty for each in self.frontiers.values()):
                 waits.append(_SLICE)
         return min(waits, default=None)
 
@@ -248,10 +220,6 @@ class State:
                     self._suspended[partition] = (frontier, kept[partition])
         self.lose(gone)
 
-    def is_suspended(self, partition: TopicPartition) -> bool:
-        """Whether nobody knows yet whose a partition is."""
-        return partition in self._suspended
-
     def reinstate(self, kept: Mapping[Any, object]) -> None:
         """The new assignment is known."""
         with self.lock:
@@ -263,10 +231,6 @@ class State:
     def lose_all(self, reason: str) -> None:
         """Nothing is ours any more, nor will it be."""
         self.lose(self.partitions(), reason)
-
-    def partitions(self) -> list[TopicPartition]:
-        """Those that are ours, or may turn out to be."""
-        return [*self.frontiers, *self._suspended]
 
     def lose(self, partitions: Iterable[TopicPartition], reason: str = "revoked") -> None:
         """They are somebody else's: open spans end, and nothing is committed for them any more."""
@@ -280,8 +244,7 @@ class State:
                     frontier = self._suspended.pop(partition)[0]
                 if frontier is not None:
                     frontier.alive = False
-                    handlings = frontier.handling.values()
-                    lost.extend(each for several in handlings for each, _ in several)
+                    lost.extend(frontier.handlers())
         for processing in lost:
             _lose(processing, reason)
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from hopspan.adapters.kafka.consumers import state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from hopspan.adapters.kafka.consumers import State
+    from hopspan.adapters.kafka.partitions import Runs
 
 _tracked: dict[int, weakref.ref[Any]] = {}
 _last: list[Callable[[], Any]] = [lambda: None]
@@ -23,11 +26,35 @@ def remember(consumer: Any) -> None:
 
 def tracker_of(record: Any) -> Any:
     """The consumer that has handed out this very record, or None."""
+    for kept, state in _states():
+        if state.holds(record):
+            _last[0] = kept
+            return state.consumer()
+    return None
+
+
+class SeveralError(Exception):
+    """Not all records are of one consumer, or not of nobody's."""
+
+
+def tracker_of_all(runs: Runs) -> Any:
+    """The consumer that has handed out these very records, or None where nobody has.
+
+    Raises:
+        SeveralError: each of them has to be looked for.
+    """
+    for kept, state in _states():
+        if state.holds_all(runs):
+            _last[0] = kept
+            return state.consumer()
+    if any(state.holds_some(runs) for _, state in _states()):
+        raise SeveralError
+    return None
+
+
+def _states() -> Iterator[tuple[Callable[[], Any], State]]:
     candidates: list[Callable[[], Any]] = [*_last, *_tracked.values()]
     for kept in candidates:
-        consumer = kept()
-        state = state_of(consumer)
-        if state is not None and state.holds(record):
-            _last[0] = kept
-            return consumer
-    return None
+        state = state_of(kept())
+        if state is not None:
+            yield kept, state
