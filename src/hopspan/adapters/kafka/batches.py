@@ -16,7 +16,7 @@ from hopspan.adapters.kafka.partitions import Runs, partition_of
 from hopspan.model import Delivery, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from kafka.structs import TopicPartition
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hopspan.processing import Processing
 
 _PARTITION = attrgetter("topic", "partition")
+_NONE: Mapping[TopicPartition, Frontier] = {}
 
 
 def runs_of(records: Sequence[Any]) -> Runs:
@@ -46,16 +47,18 @@ class Batch(OnDemand[Received]):
     __slots__ = ("_consumer", "_frontiers", "_runs", "_shared", "_state")
 
     def __init__(
-        self, records: Sequence[Any], runs: Runs, consumer: Any, state: State | None
+        self,
+        records: Sequence[Any],
+        runs: Runs,
+        state: State | None = None,
+        frontiers: Mapping[TopicPartition, Frontier] = _NONE,
     ) -> None:
         super().__init__(records)
         self._shared = Shared()
         self._runs = runs
-        self._consumer = consumer
+        self._consumer = None if state is None else state.consumer()
         self._state = state
-        self._frontiers: dict[TopicPartition, Frontier] = (
-            {} if state is None else state.received_all(runs)
-        )
+        self._frontiers = frontiers
 
     def make(self, record: Any) -> Received:
         """A record of ours."""
@@ -75,8 +78,8 @@ class Batch(OnDemand[Received]):
         """The same as values."""
         return Described(self)
 
-    def opened(self, processing: Processing) -> Iterable[tuple[int, Verdict]]:
-        """Enter them in their frontiers; returns which of them were settled already."""
+    def opened(self, processing: Processing) -> Iterable[tuple[Received, Verdict]]:
+        """Enter them in their frontiers; returns those that were settled already."""
         state, self._shared.processing = self._state, processing
         if state is None:
             return ()
@@ -88,12 +91,12 @@ class Batch(OnDemand[Received]):
             if not any(each.settled_below for each in self._frontiers.values()):
                 return ()
             return [
-                (index, Verdict.ACK)
-                for index, record in enumerate(self.records)
+                (self.make(record), Verdict.ACK)
+                for record in self.records
                 if record.offset < self._frontiers[partition_of(record)].settled_below
             ]
 
-    def closed(self) -> None:
+    def closed(self, processing: Processing) -> None:  # noqa: ARG002 - there is no other
         """The handling is over."""
         if self._state is not None:
             with self._state.lock:

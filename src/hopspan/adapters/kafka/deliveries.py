@@ -13,7 +13,7 @@ from hopspan.adapters.kafka.commits import done_of
 from hopspan.adapters.kafka.consumers import Received, state_of
 from hopspan.adapters.kafka.errors import RevokedError
 from hopspan.adapters.kafka.partitions import partition_of
-from hopspan.adapters.kafka.registry import SeveralError, tracker_of, tracker_of_all
+from hopspan.adapters.kafka.registry import SeveralError, holding_all, tracker_of
 from hopspan.adapters.kafka.tracking import track
 from hopspan.model import Settlement, Verdict
 
@@ -51,11 +51,14 @@ def _received(record: Any, via: Any) -> Received:
 
 def _batch(records: Sequence[Any], via: Any) -> Sequence[Received]:
     runs = runs_of(records)
+    if isinstance(via, KafkaConsumer):
+        state = track(via)
+        return Batch(records, runs, state, state.received_all(runs))
     try:
-        consumer = via if isinstance(via, KafkaConsumer) else tracker_of_all(runs)
+        held = holding_all(runs)
     except SeveralError:
         return [_received(each, via) for each in records]
-    return Batch(records, runs, consumer, None if consumer is None else track(consumer))
+    return Batch(records, runs) if held is None else Batch(records, runs, *held)
 
 
 def settles_by_itself(instance: Any) -> bool:

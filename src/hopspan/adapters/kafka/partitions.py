@@ -76,13 +76,15 @@ class Partitions:
         frontier = self.find(partition_of(record))
         return frontier is not None and frontier.holds(record)
 
-    def holds_all(self, runs: Runs) -> bool:
-        """Whether it has handed out each of these very records, and all of them are still open."""
+    def holding(self, runs: Runs) -> dict[TopicPartition, Frontier] | None:
+        """The frontiers in which each of these very records is open; None where one is not."""
+        found = {}
         for partition, records in runs.items():
             frontier = self.find(partition)
             if frontier is None or not frontier.holds_all(records):
-                return False
-        return True
+                return None
+            found[partition] = frontier
+        return found
 
     def holds_some(self, runs: Runs) -> bool:
         """Whether any records of the same partitions are open."""

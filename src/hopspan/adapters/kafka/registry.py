@@ -10,6 +10,9 @@ from hopspan.adapters.kafka.consumers import state_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kafka.structs import TopicPartition
+
+    from hopspan.adapters._kafka_frontier import Frontier
     from hopspan.adapters.kafka.consumers import State
     from hopspan.adapters.kafka.partitions import Runs
 
@@ -37,16 +40,17 @@ class SeveralError(Exception):
     """Not all records are of one consumer, or not of nobody's."""
 
 
-def tracker_of_all(runs: Runs) -> Any:
+def holding_all(runs: Runs) -> tuple[State, dict[TopicPartition, Frontier]] | None:
     """The consumer that has handed out these very records, or None where nobody has.
 
     Raises:
         SeveralError: each of them has to be looked for.
     """
     for kept, state in _states():
-        if state.holds_all(runs):
+        frontiers = state.holding(runs)
+        if frontiers is not None:
             _last[0] = kept
-            return state.consumer()
+            return state, frontiers
     if any(state.holds_some(runs) for _, state in _states()):
         raise SeveralError
     return None
