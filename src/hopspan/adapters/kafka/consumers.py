@@ -83,6 +83,8 @@ class State(Partitions):
         """Whether a policy has ever settled here."""
         self.is_iterating: bool = False
         """Whether the client polls for its own iterator: nothing is handed out by that."""
+        self.is_looping: bool = False
+        """Whether it is a loop of ours that asks for the next record."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.loop: weakref.ref[Loop[Any]] | None = None

@@ -117,6 +117,32 @@ def _next(state: State, consumer: Any, original: Callable[..., Any]) -> Any:
     return record
 
 
+class Records:
+    """A consumer as its own iterator: what `next` does, without being looked up on the way."""
+
+    def __init__(self, state: State, consumer: Any) -> None:
+        original = state.kind.__next__
+        self._original: Callable[..., Any] = getattr(original, INTERCEPTED, original)
+        self._state = state
+        self._consumer = consumer
+
+    def __iter__(self) -> Records:
+        return self
+
+    def __next__(self) -> Any:
+        state = self._state
+        state.is_looping = True
+        try:
+            return _next(state, self._consumer, self._original)
+        finally:
+            state.is_looping = False
+
+    def __getattr__(self, name: str) -> Any:
+        if "_consumer" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+            raise AttributeError(name)
+        return getattr(self._consumer, name)
+
+
 # -- moving about ----------------------------------------------------------------------------------
 
 
