@@ -14,6 +14,8 @@ from hopspan.adapters.kafka.consumers import Received, Shared
 from hopspan.adapters.kafka.describing import HEADERS, OnDemand, delivery, endpoint
 from hopspan.adapters.kafka.partitions import Runs, partition_of
 from hopspan.model import Delivery, Verdict
+from hopspan.processing import Together
+from hopspan.telemetry import Several
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +43,7 @@ def runs_of(records: Sequence[Any]) -> Runs:
     return runs
 
 
-class Batch(OnDemand[Received]):
+class Batch(OnDemand[Received], Together):
     """Records in our hands that are all of one consumer, or all of nobody knows whom."""
 
     __slots__ = ("_consumer", "_frontiers", "_runs", "_shared", "_state")
@@ -118,7 +120,7 @@ class Batch(OnDemand[Received]):
         return len(self.records) - counted
 
 
-class Described(OnDemand[Delivery]):
+class Described(OnDemand[Delivery], Several):
     """The records of a batch as values, each made when it is asked for."""
 
     __slots__ = ("_batch",)

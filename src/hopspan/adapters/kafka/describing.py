@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from hopspan import conventions as names
 from hopspan.adapters import _kafka
 from hopspan.model import Delivery, MessageInfo
+from hopspan.telemetry import Several
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +93,7 @@ class OnDemand(Sequence[Item]):
         return iter(self._all)
 
 
-class Polled(OnDemand[Delivery]):
+class Polled(OnDemand[Delivery], Several):
     """What a poll has brought, for its span."""
 
     __slots__ = ("_state",)
