@@ -8,15 +8,19 @@ Rules: pure bookkeeping, no client; its owner holds a lock around every call.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from opentelemetry.trace import SpanContext
 
     from hopspan.model import Delivery
     from hopspan.processing import Processing
+
+
+OFFSET = attrgetter("offset")
 
 
 class Done(NamedTuple):
@@ -31,7 +35,7 @@ class Frontier:
     """One partition from its assignment to its revocation; a later assignment has another one."""
 
     __slots__ = (
-        "_attempts", "_ceiling", "_open", "alive", "committed", "counted", "done",
+        "_attempts", "_ceiling", "_open", "alive", "batches", "committed", "counted", "done",
         "epoch", "handling", "is_dirty", "is_guess", "position", "settled_below",
     )  # fmt: skip
 
@@ -59,7 +63,9 @@ class Frontier:
         self.is_dirty: bool = False
         """Whether something is done that no commit has told yet."""
         self.handling: dict[int, list[tuple[Processing, Any]]] = {}
-        """Who handles which record just now; more than one where it is in a batch as well."""
+        """Who handles which record just now; more than one where several do."""
+        self.batches: list[Any] = []
+        """Those that are handled just now, with all of their records that are of this partition."""
         self.done: list[Done] = []
         # From offset to the record's identity. Not the records themselves: they may be large.
         self._open: dict[int, int] = {}
@@ -74,42 +80,63 @@ class Frontier:
             settles: Whether hopspan settles at all here. Where it never does, there is no frontier
                 to be kept, and the oldest are forgotten.
         """
-        if not settles and len(self._open) >= self.MOST_UNSETTLED:
-            self._forget_idle()
-        for record in records:
-            if len(self._open) >= self.MOST and record.offset not in self._open:
-                self._lower_ceiling(record.offset)
-                break
-            self._open[record.offset] = id(record)
+        first, self.position = records[0].offset, records[-1].offset + 1
+        self.is_guess = False
+        if self.committed is None:
+            self.committed = first  # where the first record was read from needs no commit
+        if first < self.settled_below:  # noqa: PLR1730 - for every record: a call costs more
+            self.settled_below = first
         if len(self.counted) > self.MOST:
             self.counted.intersection_update(each.offset for each in records)
-        self.is_guess = False
-        self._begin(records[0].offset)
-        self.position = records[-1].offset + 1
-        self.settled_below = min(self.settled_below, records[0].offset)
+        kept = records
+        if len(self._open) + len(records) > (self.MOST if settles else self.MOST_UNSETTLED):
+            kept = self._fitting(records, settles=settles)
+        opened = self._open
+        for record in kept:
+            opened[record.offset] = id(record)
+
+    def _fitting(self, records: Sequence[Any], *, settles: bool) -> Sequence[Any]:
+        """Those that can be kept apart; commits stop below the first that cannot."""
+        if not settles and len(self._open) >= self.MOST_UNSETTLED:
+            self._forget_idle()
+        room = self.MOST - len(self._open)
+        for index, record in enumerate(records):
+            if record.offset not in self._open:
+                if room <= 0:
+                    self._lower_ceiling(record.offset)
+                    return records[:index]
+                room -= 1
+        return records
 
     def _lower_ceiling(self, offset: int) -> None:
         self._ceiling = offset if self._ceiling is None else min(offset, self._ceiling)
 
-    def saw(self, record: Any) -> None:
-        """A record is handled. Where no handing out was seen, this is what tells of it.
+    def saw(self, *records: Any) -> None:
+        """Records are handled. Where no handing out was seen, this is what tells of them.
 
-        Otherwise it is open already, or it is not to count: it is done, or of a batch from before
+        Otherwise one is open already, or it is not to count: it is done, or of a batch from before
         the partition was lost or the application went elsewhere, and will be handed out again.
         """
-        if self.is_guess and record.offset >= self.settled_below:
-            self._open[record.offset] = id(record)
-            self._begin(record.offset)
-            self.position = max(self.position or 0, record.offset + 1)
-
-    def _begin(self, offset: int) -> None:
-        """Where the first record was read from needs no commit."""
-        if self.committed is None:
-            self.committed = offset
+        for record in records if self.is_guess else ():
+            offset = record.offset
+            if offset >= self.settled_below:
+                self._open[offset] = id(record)
+                if self.committed is None:
+                    self.committed = offset
+                if self.position is None or offset >= self.position:
+                    self.position = offset + 1
 
     def holds(self, record: Any) -> bool:
         """Whether this very record is open."""
         return self._open.get(record.offset) == id(record)
+
+    def holds_all(self, records: Sequence[Any]) -> bool:
+        """Whether each of these very records is open."""
+        return [*map(self._open.get, map(OFFSET, records))] == [*map(id, records)]
+
+    def holds_any(self) -> bool:
+        """Whether there is an open record at all."""
+        return bool(self._open)
 
     def attempt(self, offset: int) -> int:
         """Which attempt at a record this is, from 1, in this process."""
@@ -139,7 +166,8 @@ class Frontier:
         self._attempts[offset] = self._attempts.get(offset, 0) + 1
 
     def _forget_idle(self) -> None:
-        self._open = {each: self._open[each] for each in self.handling if each in self._open}
+        handled = self.handled()
+        self._open = {at: self._open[at] for at in handled if at in self._open}
         self.counted.intersection_update(self._open)
 
     def sought(self, offset: int | None) -> None:
@@ -162,9 +190,50 @@ class Frontier:
         self.is_dirty = bool(self.done)
         return covered
 
+    def handle(self, processing: Processing, native: Any) -> None:
+        """Somebody handles a record from now on."""
+        offset = native.record.offset
+        others = self.handling.get(offset)
+        if others is None:
+            self.handling[offset] = [(processing, native)]
+        else:
+            others.append((processing, native))
+
+    def leave(self, processing: Processing, native: Any) -> None:
+        """The handling is over."""
+        offset = native.record.offset
+        several = self.handling.get(offset, [])
+        for index, (one, _) in enumerate(several):
+            if one is processing:
+                if len(several) == 1:
+                    del self.handling[offset]
+                else:
+                    del several[index]
+                return
+
+    def _handlings(self) -> Iterator[tuple[int, list[tuple[Processing, Any]]]]:
+        """Who handles which record just now, one by one."""
+        yield from self.handling.items()
+        for batch in self.batches:
+            for native in batch.of(self):
+                yield native.record.offset, [(batch.processing, native)]
+
+    def handlers(self) -> list[Processing]:
+        """Who handles anything just now."""
+        alone = [each for several in self.handling.values() for each, _ in several]
+        return list(dict.fromkeys([*alone, *(batch.processing for batch in self.batches)]))
+
+    def handled(self) -> set[int]:
+        """The offsets of what is handled just now."""
+        return {offset for offset, _ in self._handlings()}
+
+    def is_handled(self) -> bool:
+        """Whether anything is handled just now."""
+        return bool(self.handling or self.batches)
+
     def handled_below(self, offset: int) -> list[tuple[Processing, Any]]:
         """Who handles the records below an offset just now."""
-        return [each for at, several in self.handling.items() if at < offset for each in several]
+        return [each for at, several in self._handlings() if at < offset for each in several]
 
     def frontier(self) -> int | None:
         """What may be committed: everything below it is done. None where nobody knows."""
@@ -181,7 +250,7 @@ class Frontier:
     def held_by(self) -> int | None:
         """The open record that nobody handles and that nobody is to get again, if it holds back."""
         lowest = self.frontier()
-        is_left = lowest in self._open and lowest not in self.handling
+        is_left = lowest in self._open and lowest not in self.handled()
         return lowest if is_left and lowest not in self._attempts else None
 
     def take_done(self, below: int) -> list[Done]:

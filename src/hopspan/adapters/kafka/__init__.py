@@ -5,10 +5,9 @@ hands out, and what the application commits and seeks, decides what hopspan may 
 """
 
 from hopspan.adapters import _kafka
-from hopspan.adapters.kafka.calls import iterate, keep_loop, next_record, poll, prepare
+from hopspan.adapters.kafka.calls import iterate, keep_loop, next_record, poll, prepare, source_of
 from hopspan.adapters.kafka.deliveries import (
     closed,
-    delivery,
     given,
     handed,
     hop,
@@ -20,6 +19,7 @@ from hopspan.adapters.kafka.deliveries import (
     settle,
     settles_by_itself,
 )
+from hopspan.adapters.kafka.describing import delivery
 from hopspan.adapters.kafka.errors import error_type
 from hopspan.adapters.kafka.sending import completes, send
 from hopspan.interception import Point, iterates, receives, sends
@@ -41,7 +41,7 @@ _CONSUMER = "kafka.consumer.group:KafkaConsumer"
 POINTS = (
     Point("kafka.producer.kafka:KafkaProducer", "send", sends(_kafka.SEND, send, completes), send),
     Point(_CONSUMER, "poll", receives(poll), poll),
-    Point(_CONSUMER, "__iter__", iterates(iterate, keep_loop), iterate),
+    Point(_CONSUMER, "__iter__", iterates(iterate, keep_loop, source_of), iterate),
     Point(_CONSUMER, "__next__", receives(next_record, (StopIteration,)), next_record),
 )
 

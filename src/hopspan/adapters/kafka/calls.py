@@ -11,12 +11,12 @@ from kafka.structs import TopicPartition
 
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.consumers import Received, State, state_of
-from hopspan.adapters.kafka.deliveries import described
-from hopspan.adapters.kafka.tracking import track
+from hopspan.adapters.kafka.describing import Polled
+from hopspan.adapters.kafka.tracking import Records, track
 from hopspan.interception import Fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from hopspan.model import Delivery
     from hopspan.processing import Loop
@@ -44,33 +44,37 @@ def poll(
     max_records: Any = None,  # noqa: ARG001
     *_rest: Any,
     **_added: Any,
-) -> Fetch:
-    """`KafkaConsumer.poll`."""
+) -> Any:
+    """`KafkaConsumer.poll`; None for that of the client's own iterator."""
     state = _tracked(consumer)
+    if state.is_iterating:
+        return None
 
-    def read(batches: Any) -> list[Delivery]:
+    def read(batches: Any) -> Any:
         return _taken(state, batches)
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
 
 
-def next_record(consumer: Any) -> Fetch:
-    """A single `next(consumer)`: a poll for one record."""
+def next_record(consumer: Any) -> Any:
+    """A single `next(consumer)`: a poll for one record. None for that of a loop."""
     state = _tracked(consumer)
+    if state.is_looping:
+        return None
 
-    def read(record: Any) -> list[Delivery]:
+    def read(record: Any) -> Any:
         return _taken(state, {TopicPartition(record.topic, record.partition): [record]})
 
     return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
 
 
-def _taken(state: State, batches: Any) -> list[Delivery]:
+def _taken(state: State, batches: Any) -> Sequence[Delivery]:
     """The deliveries of a poll, now in the application's hands."""
     if state.missed:
         state.missed = False
         state.hand(batches)
     state.count(batches)
-    return described([each for several in batches.values() for each in several], state)
+    return Polled([each for several in batches.values() for each in several], state)
 
 
 def _asked(consumer: Any, state: State) -> Any:
@@ -84,6 +88,12 @@ def iterate(consumer: Any) -> Callable[[Any], Received | None]:
     state = _tracked(consumer)
     state.missed = False
     return state.received
+
+
+def source_of(consumer: Any, source: Any) -> Records | None:
+    """The client's iterator, which is the consumer itself, without what is put around it."""
+    state = state_of(consumer)
+    return Records(state, consumer) if state is not None and source is consumer else None
 
 
 def keep_loop(consumer: Any, loop: Loop[Any]) -> None:

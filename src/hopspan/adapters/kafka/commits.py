@@ -12,8 +12,9 @@ from opentelemetry.trace import get_current_span
 from hopspan import faults
 from hopspan.adapters import _kafka
 from hopspan.adapters._kafka_frontier import Done
+from hopspan.adapters.kafka.describing import endpoint, info
 from hopspan.adapters.kafka.errors import failure
-from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
+from hopspan.model import SUCCESS, Delivery, Outcome, Settlement, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,8 +120,8 @@ class Call:
 
 def done_of(processing: Processing, native: Received) -> Done:
     """What the span of a commit is to say of a record."""
-    described = next(each for each in processing.deliveries if each.native is native)
-    light = described._replace(headers=None, native=None)
+    record, state = native.record, native.state
+    light = Delivery(endpoint(record.topic, state), info(record, state), None, None)
     return Done(native.record.offset, light, processing.span.get_span_context())
 
 

@@ -40,23 +40,24 @@ class Committer:
         """Of the handling seen last: whose settings the commits' spans follow."""
         self.is_off: bool = False
         """Whether nothing may be committed, because hopspan has lost sight of the consumer."""
-        self._since = 0
+        self.since: int = 0
+        """How many records are done that no commit was begun for."""
         self._last = monotonic()
         self._unanswered: list[Call] = []
 
     def concluded(self) -> None:
         """A record is done. Commits if that is due, and if this is the consumer's thread."""
         with self._state.lock:
-            self._since += 1
+            self.since += 1
         if self._state.is_here():
             self.commit_if_due()
 
     def commit_if_due(self) -> None:
         """As the strategy says."""
-        if not self._since or self._state.group is None or self._is_waiting():
+        if not self.since or self._state.group is None or self._is_waiting():
             return
         strategy = self.strategy
-        if (strategy.every is not None and self._since >= strategy.every) or (
+        if (strategy.every is not None and self.since >= strategy.every) or (
             strategy.seconds is not None and monotonic() - self._last >= strategy.seconds
         ):
             self.commit(wait=strategy.wait)
@@ -103,7 +104,7 @@ class Committer:
             return None
         told: list[tuple[TopicPartition, Frontier, int]] = []
         with state.lock:
-            self._since, self._last = 0, monotonic()
+            self.since, self._last = 0, monotonic()
             for partition in list(state.frontiers) if partitions is None else partitions:
                 frontier = state.frontiers.get(partition)
                 offset = None if frontier is None else frontier.due()
@@ -135,7 +136,7 @@ class Committer:
         """A commit is answered."""
         if call in self._unanswered:
             self._unanswered.remove(call)
-        self._since += failed
+        self.since += failed
 
 
 def _warn(partition: TopicPartition, frontier: Frontier) -> None:

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from kafka.structs import TopicPartition
 
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import _kafka
-from hopspan.adapters._kafka_frontier import Frontier
 from hopspan.adapters.kafka.committing import Committer
+from hopspan.adapters.kafka.partitions import Partitions, partition_of
 from hopspan.adapters.kafka.rewinding import Rewinding
 from hopspan.adapters.kafka.threads import is_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from kafka.structs import TopicPartition
+
+    from hopspan.adapters._kafka_frontier import Frontier
+    from hopspan.adapters.kafka.partitions import Runs
     from hopspan.model import Endpoint
     from hopspan.processing import Loop, Processing
 
@@ -36,6 +39,9 @@ _SLICE = 1.0
 polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
+_MOST_TOPICS = 256
+
+
 class Received(NamedTuple):
     """A record in our hands."""
 
@@ -43,35 +49,54 @@ class Received(NamedTuple):
     record: Any
     frontier: Frontier | None
     """Its partition's, as it was when the record was seen first; None without a consumer."""
+    state: State | None = None
+    """The consumer's."""
+    shared: Shared | None = None
+    """Of the batch that it is in."""
 
 
-class State:
-    """One consumer's."""
+class Shared:
+    """Who handles all records of a batch just now, if anybody does.
+
+    Apart from the batch, which keeps its records: they must not keep it.
+    """
+
+    __slots__ = ("processing",)
+
+    def __init__(self) -> None:
+        self.processing: Any = None
+
+
+class State(Partitions):
+    """What is kept of one consumer."""
 
     def __init__(self, consumer: Any, kind: type) -> None:
+        super().__init__()
         config = consumer.config
         self.kind: Any = kind
         """The consumer's own class: how to call the client without passing here again."""
         self.group: str | None = config.get("group_id")
         self.commits_by_itself: bool = bool(self.group and config.get("enable_auto_commit"))
         self.server: _kafka.Server = _kafka.server(config.get("bootstrap_servers"))
-        self.lock: Any = threading.RLock()
         self.thread: int | None = None
         self.settles: bool = False
         """Whether a policy has ever settled here."""
         self.is_iterating: bool = False
         """Whether the client polls for its own iterator: nothing is handed out by that."""
+        self.is_looping: bool = False
+        """Whether it is a loop of ours that asks for the next record."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.loop: weakref.ref[Loop[Any]] | None = None
-        self.frontiers: dict[TopicPartition, Frontier] = {}
         self.committer: Committer = Committer(self)
         self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
-        self._seen: set[TopicPartition] = set()
-        self._suspended: dict[TopicPartition, tuple[Frontier, object]] = {}
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-        self._endpoints: dict[str, Endpoint] = {}
+        self._cluster: Any = None
+        self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
+            partial(_kafka.endpoint, where=self.server, group=self.group)
+        )
+        """A topic as this consumer sees it."""
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -79,19 +104,13 @@ class State:
         """The consumer, or None when it is gone."""
         return self._consumer()
 
-    def endpoint(self, topic: str) -> Endpoint:
-        """A topic as this consumer sees it."""
-        found = self._endpoints.get(topic)
-        if found is None:
-            found = _kafka.endpoint(topic, self.server, self.group)
-            self._endpoints[topic] = found
-        return found
-
     def about(self) -> dict[str, Any]:
         """What every span of this consumer says of it."""
         if _kafka.CLUSTER_ID not in self._about:
-            client = getattr(self.consumer(), "_client", None)
-            cluster_id = getattr(getattr(client, "cluster", None), "cluster_id", None)
+            if self._cluster is None:  # private to the client
+                client = getattr(self.consumer(), "_client", None)
+                self._cluster = getattr(client, "cluster", None)
+            cluster_id = getattr(self._cluster, "cluster_id", None)
             if cluster_id is not None:
                 self._about[_kafka.CLUSTER_ID] = cluster_id
         return self._about
@@ -104,51 +123,34 @@ class State:
 
     def hand(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
         """The application gets records. Never raises."""
+        for records in batches.values():
+            if records:
+                self.hand_run(records)
+
+    def hand_run(self, records: Sequence[Any]) -> None:
+        """The application gets records of one partition. Never raises."""
         try:
+            partition = partition_of(records[0])
             with self.lock:
-                for partition, records in batches.items():
-                    if records:
-                        self._frontier(partition).hand(records, settles=self.settles)
+                self.frontier(partition).hand(records, settles=self.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
             self.committer.is_off = True
             faults.report("seeing what a consumer hands out; nothing more is committed for it")
 
-    def count(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
-        """A poll has counted these records; who handles them need not."""
-        with self.lock:
-            for partition, records in batches.items():
-                frontier = self.find(partition) or self._frontier(partition)
-                frontier.counted.update(each.offset for each in records)
-
-    def _frontier(self, partition: TopicPartition) -> Frontier:
-        frontier = self.frontiers.get(partition)
-        if frontier is None:
-            frontier = self.frontiers[partition] = Frontier()
-            self._seen.add(partition)
-        return frontier
-
     def received(self, record: Any) -> Received:
         """A record that is handled now."""
+        self._guess_thread()
+        frontier = self.seen(partition_of(record), (record,))
+        return Received(self.consumer(), record, frontier, self)
+
+    def received_all(self, runs: Runs) -> dict[TopicPartition, Frontier]:
+        """The frontiers of records that are handled now, as one."""
+        self._guess_thread()
+        return {partition: self.seen(partition, records) for partition, records in runs.items()}
+
+    def _guess_thread(self) -> None:
         if self.thread is None and is_alone():
             self.thread = threading.get_ident()
-        partition = TopicPartition(record.topic, record.partition)
-        with self.lock:
-            frontier = self.find(partition)
-            if frontier is None:
-                was_ours = partition in self._seen
-                frontier = Frontier(alive=False) if was_ours else self._frontier(partition)
-            frontier.saw(record)
-        return Received(self.consumer(), record, frontier)
-
-    def find(self, partition: TopicPartition) -> Frontier | None:
-        """The frontier of a partition that is ours, or may turn out to be."""
-        suspended = self._suspended.get(partition)
-        return self.frontiers.get(partition) if suspended is None else suspended[0]
-
-    def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record, and it is still open."""
-        frontier = self.find(TopicPartition(record.topic, record.partition))
-        return frontier is not None and frontier.holds(record)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -181,8 +183,10 @@ class State:
         """Do what was left for the consumer's thread. Never raises."""
         self.thread = threading.get_ident()
         try:
-            self.rewinding.carry_out(self)
-            self.committer.commit_if_due()
+            if self.rewinding.rewinds or self.rewinding.pauses:
+                self.rewinding.carry_out(self)
+            if self.committer.since:
+                self.committer.commit_if_due()
         except Exception:  # noqa: BLE001 - the record is not done, so it comes back one day
             faults.report("seeking, resuming or committing")
 
@@ -190,7 +194,7 @@ class State:
         """Seconds for which a poll may block; None for as long as it likes."""
         waits = self.rewinding.waits()
         with self.lock:
-            if any(each.handling or each.is_dirty for each in self.frontiers.values()):
+            if any(each.is_handled() or each.is_dirty for each in self.frontiers.values()):
                 waits.append(_SLICE)
         return min(waits, default=None)
 
@@ -218,10 +222,6 @@ class State:
                     self._suspended[partition] = (frontier, kept[partition])
         self.lose(gone)
 
-    def is_suspended(self, partition: TopicPartition) -> bool:
-        """Whether nobody knows yet whose a partition is."""
-        return partition in self._suspended
-
     def reinstate(self, kept: Mapping[Any, object]) -> None:
         """The new assignment is known."""
         with self.lock:
@@ -233,10 +233,6 @@ class State:
     def lose_all(self, reason: str) -> None:
         """Nothing is ours any more, nor will it be."""
         self.lose(self.partitions(), reason)
-
-    def partitions(self) -> list[TopicPartition]:
-        """Those that are ours, or may turn out to be."""
-        return [*self.frontiers, *self._suspended]
 
     def lose(self, partitions: Iterable[TopicPartition], reason: str = "revoked") -> None:
         """They are somebody else's: open spans end, and nothing is committed for them any more."""
@@ -250,8 +246,7 @@ class State:
                     frontier = self._suspended.pop(partition)[0]
                 if frontier is not None:
                     frontier.alive = False
-                    handlings = frontier.handling.values()
-                    lost.extend(each for several in handlings for each, _ in several)
+                    lost.extend(frontier.handlers())
         for processing in lost:
             _lose(processing, reason)
 

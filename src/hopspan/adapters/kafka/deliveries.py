@@ -6,39 +6,42 @@ from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.structs import TopicPartition
 
-from hopspan import conventions as names
-from hopspan.adapters import _kafka
 from hopspan.adapters.kafka import dead_letters
+from hopspan.adapters.kafka.batches import Batch, runs_of
 from hopspan.adapters.kafka.commits import done_of
-from hopspan.adapters.kafka.consumers import Received, State, state_of
+from hopspan.adapters.kafka.consumers import Received, state_of
 from hopspan.adapters.kafka.errors import RevokedError
-from hopspan.adapters.kafka.registry import tracker_of
+from hopspan.adapters.kafka.partitions import partition_of
+from hopspan.adapters.kafka.registry import SeveralError, holding_all, tracker_of
 from hopspan.adapters.kafka.tracking import track
-from hopspan.model import Delivery, MessageInfo, Settlement, Verdict
+from hopspan.model import Settlement, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
 
 
-def handed(args: tuple[Any, ...], via: Any = None) -> list[Received] | None:
+def handed(args: tuple[Any, ...], via: Any = None) -> Sequence[Received] | None:
     """The record, or the batch of records, among a handler's arguments."""
     return next((found for found in (given(each, via) for each in args) if found), None)
 
 
-def given(message: Any, via: Any) -> list[Received] | None:
+def given(message: Any, via: Any) -> Sequence[Received] | None:
     """A record, a list of records, or what `poll` returns."""
     if isinstance(message, ConsumerRecord):
         return [_received(message, via)]
     if isinstance(message, dict) and all(isinstance(each, list) for each in message.values()):
-        message = [record for records in message.values() for record in records]
-    if isinstance(message, list | tuple) and all(isinstance(r, ConsumerRecord) for r in message):
-        return [_received(record, via) for record in message]
-    return None
+        message = [record for several in message.values() for record in several]
+    if not isinstance(message, list | tuple) or not _are_records(message):
+        return None
+    return _batch(tuple(message), via) if len(message) > 1 else [_received(r, via) for r in message]
+
+
+def _are_records(given: Sequence[Any]) -> bool:
+    return all(issubclass(kind, ConsumerRecord) for kind in set(map(type, given)))
 
 
 def _received(record: Any, via: Any) -> Received:
@@ -46,41 +49,16 @@ def _received(record: Any, via: Any) -> Received:
     return Received(None, record, None) if consumer is None else track(consumer).received(record)
 
 
-def delivery(native: Received) -> Delivery:
-    """A record as a value."""
-    record, frontier = native.record, native.frontier
-    state = state_of(native.consumer)
-    attempt = 1 if frontier is None else frontier.attempt(record.offset)
-    return Delivery(
-        _kafka.endpoint(record.topic, _kafka.Server())
-        if state is None
-        else state.endpoint(record.topic),
-        info(record, state),
-        record.headers,
-        native,
-        attempt > 1,
-        attempt,
-        state is None or not state.commits_by_itself,
-        frontier is not None and record.offset in frontier.counted,
-    )
-
-
-def info(record: Any, state: State | None) -> MessageInfo:
-    """What is special to a record."""
-    attributes: dict[str, Any] = {} if state is None else dict(state.about())
-    attributes[names.PARTITION_ID] = str(record.partition)
-    attributes[_kafka.OFFSET] = record.offset
-    if record.value is None:
-        attributes[_kafka.TOMBSTONE] = True
-    return MessageInfo(attributes=attributes, key=_kafka.key(record.key))
-
-
-def described(records: Iterable[Any], state: State) -> list[Delivery]:
-    """Records that are handed out just now, for the span of the poll."""
-    return [
-        Delivery(state.endpoint(each.topic), info(each, state), each.headers, None)
-        for each in records
-    ]
+def _batch(records: Sequence[Any], via: Any) -> Sequence[Received]:
+    runs = runs_of(records)
+    if isinstance(via, KafkaConsumer):
+        state = track(via)
+        return Batch(records, runs, state, state.received_all(runs))
+    try:
+        held = holding_all(runs)
+    except SeveralError:
+        return [_received(each, via) for each in records]
+    return Batch(records, runs) if held is None else Batch(records, runs, *held)
 
 
 def settles_by_itself(instance: Any) -> bool:
@@ -101,26 +79,22 @@ def same(native: Received, other: Received) -> bool:
 
 def opened(native: Received, processing: Processing) -> Verdict | None:
     """Enter a record in its partition's frontier."""
-    state, frontier = state_of(native.consumer), native.frontier
+    _, record, frontier, state, _ = native
     if state is None or frontier is None:
         return None
     with state.lock:
         state.settles = state.settles or processing.policy.settles
         state.committer.instrumenter = processing.instrumenter
-        frontier.handling.setdefault(native.record.offset, []).append((processing, native))
-        return Verdict.ACK if native.record.offset < frontier.settled_below else None
+        frontier.handle(processing, native)
+        return Verdict.ACK if record.offset < frontier.settled_below else None
 
 
 def closed(native: Received, processing: Processing) -> None:
     """The handling is over."""
-    state, frontier = state_of(native.consumer), native.frontier
-    if state is None or frontier is None:
-        return
-    with state.lock:
-        handlings = frontier.handling.pop(native.record.offset, [])
-        others = [each for each in handlings if each[0] is not processing]
-        if others:
-            frontier.handling[native.record.offset] = others
+    state, frontier = native.state, native.frontier
+    if state is not None and frontier is not None:
+        with state.lock:
+            frontier.leave(processing, native)
 
 
 def is_open(native: Received) -> bool:
@@ -134,17 +108,17 @@ def settle(native: Received, settlement: Settlement) -> None:
     Raises:
         RevokedError: the partition is not ours any more.
     """
-    state, frontier = state_of(native.consumer), native.frontier
+    _, record, frontier, state, shared = native
     if state is None or frontier is None or not frontier.alive:
         raise RevokedError("the partition was revoked, or the consumer is closed")
     state.settles = True
-    record = native.record
-    partition = TopicPartition(record.topic, record.partition)
+    partition = partition_of(record)
     if settlement.verdict is Verdict.REQUEUE:
         state.requeue(frontier, partition, record.offset, settlement.pause)
         return
     processing = next(
-        (one for one, mine in frontier.handling.get(record.offset, ()) if mine is native), None
+        (one for one, mine in frontier.handling.get(record.offset, ()) if mine is native),
+        None if shared is None else shared.processing,
     )
     if settlement.verdict is Verdict.REJECT:
         try:

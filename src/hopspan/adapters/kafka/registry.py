@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hopspan.adapters.kafka.consumers import state_of
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kafka.structs import TopicPartition
+
+    from hopspan.adapters._kafka_frontier import Frontier
+    from hopspan.adapters.kafka.consumers import State
+    from hopspan.adapters.kafka.partitions import Runs
+
 _tracked: dict[int, weakref.ref[Any]] = {}
+_last: list[Callable[[], Any]] = [lambda: None]
+"""The one that was found last is most likely to be asked for next."""
 
 
 def remember(consumer: Any) -> None:
@@ -18,9 +29,36 @@ def remember(consumer: Any) -> None:
 
 def tracker_of(record: Any) -> Any:
     """The consumer that has handed out this very record, or None."""
-    for kept in list(_tracked.values()):
-        consumer = kept()
-        state = state_of(consumer)
-        if state is not None and state.holds(record):
-            return consumer
+    for kept, state in _states():
+        if state.holds(record):
+            _last[0] = kept
+            return state.consumer()
     return None
+
+
+class SeveralError(Exception):
+    """Not all records are of one consumer, or not of nobody's."""
+
+
+def holding_all(runs: Runs) -> tuple[State, dict[TopicPartition, Frontier]] | None:
+    """The consumer that has handed out these very records, or None where nobody has.
+
+    Raises:
+        SeveralError: each of them has to be looked for.
+    """
+    for kept, state in _states():
+        frontiers = state.holding(runs)
+        if frontiers is not None:
+            _last[0] = kept
+            return state, frontiers
+    if any(state.holds_some(runs) for _, state in _states()):
+        raise SeveralError
+    return None
+
+
+def _states() -> Iterator[tuple[Callable[[], Any], State]]:
+    candidates: list[Callable[[], Any]] = [*_last, *_tracked.values()]
+    for kept in candidates:
+        state = state_of(kept())
+        if state is not None:
+            yield kept, state

@@ -25,41 +25,43 @@ _PUT_ASIDE = "_paused_partition_records"
 class Rewinding:
     """One consumer's. What touches the client runs on the consumer's thread."""
 
-    __slots__ = ("_pauses", "_rewinds")
+    __slots__ = ("pauses", "rewinds")
 
     def __init__(self) -> None:
-        self._rewinds: dict[TopicPartition, tuple[int, float]] = {}
-        self._pauses: dict[TopicPartition, float] = {}
+        self.rewinds: dict[TopicPartition, tuple[int, float]] = {}
+        """Where to go back to, and for how long to pause then."""
+        self.pauses: dict[TopicPartition, float] = {}
+        """Until when we have paused which partition."""
 
     def add(self, partition: TopicPartition, offset: int, pause: float) -> None:
         """Go back to a record, when the consumer's thread comes by."""
-        lowest, longest = self._rewinds.get(partition, (offset, pause))
-        self._rewinds[partition] = (min(lowest, offset), max(longest, pause))
+        lowest, longest = self.rewinds.get(partition, (offset, pause))
+        self.rewinds[partition] = (min(lowest, offset), max(longest, pause))
 
     def forget(self, partition: TopicPartition) -> None:
         """The application went elsewhere, or the partition did."""
-        self._rewinds.pop(partition, None)
+        self.rewinds.pop(partition, None)
 
     def let_go(self, partitions: Iterable[TopicPartition]) -> None:
         """The application itself pauses or resumes: from now on it decides."""
         for partition in partitions:
-            self._pauses.pop(partition, None)
+            self.pauses.pop(partition, None)
 
     def waits(self) -> list[float]:
         """Seconds until each paused partition is due."""
-        return [max(0.0, until - monotonic()) for until in list(self._pauses.values())]
+        return [max(0.0, until - monotonic()) for until in list(self.pauses.values())]
 
     def carry_out(self, state: State) -> None:
         """Go back where that is asked for, and end the pauses that are over."""
-        for partition in list(self._rewinds):
+        for partition in list(self.rewinds):
             if not state.is_suspended(partition):
                 self._rewind(state, partition)
-        if self._pauses:
+        if self.pauses:
             self._resume(state)
 
     def _rewind(self, state: State, partition: TopicPartition) -> None:
         with state.lock:
-            offset, pause = self._rewinds.pop(partition, (0, 0.0))
+            offset, pause = self.rewinds.pop(partition, (0, 0.0))
             frontier = state.frontiers.get(partition)
         if frontier is None:
             return  # it is revoked
@@ -72,21 +74,21 @@ class Rewinding:
             faults.report("seeking back to a record")
             return
         frontier.position = offset
-        if pause or partition in self._pauses:
+        if pause or partition in self.pauses:
             self._pause(state, partition, monotonic() + pause)
 
     def _pause(self, state: State, partition: TopicPartition, until: float) -> None:
         consumer = state.consumer()
-        if partition in self._pauses:
-            self._pauses[partition] = max(self._pauses[partition], until)
+        if partition in self.pauses:
+            self.pauses[partition] = max(self.pauses[partition], until)
         elif partition not in consumer.paused():
             state.kind.pause(consumer, partition)
-            self._pauses[partition] = until
+            self.pauses[partition] = until
 
     def _resume(self, state: State) -> None:
         now = monotonic()
-        for partition in [each for each, until in list(self._pauses.items()) if until <= now]:
-            self._pauses.pop(partition, None)
+        for partition in [each for each, until in list(self.pauses.items()) if until <= now]:
+            self.pauses.pop(partition, None)
             consumer = state.consumer()
             # kafka-python 3.0 never fetches on from what it has put aside while the partition was
             # paused, once another was read; and it is what lies before the seek.

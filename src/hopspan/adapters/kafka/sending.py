@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
@@ -18,8 +17,9 @@ from hopspan.processing import adapter_of
 from hopspan.telemetry import Binding, binding_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from hopspan.model import Endpoint
     from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
@@ -46,18 +46,49 @@ def send(  # noqa: PLR0917 - as in kafka-python
             carrying = headers  # for the client to refuse, or to send as they are
         return (topic, value, key, carrying, partition, timestamp_ms, *rest), added
 
-    config = producer.config
-    attributes: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-    if partition is not None:
-        attributes[names.PARTITION_ID] = str(partition)
-    if value is None:
-        attributes[_kafka.TOMBSTONE] = True
+    kept = producer.__dict__.get(_KEPT) or _keep(producer)
+    is_plain = key is None and partition is None and value is not None
     return Outgoing(
-        _kafka.endpoint(topic, _kafka.server(config.get("bootstrap_servers"))),
-        MessageInfo(attributes=attributes, key=_kafka.key(key)),
+        kept.endpoint(topic),
+        kept.plain if is_plain else kept.described(value, key, partition),
         headers,
         call,
     )
+
+
+_KEPT = "_hopspan_sends"
+"""The attribute in which a producer keeps what its sends have in common."""
+_MOST_TOPICS = 256
+
+
+class _Sends:
+    """What the sends of one producer have in common: its configuration, read once."""
+
+    __slots__ = ("_about", "endpoint", "is_acked", "plain")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        where = _kafka.server(config.get("bootstrap_servers"))
+        self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
+        self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
+            lambda topic: _kafka.endpoint(topic, where)
+        )
+        self.is_acked: bool = config.get("acks") != 0
+        self.plain: MessageInfo = MessageInfo(attributes=self._about)
+        """A message of which there is nothing to say."""
+
+    def described(self, value: Any, key: Any, partition: Any) -> MessageInfo:
+        """What is special to a message."""
+        attributes = dict(self._about)
+        if partition is not None:
+            attributes[names.PARTITION_ID] = str(partition)
+        if value is None:
+            attributes[_kafka.TOMBSTONE] = True
+        return MessageInfo(attributes=attributes, key=_kafka.key(key))
+
+
+def _keep(producer: Any) -> _Sends:
+    kept = producer.__dict__[_KEPT] = _Sends(producer.config)
+    return kept
 
 
 def _takes_headers(producer: Any, headers: Any) -> bool:
@@ -67,38 +98,37 @@ def _takes_headers(producer: Any, headers: Any) -> bool:
 
 
 class _Unanswered:
-    """Operations whose future is not done. Their spans end when the process does."""
+    """Operations whose future is not done. Their spans end when the process does.
+
+    Without a lock: each step on the dictionary is atomic, and to leave twice is harmless.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._operations: dict[int, Operation] = {}
         self._is_registered = False
 
     def add(self, operation: Operation) -> None:
         """Wait for the answer to a publish."""
-        with self._lock:
-            self._operations[id(operation)] = operation
-            if not self._is_registered:
-                # Late, so that it runs early: before the SDK's own, and before the client's, which
-                # gives up what it has not sent.
-                self._is_registered = True
-                atexit.register(self._leave)
+        self._operations[id(operation)] = operation
+        if not self._is_registered:
+            # Late, so that it runs early: before the SDK's own, and before the client's, which
+            # gives up what it has not sent.
+            self._is_registered = True
+            atexit.register(self._leave)
 
     def forget(self) -> None:
         """This is a forked process: the answers come to the one that it is forked from."""
-        self._lock = threading.Lock()
         self._operations = {}
 
     def remove(self, operation: Operation) -> None:
         """It is answered."""
-        with self._lock:
-            self._operations.pop(id(operation), None)
+        self._operations.pop(id(operation), None)
 
     def _leave(self) -> None:
-        with self._lock:
-            operations, self._operations = list(self._operations.values()), {}
-        for operation in operations:
-            operation.end(attributes={names.UNANSWERED: True})
+        for key in list(self._operations):
+            operation = self._operations.pop(key, None)
+            if operation is not None:
+                operation.end(attributes={names.UNANSWERED: True})
 
 
 _unanswered = _Unanswered()
@@ -109,28 +139,25 @@ if hasattr(os, "register_at_fork"):
 def completes(producer: Any, operation: Operation, future: Any) -> bool:
     """A send is over when its future is done, on whatever thread that is."""
     _unanswered.add(operation)
-    is_acked = producer.config.get("acks") != 0
-    future.add_callback(partial(_sent, operation, is_acked))
-    future.add_errback(partial(_failed, operation))
+    kept = producer.__dict__.get(_KEPT) or _keep(producer)
+    answered = partial(_answered, operation, kept.is_acked)
+    future.add_callback(answered)
+    future.add_errback(answered)
     return True
 
 
-def _sent(operation: Operation, is_acked: bool, metadata: Any) -> None:
+def _answered(operation: Operation, is_acked: bool, answer: Any) -> None:
+    """The future's value, or the error that it failed with."""
     try:
         _unanswered.remove(operation)
-        attributes: dict[str, Any] = {names.PARTITION_ID: str(metadata.partition)}
-        if is_acked and metadata.offset is not None and metadata.offset >= 0:
-            attributes[_kafka.OFFSET] = metadata.offset
+        if isinstance(answer, BaseException):
+            operation.end(failure(answer))
+            return
+        attributes: dict[str, Any] = {names.PARTITION_ID: str(answer.partition)}
+        if is_acked and answer.offset is not None and answer.offset >= 0:
+            attributes[_kafka.OFFSET] = answer.offset
         operation.end(attributes=attributes)
     except Exception:  # noqa: BLE001 - or the client would log it as one of the application's
-        faults.report("ending a send")
-
-
-def _failed(operation: Operation, error: BaseException) -> None:
-    try:
-        _unanswered.remove(operation)
-        operation.end(failure(error))
-    except Exception:  # noqa: BLE001
         faults.report("ending a send")
 
 

@@ -12,8 +12,6 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kafka.structs import TopicPartition
-
 from hopspan import faults
 from hopspan.adapters.kafka import own_commits
 from hopspan.adapters.kafka.committing import PATIENCE_MS
@@ -115,8 +113,34 @@ def _next(state: State, consumer: Any, original: Callable[..., Any]) -> Any:
         record = original(consumer)
     finally:
         state.is_iterating = False
-    state.hand({TopicPartition(record.topic, record.partition): [record]})
+    state.hand_run((record,))
     return record
+
+
+class Records:
+    """A consumer as its own iterator: what `next` does, without being looked up on the way."""
+
+    def __init__(self, state: State, consumer: Any) -> None:
+        original = state.kind.__next__
+        self._original: Callable[..., Any] = getattr(original, INTERCEPTED, original)
+        self._state = state
+        self._consumer = consumer
+
+    def __iter__(self) -> Records:
+        return self
+
+    def __next__(self) -> Any:
+        state = self._state
+        state.is_looping = True
+        try:
+            return _next(state, self._consumer, self._original)
+        finally:
+            state.is_looping = False
+
+    def __getattr__(self, name: str) -> Any:
+        if "_consumer" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+            raise AttributeError(name)
+        return getattr(self._consumer, name)
 
 
 # -- moving about ----------------------------------------------------------------------------------
