@@ -78,6 +78,18 @@ class _PairsCodec(Codec):
             return ()
         return [pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2]  # noqa: PLR2004
 
+    def found(self, headers: Any, names: Collection[Any]) -> dict[str, Any]:
+        pairs = headers if type(headers) is list else self.items(headers)
+        found = {}
+        for pair in pairs:
+            if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is str:  # noqa: PLR2004
+                name = pair[0].lower()
+                if name in names:
+                    found[name] = pair[1]
+            elif isinstance(pair, tuple):  # hardly ever: what a client does not make by itself
+                found.update(super().found([pair], names))
+        return found
+
     def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
         kept = [pair for pair in headers or () if not _is_stale(pair, stale)]
         for key, value in fresh.items():

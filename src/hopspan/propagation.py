@@ -263,15 +263,23 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
         return context
 
 
-def sender_of(codec: Codec, headers: Any, *, trust: bool = True) -> SpanContext:
-    """Who has sent a message with these headers; the invalid one where they do not say."""
+def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
+    """Who has sent messages with these headers; the invalid one where they do not say."""
     try:
-        if headers and _configured().is_default:
-            span = w3c.sender(codec.found(headers, w3c.FIELDS))
-            if span is not None:
-                return span
-    except Exception:  # noqa: BLE001, S110 - said below
-        pass
+        plainly = _configured().is_default
+    except Exception:  # noqa: BLE001 - said below
+        plainly = False
+    return [(plainly and _sender_of(codec, each)) or _asked(codec, each, trust) for each in many]
+
+
+def _sender_of(codec: Codec, headers: Any) -> SpanContext | None:
+    try:
+        return w3c.sender(codec.found(headers, w3c.FIELDS)) if headers else None
+    except Exception:  # noqa: BLE001 - nor is this for us to read
+        return None
+
+
+def _asked(codec: Codec, headers: Any, trust: bool) -> SpanContext:
     context = extract_from(codec, headers, Context(), trust=trust)
     return get_current_span(context).get_span_context()
 

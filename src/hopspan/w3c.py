@@ -51,7 +51,9 @@ _NONE: Mapping[str, Any] = {}
 def sender(fields: Mapping[str, Any]) -> SpanContext | None:
     """Who has sent a message with these fields, in lower case."""
     told = fields.get(TRACEPARENT)
-    if type(told) is not str:  # AMQP has text; the values of Kafka's headers are bytes
+    if type(told) is bytes:  # as the values of Kafka's headers are
+        told = told.decode("latin-1")  # what is no ASCII then does not match
+    elif type(told) is not str:
         told = text(told)
     found = None if told is None or TRACESTATE in fields else _match(told)
     if found is None:

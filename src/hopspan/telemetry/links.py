@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import Link, SpanContext
 
 from hopspan import conventions as names
-from hopspan.propagation import Codec, sender_of
+from hopspan.propagation import Codec, senders_of
 from hopspan.telemetry.several import headers_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def links_to_senders(headers: Sequence[Any], codec: Codec, *, trust: bool = True
     A sender that is not trusted is linked to by its ids alone: its flags and its `tracestate` are
     for its own sampler.
     """
-    spans = [sender_of(codec, each, trust=trust) for each in headers]
+    spans = senders_of(codec, headers, trust=trust)
     return links_to_spans(spans if trust else [_bare(each) for each in spans])
 
 

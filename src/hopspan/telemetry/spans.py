@@ -238,7 +238,7 @@ class Operation:
 
 
 def silent(context: Context, parent: Context | None = None) -> Operation:
-    """An operation that is not to be seen: suppressed, heard by nobody, or one that failed to start.
+    """An operation that is not to be seen: suppressed, heard by nobody, or not to be started.
 
     What runs inside it goes on in the trace that is there, and its status is remembered all the
     same.
