@@ -80,8 +80,7 @@ class _Configured:
 
     def __init__(self, itself: TextMapPropagator) -> None:
         self.itself = itself
-        parts = tuple(map(type, getattr(itself, "_propagators", ())))
-        self.is_default = type(itself) is CompositePropagator and parts == _DEFAULT
+        self.is_default = type(itself) is CompositePropagator and _parts(itself) == _DEFAULT
 
     @cached_property
     def fields(self) -> frozenset[str]:
@@ -95,6 +94,11 @@ class _Configured:
 
 
 _DEFAULT = (TraceContextTextMapPropagator, W3CBaggagePropagator)
+
+
+def _parts(composite: Any) -> tuple[type, ...]:
+    """What it is made of; private to the API: where that is missing, nothing is known."""
+    return tuple(map(type, getattr(composite, "_propagators", ())))
 
 
 def _beginnings(propagator: TextMapPropagator) -> tuple[str, ...]:
@@ -119,6 +123,11 @@ def _configured() -> _Configured:
     configured = _Configured(propagator)
     _learnt[:] = [configured]
     return configured
+
+
+def carries_only_context() -> bool:
+    """Whether the configured propagator writes nothing but what a context holds."""
+    return _configured().is_default
 
 
 def context_fields() -> frozenset[str]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from hopspan.adapters._amqp_ledger import Entry, Ledger, Sent
     from hopspan.processing import Processing
-    from hopspan.telemetry import Instrumenter
 
 
 Timing = tuple[int, float]
@@ -159,17 +158,26 @@ def _enter(ledger: Ledger, name: str, sent: Sent, outcome: Outcome, timing: Timi
             entries: Sequence[Entry] = ledger.known(tag, multiple=multiple)
         else:
             entries = ledger.settled(tag, verdict, multiple=multiple)
-            _note(entries, verdict)
+            if not _note(entries, verdict):
+                return
         if entries:
             _record(name, verdict, entries, outcome, timing)
     except Exception:  # noqa: BLE001
         faults.report("entering a settlement in the ledger")
 
 
-def _note(entries: Sequence[Entry], verdict: Verdict) -> None:
+def _note(entries: Sequence[Entry], verdict: Verdict) -> bool:
+    """Tell who handles them; whether a span is to tell of it as well."""
+    is_told = False
     for entry in entries:
-        if not isinstance(entry, Left):
-            entry[0].note(entry[1], verdict)
+        if isinstance(entry, Left):
+            instrumenter = entry.instrumenter
+        else:
+            processing, native = entry
+            processing.note(native, verdict)
+            instrumenter = processing.instrumenter
+        is_told = is_told or verdict in instrumenter.audience.told
+    return is_told
 
 
 def _record(
@@ -180,11 +188,6 @@ def _record(
     timing: Timing,
 ) -> None:
     """Tell of what the user has settled; what hopspan settles, its processing tells of."""
-    for entry in entries:
-        if _instrumenter(entry).tells_of(verdict, notable=outcome.failed):
-            break
-    else:
-        return
     theirs: list[Left] = []
     parents: list[Context] = []
     for entry in entries:
@@ -205,10 +208,6 @@ def _record(
         inside=parents[0] if single else None,
         of=() if single else [each.span for each in theirs],
     )
-
-
-def _instrumenter(entry: Entry) -> Instrumenter:
-    return entry.instrumenter if isinstance(entry, Left) else entry[0].instrumenter
 
 
 def _left(processing: Processing, native: Any) -> Left:

@@ -75,6 +75,7 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
             return result
         finally:
             hold.release()
+            del hold, processing  # an error's traceback keeps this frame, and they keep the error
 
     return _signed(handle, handler)
 
@@ -107,6 +108,7 @@ def _traced_async(
             return result
         finally:
             hold.release()
+            del hold, processing  # an error's traceback keeps this frame, and they keep the error
 
     return _signed(handle, handler)
 

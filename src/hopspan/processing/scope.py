@@ -57,8 +57,5 @@ def innermost() -> Attachment | None:
 
 def whereabouts() -> tuple[int, object]:
     """The thread and task that we run in."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        task = None
-    return threading.get_ident(), task
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - None where there is none; the other raises
+    return threading.get_ident(), None if loop is None else asyncio.current_task(loop)

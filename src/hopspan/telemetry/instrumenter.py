@@ -12,7 +12,7 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Action, plan
 from hopspan.entries import names_of
-from hopspan.model import Delivery, Endpoint, OperationType, Verdict
+from hopspan.model import Delivery, Endpoint, OperationType
 from hopspan.propagation import (
     Codec,
     carries_context,
@@ -181,13 +181,6 @@ class Instrumenter:
             attributes[names.REDELIVERED] = True
         return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
 
-    def tells_of(self, verdict: Verdict, *, notable: bool = False) -> bool:
-        """Whether the settings find a settlement worth a span; `notable`: whatever its verdict."""
-        wanted = self.config.settle_spans
-        if wanted == "notable":
-            return notable or verdict is Verdict.REQUEUE or verdict is Verdict.REJECT
-        return wanted == "all"
-
     # -- settling --------------------------------------------------------------------------------
 
     def record_settle(
@@ -218,7 +211,7 @@ class Instrumenter:
             always: It is notable whatever its verdict.
         """
         notable = always or outcome.failed
-        if not self.tells_of(settlement.verdict, notable=notable):
+        if not self.audience.tells_of(settlement.verdict, notable=notable):
             return
         if deliveries and not self.traced(deliveries):
             return

@@ -100,7 +100,7 @@ def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any)
         outcome = SUCCESS if error is None else failure(binding.adapter, error)
         headers = carried(told)
         instrumenter = told_by(binding.instrumenter, task, headers)
-        if not instrumenter.tells_of(settlement.verdict, notable=outcome.failed):
+        if not instrumenter.audience.tells_of(settlement.verdict, notable=outcome.failed):
             return
         deliveries = [_delivery(task, told, headers)]
         inside, linked = _around(instrumenter, headers)
