@@ -11,7 +11,7 @@ from pathlib import Path
 for _variable in [name for name in os.environ if name.startswith(("OTEL_", "HOPSPAN_"))]:
     del os.environ[_variable]  # defaults are measured, before anything reads them
 
-from benchmarks import brokers, gating, memory, profiling, results  # noqa: E402
+from benchmarks import brokers, counting, gating, memory, profiling, results  # noqa: E402
 from benchmarks.brokers.turns import TURN  # noqa: E402
 from benchmarks.chart import draw  # noqa: E402
 from benchmarks.gates import judge  # noqa: E402
@@ -38,6 +38,11 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="what is kept of settled messages")
     parser.add_argument("--profile", metavar="GROUP", help="where hopspan's row of a group is")
     parser.add_argument("--row", default="hopspan", help="the row of --profile")
+    parser.add_argument(
+        "--count",
+        action="store_true",
+        help="functions and bytecodes of a message instead of time",
+    )
     parser.add_argument(
         "--gate",
         action="store_true",
@@ -102,6 +107,10 @@ def main(given: Sequence[str]) -> int:
     asked = _arguments(given)
     if asked.profile:
         _profile(asked.profile, asked.row)
+    elif asked.count:
+        makers = all_groups()
+        for name in wanted(asked.only):
+            print(counting.report(makers[name]()))
     elif asked.memory:
         kept = _memory(quick=asked.quick)
         return int(asked.gate and not kept.is_bounded)

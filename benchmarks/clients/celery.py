@@ -74,7 +74,7 @@ def nothing(order: int) -> None:
 
 
 def _task(app: Celery, body: Callable[..., Any] = nothing) -> Any:
-    return app.task(name="orders.place")(body)
+    return app.task(name="orders.place", shared=False)(body)
 
 
 def _sends(name: str, receivers: Receivers, run: Any, telemetry: Telemetry | None) -> Row:
