@@ -177,12 +177,12 @@ def inject_into(
 def _freshly_written(
     propagator: TextMapPropagator, context: Context, allowed: Names | None
 ) -> dict[str, str]:
-    if KEY in context:
-        context = leaving(context, allowed)
     try:
-        return _written(propagator, context)
+        kept = leaving(context, allowed) if KEY in context else context
+        return _written(propagator, kept)
     except Exception:  # noqa: BLE001 - an entry that cannot be written is the only one that stays
-        return _written(propagator, with_only(context, encodable(get_all(context))))
+        kept = with_only(context, encodable(get_all(context)))
+        return _written(propagator, leaving(kept, allowed))
 
 
 def _written(propagator: TextMapPropagator, context: Context) -> dict[str, str]:

@@ -102,12 +102,17 @@ lost_run: ContextVar[str | None] = ContextVar("hopspan-celery-lost-run", default
 _publishing: ContextVar[_Publish | None] = ContextVar("hopspan-celery-publish", default=None)
 
 
+def _is_heard(binding: Binding) -> bool:
+    instrumenter = binding.instrumenter
+    return instrumenter.switch.on and not instrumenter.audience.has_nothing_to_carry()
+
+
 def publishes(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
     """Intercept `Celery.send_task`."""
 
     @functools.wraps(original)
     def send_task(self: Any, *args: Any, **kwargs: Any) -> Any:
-        publish = _begun(binding, self, args, kwargs) if binding.active else None
+        publish = _begun(binding, self, args, kwargs) if _is_heard(binding) else None
         if publish is None:
             return original(self, *args, **kwargs)
         token = _publishing.set(publish)
