@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from functools import lru_cache
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
@@ -66,11 +66,17 @@ def _attributes(error: BaseException) -> dict[str, str]:
     }
 
 
-@lru_cache(maxsize=64)
 def _records_as_usual(kind: type) -> bool:
-    """Whether spans of a class make an event of an exception, and nothing else."""
-    module = getattr(getattr(kind, "record_exception", None), "__module__", "")
-    return module == "opentelemetry.sdk.trace"
+    """Whether spans of a class make an event of an exception, and nothing else.
+
+    By where the method was written: one that somebody has wrapped, to remove what is private from
+    it, say, tells another place in its globals only.
+    """
+    method = getattr(kind, "record_exception", None)
+    return (
+        isinstance(method, FunctionType)
+        and method.__globals__.get("__name__") == "opentelemetry.sdk.trace"
+    )
 
 
 _OURS = ("hopspan.processing.", "hopspan.interception.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 from opentelemetry import trace
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span
 
 from hopspan.conventions import Action
 from hopspan.model import Endpoint, OperationType, Outcome
@@ -100,3 +102,50 @@ def test_a_silent_operation_records_nothing(telemetry: Telemetry) -> None:
     operation = Operation(instrumenter, None, trace.INVALID_SPAN, Context())
     instrumenter.exceptions.record(operation, ValueError())
     assert telemetry.logs == []
+
+
+def test_a_wrapped_record_exception_is_called(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removes from exceptions what is private."""
+    original, seen = Span.record_exception, []
+
+    @functools.wraps(original)
+    def scrubbing(self: Span, exception: BaseException, *args: Any, **kwargs: Any) -> None:
+        seen.append(exception)
+        original(self, ValueError("removed"), *args, **kwargs)
+
+    monkeypatch.setattr(Span, "record_exception", scrubbing)
+    end(telemetry, "event")
+    assert (seen, telemetry.only.events) == ([ERROR.error], ("exception",))
+
+
+def ours() -> Any:
+    """A function of hopspan's that calls a handler."""
+    module: dict[str, Any] = {"__name__": "hopspan.processing.handlers"}
+    code = "def handle(handler):\n    handler()\n"
+    exec(compile(code, "handlers.py", "exec"), module)  # noqa: S102 - a frame with another name
+    return module["handle"]
+
+
+def theirs() -> None:
+    raise ValueError("bad")
+
+
+def test_the_trace_begins_at_the_handler(telemetry: Telemetry) -> None:
+    try:
+        ours()(theirs)
+    except ValueError as raised:
+        assert raised.__traceback__ is not None
+        raised.__traceback__ = raised.__traceback__.tb_next  # this test's own frame
+        frames = raised.__traceback__
+        error = raised
+    operation = telemetry.instrumenter(exceptions="logs")._start(
+        Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
+    )
+    operation.end(Outcome(True, error, "ValueError", "bad"))
+    (record,) = telemetry.logs
+    stacktrace = str((record.attributes or {})["exception.stacktrace"])
+    assert "in theirs" in stacktrace
+    assert "in handle" not in stacktrace
+    assert error.__traceback__ is frames
