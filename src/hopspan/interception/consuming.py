@@ -166,10 +166,11 @@ def turns_of(binding: Binding, native_of: Callable[[Any], Any]) -> Callable[[Any
     """How a loop begins the turn of what came."""
 
     def start(item: Any) -> Processing:
-        native = native_of(item) if binding.active else None
+        instrumenter = binding.instrumenter
+        native = native_of(item) if instrumenter.switch.on else None
         if native is None:
             return NOTHING
-        return begin(binding.adapter, [native], pushed=False, base=binding.instrumenter)
+        return begin(binding.adapter, [native], pushed=False, base=instrumenter)
 
     return start
 

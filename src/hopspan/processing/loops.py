@@ -67,8 +67,10 @@ class _Scope:
         """A message was handed over."""
         self._processing = processing
         # A handler or a block further out that handles this message concludes it as well.
-        self._is_mine = bool(processing) and not processing.ownership.is_claimed
-        if processing and whereabouts() == self._home and not self._is_covered():
+        if processing is NOTHING:
+            return
+        self._is_mine = not processing.ownership.is_claimed
+        if whereabouts() == self._home and not (self._attached and self._is_covered()):
             del self._attached[: -(_MOST_ATTACHED - 1)]
             self._attached.append(Attachment(processing.context))
 
@@ -81,11 +83,13 @@ class _Scope:
         """The turn of the message is over. Idempotent; never raises."""
         processing, self._processing = self._processing, NOTHING
         try:
-            if processing and self._is_mine and not processing.ownership.left_by(None):
+            mine = processing is not NOTHING and self._is_mine
+            if mine and not processing.ownership.left_by(None):
                 processing.finish_loop()
         except Exception:  # noqa: BLE001
             faults.report("ending a turn of a loop")
-        self._detach()
+        if self._attached:
+            self._detach()
 
     def _detach(self) -> None:
         current = get_current()
