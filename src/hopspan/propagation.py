@@ -126,8 +126,11 @@ def _configured() -> _Configured:
 
 
 def carries_only_context() -> bool:
-    """Whether the configured propagator writes nothing but what a context holds."""
-    return _configured().is_default
+    """Whether the configured propagator writes nothing but what a context holds. Never raises."""
+    try:
+        return _configured().is_default
+    except Exception:  # noqa: BLE001 - said where it is to write something
+        return False
 
 
 def context_fields() -> frozenset[str]:
