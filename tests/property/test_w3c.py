@@ -34,7 +34,7 @@ PATIENT = settings(
 )
 FIELDS = ("traceparent", "tracestate", "baggage")
 CODECS = st.sampled_from([MAPPING, PAIRS])
-ANYTHING = st.sampled_from(
+ANYTHING: st.SearchStrategy[Any] = st.sampled_from(
     [None, 0, 1.5, True, "", "x", "\ud800", b"", b"\xff", [], {}, (), ["a=1"]]
 )
 
@@ -131,7 +131,7 @@ def in_any_type(texts: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
         | as_bytes
         | texts.map(Words)
         | as_bytes.map(bytearray)
-        | as_bytes.map(memoryview)
+        | as_bytes.map(lambda text: memoryview(text))
         | texts.map(lambda text: text.encode("latin-1", "replace"))
     )
 
@@ -168,6 +168,8 @@ def plain(parent: str, entries: list[str]) -> list[tuple[Any, Any]]:
 
 
 PLAIN = st.builds(plain, VALID | ANY_FLAGS, st.lists(PLAIN_ENTRY, max_size=4))
+
+UPPER = [("TraceParent", f"00-{'1' * 32}-{'2' * 16}-01"), ("BAGGAGE", "a=1")]
 
 # -- contexts --------------------------------------------------------------------------------------
 
@@ -253,6 +255,10 @@ def _written(context: Context) -> dict[str, str]:
 
 @PATIENT
 @given(CODECS, PLAIN | pairs(), contexts(), st.booleans())
+@example(MAPPING, UPPER, Context(), True)
+@example(PAIRS, UPPER, Context(), True)
+@example(PAIRS, [*UPPER, ("traceparent", "no more"), ("Baggage", b"b=2")], Context(), True)
+@example(MAPPING, UPPER, Context(), False)
 def test_reading_is_what_the_propagator_reads_each_time(
     codec: Codec, found: list[tuple[Any, Any]], base: Context, trust: bool
 ) -> None:
