@@ -132,16 +132,6 @@ def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-class Envelope(NamedTuple):
-    """What the broker says around a message."""
-
-    exchange: Any
-    routing_key: Any
-    queue: str | None
-    tag: int
-    redelivered: bool
-
-
 def delivery(  # noqa: PLR0917 - keywords cost, once a message
     native: Any,
     envelope: tuple[Any, Any, str | None, int, bool],
@@ -151,7 +141,17 @@ def delivery(  # noqa: PLR0917 - keywords cost, once a message
     settles: bool,
     counted: bool,
 ) -> Delivery:
-    """A delivery as a value; `ids` are the message's and the conversation's."""
+    """A delivery as a value.
+
+    Args:
+        native: The client's.
+        envelope: Exchange, routing key, queue, delivery tag, and whether it was redelivered.
+        server: The broker.
+        headers: The message's.
+        ids: The message's and the conversation's.
+        settles: Whether anybody is to settle it.
+        counted: Whether a receive operation has counted it.
+    """
     known = headers if isinstance(headers, dict) else None
     exchange, key, queue, tag, redelivered = envelope
     message_id, conversation_id = ids

@@ -71,7 +71,7 @@ def _carrying(message: Any, headers: dict[str, Any]) -> Any:
             except AttributeError:  # noqa: PERF203 - never set, as hardly any
                 continue
         if (attributes := getattr(message, "__dict__", None)) is not None:
-            copied.__dict__.update(attributes)
+            vars(copied).update(attributes)
     object.__setattr__(copied, "headers", headers)
     return copied
 

@@ -75,7 +75,13 @@ def received(message: Any, queue: str | None, via: Any, settles: bool | None = N
     if settles is None:
         # Private to aio-pika: where it is missing, nothing is known to be wrong.
         settles = not getattr(message, "_IncomingMessage__no_ack", False)
-    return Received(message, state_of(underlay(message)), queue, settles, via)
+    channel = underlay(message)
+    state = state_of(_Nowhere() if channel is None else channel)
+    return Received(message, state, queue, settles, via)
+
+
+class _Nowhere:
+    """Stands for the channel of a message that has come by none, as one made in a test."""
 
 
 def newest_tag(kept: weakref.ref[Any]) -> int:

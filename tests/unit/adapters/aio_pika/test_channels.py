@@ -23,7 +23,7 @@ class Queue:
     name = "orders"
 
 
-def message(channel: Channel, tag: int) -> Any:
+def message(channel: Channel | None, tag: int) -> Any:
     return SimpleNamespace(delivery_tag=tag, _IncomingMessage__channel=channel)
 
 
@@ -56,3 +56,10 @@ def test_of_fetched_messages_the_oldest_are_forgotten(monkeypatch: pytest.Monkey
     assert [2, 3] == list(state.fetched)
     newest: Fetched = state.fetched[3]
     assert (id(fetched), "orders", True, queue) == (*newest[:3], newest.via())
+
+
+def test_a_message_that_came_by_no_channel_is_read_like_any_other() -> None:
+    """As one that is made in a test."""
+    native = received(message(None, 1), "orders", None)
+    assert native.state.server == _amqp.Server()
+    assert not native.state.ledger.is_known(1)
