@@ -44,7 +44,8 @@ class OperationType(Enum):
     """None of the conventions': a call that only looks like a delivery, or a report of one that
     somebody else has had. It counts in no metric."""
 
-    __hash__ = object.__hash__  # Enum's is written in Python, and plans are looked up by it
+    if not TYPE_CHECKING:  # Enum's is written in Python, and plans are looked up by it
+        __hash__ = object.__hash__
 
 
 class Verdict(Enum):
@@ -65,7 +66,8 @@ class Verdict(Enum):
     REJECT = "reject"
     LEAVE = "leave"
 
-    __hash__ = object.__hash__
+    if not TYPE_CHECKING:
+        __hash__ = object.__hash__
 
 
 class Settlement(NamedTuple):
