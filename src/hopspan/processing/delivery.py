@@ -46,6 +46,10 @@ class Processing(Handled):
     """
 
     __slots__ = ()
+    # As `Handled` has them: type checkers want to be told again where they are set.
+    outcome: Outcome | None
+    settled: bool
+    settled_by_policy: bool
 
     def defer(self) -> Deferred:
         """Take over: the handler's return then concludes nothing.
