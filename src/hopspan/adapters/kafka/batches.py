@@ -123,11 +123,12 @@ class Batch(OnDemand[Received], Together):
 class Described(OnDemand[Delivery], Several):
     """The records of a batch as values, each made when it is asked for."""
 
-    __slots__ = ("_batch",)
+    __slots__ = ("_batch", "_uncounted")
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch.records)
         self._batch = batch
+        self._uncounted = batch.uncounted()  # now: what is done is not remembered
 
     def make(self, record: Any) -> Delivery:
         """A record as a value."""
@@ -142,5 +143,5 @@ class Described(OnDemand[Delivery], Several):
         return [*map(HEADERS, self.records[-most:])] if most else []
 
     def uncounted(self) -> int:
-        """How many of them no poll has counted."""
-        return self._batch.uncounted()
+        """How many of them no poll had counted when they were handed over."""
+        return self._uncounted

@@ -206,3 +206,15 @@ def test_nobody_is_told_of_a_batch_of_nobodys(processing: Any) -> None:
     batch = given([record(10, topic="nobodys"), record(11, topic="nobodys")])
     assert list(batch.opened(processing)) == []
     batch.closed(processing)
+
+
+@pytest.mark.parametrize("policy", [hopspan.ack_always, hopspan.manual])
+def test_what_a_poll_has_counted_is_counted_once(policy: Any, telemetry: Telemetry) -> None:
+    """What is done is forgotten, and with it that a poll has counted it."""
+    consumer = Consumer()
+    hopspan.wrap(consumer, **telemetry.settings)
+    records = polled(consumer, record(10), record(11), record(5, 1))
+    with hopspan.process(records, via=consumer, policy=policy):
+        pass
+    ((attributes, count),) = telemetry.points("messaging.client.consumed.messages")
+    assert (attributes["messaging.operation.name"], count) == ("poll", 3)
