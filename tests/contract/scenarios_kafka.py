@@ -73,7 +73,7 @@ def headers_are_replaced_and_never_appended(client: KafkaClient) -> None:
     ]
     before = list(given)
     for _ in range(2):
-        client.producer.send(client.queue, b"order", None, given).get(5)
+        client.producer.send(client.queue, b"order", None, given).get(PATIENCE)
     assert before == given
     for pairs, sent in zip(client.headers(), _span_ids(client, client.publishes), strict=True):
         assert sent == _span_id(pairs)
@@ -89,7 +89,7 @@ def two_concurrent_sends_may_share_one_list(client: KafkaClient) -> None:
     def send(producer: Any) -> None:
         for _ in range(20):
             together.wait()
-            producer.send(client.queue, b"order", headers=shared).get(5)
+            producer.send(client.queue, b"order", headers=shared).get(PATIENCE)
 
     for each in [client.in_thread(send, producer) for producer in producers]:
         each.result()
@@ -111,7 +111,7 @@ def headers_that_are_forwarded_through_three_hops_have_one_context_at_each(
 
         def forward(message: Message, following: Any = following) -> None:
             if following:
-                client.producer.send(following, b"order", headers=message.native.headers).get(5)
+                client.producer.send(following, b"order", headers=message.native.headers).get(PATIENCE)
 
         client.handle(forward)
     for topic in topics:
@@ -163,7 +163,7 @@ WAYS: dict[str, Callable[[Send, str], Any]] = {
 def _outcome(way: Callable[[Send, str], Any], producer: Any, topic: str) -> Any:
     """What comes of a way to send: the error, or nothing."""
     try:
-        way(producer.send, topic).get(5)
+        way(producer.send, topic).get(PATIENCE)
     except Exception as error:  # noqa: BLE001 - that is what is compared
         return type(error), str(error)
     return None
@@ -190,7 +190,7 @@ def where_the_message_format_has_no_headers_none_are_added(client: KafkaClient) 
     with silence():
         old = client.new_producer()
     old.config["api_version"] = (0, 10, 2)  # what it would have found with such a broker
-    client._traced(old).send(client.queue, b"order").get(5)
+    client._traced(old).send(client.queue, b"order").get(PATIENCE)
     assert [[]] == client.headers()
     client.expect_spans(client.a_publish())
 
@@ -206,7 +206,7 @@ def a_sends_span_lasts_until_the_broker_has_answered(client: KafkaClient) -> Non
         future = client._traced(slow).send(client.queue, b"order", b"k")
     client.expect_spans(Span("order"))
     slow.flush(5)
-    future.get(5)
+    future.get(PATIENCE)
     client._until(lambda: len(client.telemetry.recorded()) == 2)
     attributes = client.telemetry.attributes(client.publishes)
     client.expect_spans(Span("order"), client.a_publish(parent="order"))
@@ -224,7 +224,7 @@ def a_future_is_the_clients_own(client: KafkaClient) -> None:
     with silence():
         expected = type(client.new_producer().send(client.queue, b"order"))
     assert type(future) is expected
-    metadata = future.get(5)
+    metadata = future.get(PATIENCE)
     assert (client.queue, 0, 0) == (metadata.topic, metadata.partition, metadata.offset)
     client._until(lambda: bool(told))
     assert [metadata] == told
@@ -269,7 +269,7 @@ def transactions_are_what_they_were(client: KafkaClient) -> None:
     producer.init_transactions()
     for end in (producer.commit_transaction, producer.abort_transaction):
         producer.begin_transaction()
-        producer.send(client.queue, end.__name__.encode()).get(5)
+        producer.send(client.queue, end.__name__.encode()).get(PATIENCE)
         end()
     consumer = client.use_consumer(isolation_level="read_committed")
     assert [b"commit_transaction"] == [record.value for record in client.polled(1)]
@@ -468,7 +468,7 @@ def _without_cluster(attributes: dict[str, Any]) -> dict[str, Any]:
 
 @over(face=("wrapped", "instrumented"))
 def each_span_says_where_its_record_is(client: KafkaClient) -> None:
-    client.producer.send(client.queue, b"order", b"the key").get(5)
+    client.producer.send(client.queue, b"order", b"the key").get(PATIENCE)
     client.handle(raises(NO), policy=client.reject_on_error)
     everywhere = client.metric_attributes
     place = {"messaging.destination.partition.id": "0", "messaging.kafka.offset": 0}
@@ -530,7 +530,7 @@ def a_records_key_is_told_only_where_that_is_asked_for(client: KafkaClient, want
         client.instrument(**settings)
     if client.face != "instrumented":
         client.configure_sender(**settings)
-    client.producer.send(client.queue, b"order", b"swordfish").get(5)
+    client.producer.send(client.queue, b"order", b"swordfish").get(PATIENCE)
     client.handle(succeeds, **settings)
     told = [each.get("messaging.kafka.message.key") for each in _all_attributes(client)]
     by_name = dict(zip(_names(client), told, strict=True))
@@ -542,12 +542,12 @@ def a_records_key_is_told_only_where_that_is_asked_for(client: KafkaClient, want
 
 @over(face=SENDERS)
 def a_tombstone_is_called_one(client: KafkaClient) -> None:
-    client.producer.send(client.queue, None, b"k").get(5)
+    client.producer.send(client.queue, None, b"k").get(PATIENCE)
     ran = client.handle(lambda message: message.native.value, policy=hopspan.ack_always)
     assert [None] == ran.results
     for name in (client.publishes, client.processes):
         assert client.telemetry.attributes(name)["messaging.kafka.message.tombstone"] is True
-    client.producer.send(client.queue, b"", b"k").get(5)
+    client.producer.send(client.queue, b"", b"k").get(PATIENCE)
     client.drive(lambda: ran.times == 2)
     last = client.telemetry.named(client.processes)[-1]
     assert "messaging.kafka.message.tombstone" not in (last.attributes or {})
@@ -752,7 +752,7 @@ def gaps_in_offsets_are_normal(client: KafkaClient) -> None:
     producer.init_transactions()
     for body in (b"0", b"2"):  # each is followed by a mark that is no record
         producer.begin_transaction()
-        producer.send(client.queue, body).get(5)
+        producer.send(client.queue, body).get(PATIENCE)
         producer.commit_transaction()
     client.written(b"4")
     records = client.polled(3)
