@@ -111,7 +111,9 @@ def headers_that_are_forwarded_through_three_hops_have_one_context_at_each(
 
         def forward(message: Message, following: Any = following) -> None:
             if following:
-                client.producer.send(following, b"order", headers=message.native.headers).get(PATIENCE)
+                client.producer.send(following, b"order", headers=message.native.headers).get(
+                    PATIENCE
+                )
 
         client.handle(forward)
     for topic in topics:

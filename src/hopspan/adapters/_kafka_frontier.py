@@ -207,21 +207,29 @@ class Frontier:
             if one is processing:
                 if len(several) == 1:
                     del self.handling[offset]
-                else:
-                    del several[index]
+                else:  # another list: somebody may be reading this one
+                    self.handling[offset] = [*several[:index], *several[index + 1 :]]
                 return
 
     def _handlings(self) -> Iterator[tuple[int, list[tuple[Processing, Any]]]]:
-        """Who handles which record just now, one by one."""
-        yield from self.handling.items()
-        for batch in self.batches:
-            for native in batch.of(self):
-                yield native.record.offset, [(batch.processing, native)]
+        """Who handles which record just now, one by one.
+
+        Of copies: while values are made, the garbage collector may end a handling that was dropped.
+        One more that has just ended only keeps its records open.
+        """
+        alone = self.handling.copy()
+        batches = [(each, each.processing) for each in self.batches.copy()]
+        yield from alone.items()
+        for batch, processing in batches:
+            if processing is not None:
+                for native in batch.of(self):
+                    yield native.record.offset, [(processing, native)]
 
     def handlers(self) -> list[Processing]:
         """Who handles anything just now."""
-        alone = [each for several in self.handling.values() for each, _ in several]
-        return list(dict.fromkeys([*alone, *(batch.processing for batch in self.batches)]))
+        alone = [each for several in self.handling.copy().values() for each, _ in several]
+        together = [each.processing for each in self.batches.copy()]
+        return [each for each in dict.fromkeys([*alone, *together]) if each is not None]
 
     def handled(self) -> set[int]:
         """The offsets of what is handled just now."""

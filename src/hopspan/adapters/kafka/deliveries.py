@@ -41,7 +41,9 @@ def given(message: Any, via: Any) -> Sequence[Received] | None:
 
 
 def _are_records(given: Sequence[Any]) -> bool:
-    return all(issubclass(kind, ConsumerRecord) for kind in set(map(type, given)))
+    if all(issubclass(kind, ConsumerRecord) for kind in set(map(type, given))):
+        return True
+    return all(isinstance(each, ConsumerRecord) for each in given)  # doubles say so one by one
 
 
 def _received(record: Any, via: Any) -> Received:

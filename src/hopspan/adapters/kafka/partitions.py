@@ -68,6 +68,13 @@ class Partitions:
 
     def find(self, partition: TopicPartition) -> Frontier | None:
         """The frontier of a partition that is ours, or may turn out to be."""
+        found = self._look(partition)
+        if found is None:  # or it is on its way from the one to the other just now
+            with self.lock:
+                found = self._look(partition)
+        return found
+
+    def _look(self, partition: TopicPartition) -> Frontier | None:
         suspended = self._suspended.get(partition)
         return self.frontiers.get(partition) if suspended is None else suspended[0]
 

@@ -121,8 +121,11 @@ class Records:
     """A consumer as its own iterator: what `next` does, without being looked up on the way."""
 
     def __init__(self, state: State, consumer: Any) -> None:
-        original = state.kind.__next__
-        self._original: Callable[..., Any] = getattr(original, INTERCEPTED, original)
+        original: Any = state.kind.__next__
+        inner: Any = getattr(original, INTERCEPTED, None)
+        # The mark is also on what wraps our replacement: that is the application's, and is called.
+        is_ours = inner is not None and getattr(original, "__wrapped__", None) is inner
+        self._original: Callable[..., Any] = inner if is_ours else original
         self._state = state
         self._consumer = consumer
 

@@ -9,6 +9,7 @@ from kafka import errors
 
 import hopspan
 from hopspan.adapters import kafka as adapter
+from hopspan.adapters.kafka import dead_letters
 from hopspan.adapters.kafka.consumers import Received, State, state_of
 from hopspan.adapters.kafka.errors import RevokedError, error_type, failure
 from hopspan.model import Endpoint, MessageInfo, Outcome, PolicyError, Settlement, Verdict
@@ -349,3 +350,18 @@ def test_what_the_client_refused_by_itself_is_named_after_its_class() -> None:
     assert failure(error) == Outcome(True, error, "kafka.errors.KafkaTimeoutError", str(error))
     refused = errors.NotCoordinatorError("moved")
     assert failure(refused) == Outcome(True, refused, "NOT_COORDINATOR", str(refused))
+
+
+def test_a_copy_tells_the_attempt_that_failed(
+    consumer: Consumer, state: State, handling: Handle
+) -> None:
+    """Also where somebody else has concluded the same record since."""
+    (mine,) = polled(consumer, record(10))
+    frontier = state.frontiers[ORDERS]
+    frontier.requeue(10)
+    frontier.requeue(10)
+    processing = handling(mine, policy=hopspan.manual)
+    native = processing.delivery.native
+    frontier.conclude(10, None, None)
+    assert dead_letters._attempt(native, processing) == 3
+    assert dead_letters._attempt(native, None) == 1
