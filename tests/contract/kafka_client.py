@@ -65,6 +65,8 @@ EMBEDDED = FEATURES._replace(outcomes=("acked", "aborted"), awaited=("acked",), 
 
 JOINING = 500
 """How long to poll for, in ms: with less, kafka-python 3 may never get into its group."""
+PATIENCE = 30.0
+"""Seconds for what has to happen: a broker on a busy machine takes its time, to form a group above all."""
 NAP = 20
 """Milliseconds for which the consumer waits for records before a condition is looked at again."""
 AT_ONCE = Commits(every=1, wait=True)
@@ -173,7 +175,7 @@ class RealBackstage:
             self.reader.assign([place])
             self.reader.seek(place, start)
             end = self.end(topic, partition)
-            deadline = time.monotonic() + DEADLINE
+            deadline = time.monotonic() + PATIENCE
             while self.reader.position(place) < end:
                 assert time.monotonic() < deadline, f"{topic} cannot be read to its end"
                 found += self.reader.poll(NAP).get(place, [])
@@ -462,7 +464,7 @@ class KafkaClient(Client):
 
     def polled(self, count: int = 1) -> list[Any]:
         """So many records, asked for at once if there are that many."""
-        deadline, records = time.monotonic() + DEADLINE, list[Any]()
+        deadline, records = time.monotonic() + PATIENCE, list[Any]()
         while len(records) < count:
             assert time.monotonic() < deadline, f"only {records}"
             records += self.poll(most=count - len(records))
@@ -666,7 +668,7 @@ class KafkaClient(Client):
             self._taken = max(self._taken, record.offset + 1)
 
     def drive(self, until: Callable[[], Any], ran: Ran | None = None) -> None:
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while not until():
             assert time.monotonic() < deadline, f"still waiting; {ran}"
             try:
@@ -721,7 +723,7 @@ class KafkaClient(Client):
         self.log.threads = self.settling_threads
 
     def fetch(self) -> Message:
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             for record in self.poll():
                 return self.message(record)
@@ -770,7 +772,7 @@ class KafkaClient(Client):
 
     def _all_waiting(self) -> list[Any]:
         """All that waits in the topic, as one list that was polled before."""
-        records, deadline = list[Any](), time.monotonic() + DEADLINE
+        records, deadline = list[Any](), time.monotonic() + PATIENCE
         end = self.backstage.end(self.queue)
         while not records or records[-1].offset + 1 < end:
             assert time.monotonic() < deadline, f"only {records}"
@@ -874,7 +876,7 @@ class KafkaClient(Client):
         return sent
 
     def _until(self, so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while not so():
             assert time.monotonic() < deadline, "still waiting"
             threading.Event().wait(0.002)
