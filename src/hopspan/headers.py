@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-Pairs = list[tuple[str, Any]]
-
 LONGEST = 8192
 """W3C's limit for baggage; its others are lower. OpenTelemetry before 1.45 reads a long
 `tracestate` in quadratic time: one that fills an AMQP frame would hold up a consumer for many

@@ -171,7 +171,7 @@ def inject_into(
     if fresh is None:
         context = context if span is None else set_span_in_context(span, context)
         fresh = _freshly_written(configured.itself, context, allowed)
-    stale = configured.stale if configured.is_default else _stale(configured, fresh, allowed)
+    stale = _stale(configured, fresh, allowed)
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)

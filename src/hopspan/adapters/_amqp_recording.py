@@ -68,10 +68,7 @@ def recording(
     """
 
     def settle(*args: Any, **kwargs: Any) -> Any:
-        try:
-            sent = read(*args, **kwargs)
-        except TypeError:  # the user's arguments: the client is about to say so itself
-            sent = None
+        sent = _sent(read, args, kwargs)
         if sent is None:
             return original(*args, **kwargs)
         timing = time_ns(), perf_counter()
@@ -105,16 +102,17 @@ def recording_async(
             return await original(*args, **kwargs)
         timing = time_ns(), perf_counter()
         # Entered before it is waited for: others may conclude in the meantime.
-        entries = _claim(ledger, sent)
+        entries, is_told = _claim(ledger, sent)
         try:
             result = await original(*args, **kwargs)
         except Exception as error:
             _Record(ledger, name, sent, error_type, timing).take_back(entries, error)
             raise
         except BaseException:
-            _tell(name, sent, entries, SUCCESS, timing)
+            _tell(name, sent, entries if is_told else (), SUCCESS, timing)
             raise
-        _tell(name, sent, entries, SUCCESS, timing)
+        if is_told:
+            _tell(name, sent, entries, SUCCESS, timing)
         return result
 
     return settle
@@ -127,16 +125,15 @@ def _sent(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | No
         return None
 
 
-def _claim(ledger: Ledger, sent: Sent) -> Sequence[Entry]:
-    """It is going out: nobody else is to settle what it settles."""
+def _claim(ledger: Ledger, sent: Sent) -> tuple[Sequence[Entry], bool]:
+    """It is going out: nobody else is to settle it. Also whether a span is to tell of it."""
     try:
         tag, multiple, verdict = sent
         entries = ledger.settled(tag, verdict, multiple=multiple)
-        _note(entries, verdict)
+        return entries, _note(entries, verdict)
     except Exception:  # noqa: BLE001
         faults.report("entering a settlement in the ledger")
-        return ()
-    return entries
+        return (), False
 
 
 def _tell(

@@ -81,9 +81,7 @@ def decide_all(
     verdicts: Sequence[Verdict | None],
 ) -> list[tuple[int, Settlement]]:
     """What is to be sent for which of some deliveries: for those that nobody has settled yet."""
-    if not policy.settles:
-        return []
-    plan: list[tuple[int, Settlement]] = []
+    plan = []
     for index, delivery in enumerate(deliveries):
         if delivery.settles and verdicts[index] is None:
             settlement = decide(policy, outcome, adapter, delivery.native, delivery)

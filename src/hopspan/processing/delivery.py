@@ -130,8 +130,6 @@ class Processing(Handled):
 
     def settle_inside(self, error: BaseException | None) -> None:
         """A face further in was left, and its client reads the verdict from what it raises."""
-        if not self.policy.settles:
-            return
         for index, settlement in self._decided(self._outcome(error)):
             self.wire.send(index, settlement)
 
@@ -197,7 +195,7 @@ class Processing(Handled):
         """Fix the outcome; return what is to be sent for which delivery."""
         try:
             self.outcome = outcome = self._outcome(error)
-            return self._decided(outcome) if self.policy.settles else []
+            return self._decided(outcome)
         except Exception:  # noqa: BLE001 - nothing is sent, so nothing is lost
             faults.report("concluding how the handling went")
             return []
@@ -207,6 +205,8 @@ class Processing(Handled):
 
     def _decided(self, outcome: Outcome) -> Plan:
         """What is to be sent for which delivery."""
+        if not self.policy.settles:
+            return []
         return decide_all(self.policy, outcome, self.adapter, self.deliveries, self._verdicts)
 
     def _outcome(self, error: BaseException | None) -> Outcome:

@@ -38,8 +38,7 @@ class Attachment:
             return False
         detach(self._token)
         self.is_done = True
-        if _innermost.get() is not None:
-            undo_leftovers()
+        undo_leftovers()
         return True
 
 

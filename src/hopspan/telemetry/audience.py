@@ -78,9 +78,8 @@ class Audience:
         may know what to write from elsewhere.
         """
         return (
-            self._may_be_nobody
+            self.is_nobody()
             and not self._is_bounded
-            and has_no_sdk()
             and not get_current()
             and carries_only_context()
         )

@@ -175,10 +175,7 @@ class Instrumenter:
         if self.audience.is_nobody():
             return silent(relation[1], relation[0])
         attributes = self._description.of_message(delivery.message, delivery.headers, codec)
-        if delivery.attempt is not None:
-            attributes[names.ATTEMPT] = delivery.attempt
-        if delivery.redelivered:
-            attributes[names.REDELIVERED] = True
+        attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
         return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
 
     # -- settling --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ _SUPPRESS_PLAIN = "suppress_instrumentation"
 
 def is_suppressed(context: Context) -> bool:
     """Whether the user asked instrumentations to be silent (`suppress_instrumentation`)."""
-    return bool(context and (context.get(_SUPPRESS) or context.get(_SUPPRESS_PLAIN)))
+    return bool(context.get(_SUPPRESS) or context.get(_SUPPRESS_PLAIN))
 
 
 def without_nested(context: Context) -> Context:

@@ -124,8 +124,9 @@ class Records:
         original: Any = state.kind.__next__
         inner: Any = getattr(original, INTERCEPTED, None)
         # The mark is also on what wraps our replacement: that is the application's, and is called.
-        is_ours = inner is not None and getattr(original, "__wrapped__", None) is inner
-        self._original: Callable[..., Any] = inner if is_ours else original
+        if inner is not None and getattr(original, "__wrapped__", None) is inner:
+            original = inner
+        self._original: Callable[..., Any] = original
         self._state = state
         self._consumer = consumer
 
