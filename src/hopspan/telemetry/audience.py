@@ -78,8 +78,9 @@ class Audience:
         may know what to write from elsewhere.
         """
         return (
-            self.is_nobody()
+            self._may_be_nobody  # `is_nobody`, without the call: this is all that a publish costs
             and not self._is_bounded
+            and has_no_sdk()
             and not get_current()
             and carries_only_context()
         )
