@@ -235,7 +235,9 @@ def carries_context(codec: Codec, headers: Any) -> bool:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = True) -> Context:
+def extract_from(  # noqa: PLR0911 - the shortest way is the first
+    codec: Codec, headers: Any, context: Context, *, trust: bool = True
+) -> Context:
     """`context` with what the headers carry; unchanged for headers that are absent or malformed.
 
     Never raises: the application's handler runs whatever a producer has written into its headers.
@@ -251,24 +253,25 @@ def extract_from(codec: Codec, headers: Any, context: Context, *, trust: bool = 
         if not headers:
             return context
         configured = _configured()
-        if configured.is_default:
-            found = codec.found(headers, w3c.FIELDS)
-            if not found:
-                return context
-        else:
+        if not configured.is_default:
             every = ((folded(key), value) for key, value in codec.items(headers))
             found = {name: value for name, value in every if isinstance(name, str)}
+            if not trust:
+                found.pop(w3c.BAGGAGE, None)
+            return configured.itself.extract(found, context, GETTER)
+        found = codec.found(headers, w3c.FIELDS)
+        if not found:
+            return context
         if not trust:
-            found.pop(w3c.BAGGAGE, None)
-        if configured.is_default:
-            span = w3c.sender(found)
-            if span is not None and (w3c.BAGGAGE not in found or KEY not in context):
+            found = {name: found[name] for name in w3c.IDENTITY if name in found}
+        span = w3c.sender(found)
+        if span is not None:
+            if w3c.BAGGAGE not in found:
+                return Context({**context, w3c.SPAN_KEY: NonRecordingSpan(span)})
+            about = w3c.entries(found[w3c.BAGGAGE], configured.itself)
+            if about is not None and KEY not in context:
                 read = {**context, w3c.SPAN_KEY: NonRecordingSpan(span)}
-                if w3c.BAGGAGE not in found:
-                    return Context(read)
-                about = w3c.entries(found[w3c.BAGGAGE], configured.itself)
-                if about is not None:
-                    return Context({**read, KEY: about} if about else read)
+                return Context({**read, KEY: about} if about else read)
         return configured.itself.extract(found, context, GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)
@@ -281,14 +284,16 @@ def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list
         plainly = _configured().is_default
     except Exception:  # noqa: BLE001 - said below
         plainly = False
-    return [(plainly and _sender_of(codec, each)) or _asked(codec, each, trust) for each in many]
-
-
-def _sender_of(codec: Codec, headers: Any) -> SpanContext | None:
-    try:
-        return w3c.sender(codec.found(headers, w3c.FIELDS)) if headers else None
-    except Exception:  # noqa: BLE001 - nor is this for us to read
-        return None
+    if plainly:
+        found, sender, names = codec.found, w3c.sender, w3c.IDENTITY
+        try:
+            return [
+                (headers and sender(found(headers, names))) or _asked(codec, headers, trust)
+                for headers in many
+            ]
+        except Exception:  # noqa: BLE001, S110 - nor is one of them for us to read
+            pass
+    return [_asked(codec, headers, trust) for headers in many]
 
 
 def _asked(codec: Codec, headers: Any, trust: bool) -> SpanContext:

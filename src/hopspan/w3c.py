@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 TRACEPARENT, TRACESTATE, BAGGAGE = "traceparent", "tracestate", "baggage"
 FIELDS = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})
+IDENTITY = frozenset({TRACEPARENT, TRACESTATE})
 
 SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 """Where the API keeps the current span in a context."""
 
-_match = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
-_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+_match = re.compile("00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})").fullmatch
 _WRITTEN_FLAGS = tuple(f"{each:02x}" for each in range(256))
 _FLAGS = {told: TraceFlags(each) for each, told in enumerate(_WRITTEN_FLAGS)}
 _MOST_CHARACTERS = 1024
@@ -55,12 +55,12 @@ def sender(fields: Mapping[str, Any]) -> SpanContext | None:
         told = told.decode("latin-1")  # what is no ASCII then does not match
     elif type(told) is not str:
         told = text(told)
-    found = None if told is None or TRACESTATE in fields else _match(told)
+    if told is None or TRACESTATE in fields:
+        return None
+    found = _match(told)
     if found is None:
         return None
     trace_id, span_id, flags = found.groups()
-    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
-        return None
     return SpanContext(int(trace_id, 16), int(span_id, 16), True, _FLAGS[flags])
 
 
@@ -109,12 +109,14 @@ def fields_of(
 
 
 def _told(baggage: Any, allowed: Names | None, propagator: TextMapPropagator) -> str | None:
-    for key, value in baggage.items():
-        if type(key) is not str or type(value) is not str:
-            return None
+    if not {*map(type, baggage), *map(type, baggage.values())} <= _TEXT:
+        return None
     if not surely_fits(baggage):
         return None
     return _written(tuple(baggage.items()), allowed, propagator)
+
+
+_TEXT = {str}
 
 
 @lru_cache(maxsize=256)
