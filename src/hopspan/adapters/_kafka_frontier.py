@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 OFFSET = attrgetter("offset")
 
 
+_GONE = 0
+"""No object's identity."""
+
+
 class Done(NamedTuple):
     """A record that is done, for the span of the commit that says so."""
 
@@ -125,6 +129,15 @@ class Frontier:
                     self.committed = offset
                 if self.position is None or offset >= self.position:
                     self.position = offset + 1
+
+    def disown(self, records: Sequence[Any]) -> None:
+        """Another consumer hands out these objects: ours of the same identity are gone.
+
+        They stay open, so that nothing is committed past them.
+        """
+        for record in records:
+            if self.holds(record):
+                self._open[record.offset] = _GONE
 
     def holds(self, record: Any) -> bool:
         """Whether this very record is open."""

@@ -88,6 +88,9 @@ class State(Partitions):
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.loop: weakref.ref[Loop[Any]] | None = None
+        self.others: Callable[[], Iterable[State]] = tuple
+        """What is kept of the other consumers: records are known by their addresses, so what one
+        hands out now no other can have any more."""
         self.committer: Committer = Committer(self)
         self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
@@ -131,6 +134,8 @@ class State(Partitions):
         """The application gets records of one partition. Never raises."""
         try:
             partition = partition_of(records[0])
+            for other in self.others():
+                other.disown(partition, records)
             with self.lock:
                 self.frontier(partition).hand(records, settles=self.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hopspan.adapters.kafka.consumers import state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from kafka.structs import TopicPartition
 
@@ -21,10 +22,17 @@ _last: list[Callable[[], Any]] = [lambda: None]
 """The one that was found last is most likely to be asked for next."""
 
 
-def remember(consumer: Any) -> None:
+def remember(consumer: Any, state: State) -> None:
     """Look for records in this consumer as well, for as long as it lives."""
     key = id(consumer)
     _tracked[key] = weakref.ref(consumer, lambda _: _tracked.pop(key, None))
+    state.others = partial(_others, state)
+
+
+def _others(state: State) -> Iterable[State]:
+    if len(_tracked) == 1:
+        return ()
+    return [other for _, other in _states() if other is not state]
 
 
 def tracker_of(record: Any) -> Any:

@@ -36,7 +36,7 @@ def track(consumer: Any) -> State:
         except Exception:  # noqa: BLE001 - a subclass that cannot be derived from, say
             state.committer.is_off = True
             faults.report("following a consumer; nothing is committed for it")
-        remember(consumer)
+        remember(consumer, state)
     return state
 
 

@@ -224,6 +224,29 @@ def test_nobody_has_handed_out_a_record_of_ones_own(consumer: Consumer) -> None:
     assert (tracker_of(mine), tracker_of(record(10))) == (consumer, None)
 
 
+def test_a_record_at_an_address_that_another_consumer_had_is_who_hands_it_outs(
+    consumer: Consumer,
+) -> None:
+    """The other has dropped its own, left unsettled: what comes to lie there is not that one."""
+    other = Consumer(group_id="audit")
+    track(other)
+    track(consumer)
+    (mine,) = polled(other, record(10))
+    assert polled(consumer, mine) == [mine]
+    assert tracker_of(mine) is consumer
+    assert track(other).frontiers[ORDERS].is_open(10)
+
+
+def test_one_at_a_time_it_is_who_hands_it_outs_as_well(consumer: Consumer) -> None:
+    other = Consumer(group_id="audit")
+    track(other)
+    track(consumer)
+    (mine,) = polled(other, record(10))
+    consumer.coming.append([mine])
+    assert next(consumer) is mine
+    assert tracker_of(mine) is consumer
+
+
 # -- moving about ----------------------------------------------------------------------------------
 
 
