@@ -11,6 +11,7 @@ import os
 import pytest
 
 from integration.brokers.services import PROBE_SECONDS, SERVICES, shown, wait_until
+from tests.patience import pytest_collection_modifyitems  # noqa: F401 - a hook
 
 
 def endpoint(name: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import hopspan
 from hopspan import faults
 from hopspan.telemetry import forget_defaults
+from tests.patience import pytest_collection_modifyitems  # noqa: F401 - a hook
 
 
 @pytest.fixture(autouse=True)

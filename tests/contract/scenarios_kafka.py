@@ -1315,9 +1315,10 @@ def what_is_open_ends_with_its_partition_and_is_never_committed(client: KafkaCli
         (span.attributes or {})["messaging.destination.partition.id"]: span.attributes or {}
         for span in client.telemetry.named(client.processes)
     }
-    assert ("leave", "revoked", True) == (
+    # "lost" where the machine was so busy that the group has thrown us out meanwhile.
+    assert attributes[str(lost)]["hopspan.settlement.reason"] in {"revoked", "lost"}
+    assert ("leave", True) == (
         attributes[str(lost)]["hopspan.settlement"],
-        attributes[str(lost)]["hopspan.settlement.reason"],
         attributes[str(lost)]["hopspan.cancelled"],
     )
     with deferred[lost]:
