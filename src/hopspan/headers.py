@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -38,26 +37,8 @@ class Codec(ABC):
     def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
         """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
 
-    def found(self, headers: Any, names: frozenset[str]) -> dict[str, Any]:
-        """The headers of these names, which are given in lower case; of duplicates the last.
-
-        There may be others as well, and it may be the message's own dict: to be read, not changed.
-        """
-        try:
-            plain = self._plain(headers)
-            if len(plain) <= _MOST_NAMES and len("".join(plain)) <= _MOST_CHARACTERS:
-                held = _held(tuple(plain), names)
-                if held is not None:
-                    return plain if held else {}
-        except Exception:  # noqa: BLE001, S110 - read one by one, with what cannot be read left out
-            pass
-        return self._each(headers, names)
-
-    @abstractmethod
-    def _plain(self, headers: Any) -> dict[str, Any]:
-        """Headers as they nearly always are; anything else raises."""
-
-    def _each(self, headers: Any, names: frozenset[str]) -> dict[str, Any]:
+    def found(self, headers: Any, names: Collection[Any]) -> dict[str, Any]:
+        """The headers of these names, which are given in lower case; of duplicates the last."""
         found = {}
         for key, value in self.items(headers):
             if type(key) is str:
@@ -76,11 +57,6 @@ class _MappingCodec(Codec):
         # Whatever has items will do for a client, so it does for us; for anything else this raises,
         # and the message leaves as it is.
         return () if headers is None else headers.items()
-
-    def _plain(self, headers: Any) -> dict[str, Any]:
-        if type(headers) is not dict:
-            raise TypeError
-        return headers
 
     def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
         if headers is None:
@@ -102,30 +78,23 @@ class _PairsCodec(Codec):
             return ()
         return [pair for pair in headers if isinstance(pair, tuple) and len(pair) == 2]  # noqa: PLR2004
 
-    def _plain(self, headers: Any) -> dict[str, Any]:
-        if type(headers) is not list or {*map(type, headers)} != {tuple}:
-            raise TypeError
-        return dict(headers)
+    def found(self, headers: Any, names: Collection[Any]) -> dict[str, Any]:
+        pairs = headers if type(headers) is list else self.items(headers)
+        found = {}
+        for pair in pairs:
+            if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is str:  # noqa: PLR2004
+                name = pair[0].lower()
+                if name in names:
+                    found[name] = pair[1]
+            elif isinstance(pair, tuple):  # hardly ever: what a client does not make by itself
+                found.update(super().found([pair], names))
+        return found
 
     def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
         kept = [pair for pair in headers or () if not _is_stale(pair, stale)]
         for key, value in fresh.items():
             kept.append((key, value.encode("utf-8")))
         return kept
-
-
-_MOST_NAMES, _MOST_CHARACTERS = 32, 1024
-"""Of the headers whose names are remembered: what a hostile sender can make us hold is bounded."""
-
-
-@lru_cache(maxsize=256)
-def _held(keys: tuple[str, ...], names: frozenset[str]) -> bool | None:
-    """Whether any of these names is among the keys; None where one is there in capitals.
-
-    A service meets the same few sets of keys again and again.
-    """
-    found = [key for key in keys if key.lower() in names]
-    return bool(found) if names.issuperset(found) else None
 
 
 def _is_stale(pair: object, stale: Collection[Any]) -> bool:

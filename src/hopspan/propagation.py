@@ -259,11 +259,9 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
             if not trust:
                 found.pop(w3c.BAGGAGE, None)
             return configured.itself.extract(found, context, GETTER)
-        found = codec.found(headers, w3c.FIELDS)
+        found = codec.found(headers, w3c.FIELDS if trust else w3c.IDENTITY)
         if not found:
             return context
-        if not trust:
-            found = {name: found[name] for name in w3c.IDENTITY if name in found}
         span = w3c.sender(found)
         if span is not None:
             if w3c.BAGGAGE not in found:
