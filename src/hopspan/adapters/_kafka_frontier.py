@@ -173,10 +173,17 @@ class Frontier:
         """Whether a record was handed out and is not done, nor left by the application."""
         return offset in self._open
 
-    def requeue(self, offset: int) -> None:
-        """An open record is to be handed out again; it stays open until it is done."""
+    def requeue(self, offset: int, attempt: int | None = None) -> None:
+        """An open record is to be handed out again; it stays open until it is done.
+
+        Args:
+            offset: The record's.
+            attempt: Which one failed; the last one when omitted. Two that go on at a time, because
+                the record has come again with an earlier one, are the same attempt.
+        """
         self.counted.discard(offset)
-        self._attempts[offset] = self._attempts.get(offset, 0) + 1
+        failed = self.attempt(offset) if attempt is None else attempt
+        self._attempts[offset] = max(failed, self._attempts.get(offset, 0))
 
     def _forget_idle(self) -> None:
         handled = self.handled()

@@ -315,6 +315,16 @@ def test_attempts_are_counted_for_each_record() -> None:
     assert (frontier.attempt(10), frontier.attempt(11)) == (3, 1)
 
 
+def test_two_that_fail_at_the_same_attempt_are_one_attempt() -> None:
+    frontier = handed(10)
+    frontier.requeue(10, 1)
+    frontier.requeue(10, 1)
+    assert frontier.attempt(10) == 2
+    frontier.requeue(10, 2)
+    frontier.requeue(10, 1)
+    assert frontier.attempt(10) == 3
+
+
 def test_attempts_are_forgotten_when_a_record_is_done() -> None:
     frontier = handed(10)
     frontier.requeue(10)

@@ -159,17 +159,20 @@ class State(Partitions):
 
     # -- settling --------------------------------------------------------------------------------
 
-    def requeue(
-        self, frontier: Frontier, partition: TopicPartition, offset: int, pause: float
-    ) -> None:
+    def requeue(self, native: Received, attempt: int, pause: float) -> None:
         """Hand a record out again; `pause` seconds later, if the client is to wait.
 
         Nothing is done for one that is done already, or that the application has left by a seek.
         """
+        frontier, offset, partition = (
+            native.frontier,
+            native.record.offset,
+            partition_of(native.record),
+        )
         with self.lock:
-            if not frontier.is_open(offset):
+            if frontier is None or not frontier.is_open(offset):
                 return
-            frontier.requeue(offset)
+            frontier.requeue(offset, attempt)
             self.rewinding.add(partition, offset, pause)
         if self.is_here():
             self.rewinding.carry_out(self)

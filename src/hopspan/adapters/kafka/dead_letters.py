@@ -27,8 +27,10 @@ _PATIENCE = 120.0
 _BYTES = (bytes, bytearray, memoryview, type(None))
 
 
-def publish(native: Received, target: tuple[str, Any], processing: Processing | None) -> None:
-    """Publish a copy, and wait until the broker has it.
+def publish(
+    native: Received, target: tuple[str, Any], processing: Processing | None, attempt: int
+) -> None:
+    """Publish a copy that tells the attempt that failed, and wait until the broker has it.
 
     Raises:
         Exception: what the producer raises; the record is then not done.
@@ -41,24 +43,13 @@ def publish(native: Received, target: tuple[str, Any], processing: Processing | 
         record.partition,
         record.offset,
         outcome.error_type if outcome is not None else None,
-        _attempt(native, processing),
+        attempt,
     )
     headers = _kafka.dead_letter_headers(record.headers, origin)
     send = _send_of(producer, processing)
     future = send(topic, value=record.value, key=record.key, headers=headers)
     seconds = (producer.config.get("delivery_timeout_ms") or _PATIENCE * 1000) / 1000
     future.get(timeout=seconds + 1)
-
-
-def _attempt(native: Received, processing: Processing | None) -> int:
-    """Which attempt failed: as it was known when the handling began.
-
-    Somebody else who handles the same record may have concluded it since.
-    """
-    for each in processing.deliveries if processing is not None else ():
-        if each.native.record is native.record and each.attempt is not None:
-            return each.attempt
-    return 1 if native.frontier is None else native.frontier.attempt(native.record.offset)
 
 
 def _send_of(producer: Any, processing: Processing | None) -> Callable[..., Any]:

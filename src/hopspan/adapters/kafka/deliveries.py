@@ -12,7 +12,6 @@ from hopspan.adapters.kafka.batches import Batch, runs_of
 from hopspan.adapters.kafka.commits import done_of
 from hopspan.adapters.kafka.consumers import Received, state_of
 from hopspan.adapters.kafka.errors import RevokedError
-from hopspan.adapters.kafka.partitions import partition_of
 from hopspan.adapters.kafka.registry import SeveralError, holding_all, tracker_of
 from hopspan.adapters.kafka.tracking import track
 from hopspan.model import Settlement, Verdict
@@ -20,6 +19,7 @@ from hopspan.model import Settlement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hopspan.adapters._kafka_frontier import Frontier
     from hopspan.processing import Processing
     from hopspan.settlement import Policy
 
@@ -114,19 +114,19 @@ def settle(native: Received, settlement: Settlement) -> None:
     if state is None or frontier is None or not frontier.alive:
         raise RevokedError("the partition was revoked, or the consumer is closed")
     state.settles = True
-    partition = partition_of(record)
-    if settlement.verdict is Verdict.REQUEUE:
-        state.requeue(frontier, partition, record.offset, settlement.pause)
-        return
     processing = next(
         (one for one, mine in frontier.handling.get(record.offset, ()) if mine is native),
         None if shared is None else shared.processing,
     )
+    if settlement.verdict is Verdict.REQUEUE:
+        state.requeue(native, _attempt(native, processing, frontier), settlement.pause)
+        return
     if settlement.verdict is Verdict.REJECT:
+        attempt = _attempt(native, processing, frontier)
         try:
-            dead_letters.publish(native, settlement.target, processing)
+            dead_letters.publish(native, settlement.target, processing, attempt)
         except BaseException:
-            state.requeue(frontier, partition, record.offset, dead_letters.PAUSE)
+            state.requeue(native, attempt, dead_letters.PAUSE)
             raise
     with state.lock:
         done = None
@@ -135,6 +135,19 @@ def settle(native: Received, settlement: Settlement) -> None:
             state.committer.strategy = processing.commits
         frontier.conclude(record.offset, record.leader_epoch, done)
     state.committer.concluded()
+
+
+def _attempt(native: Received, processing: Processing | None, frontier: Frontier) -> int:
+    """Which attempt this is: as it was known when the handling began.
+
+    Somebody else who handles the same record may have concluded it since. What is told of a batch
+    is read as it is asked for, so that it knows nothing older.
+    """
+    if processing is not None and native.shared is None:
+        for each in processing.deliveries:
+            if each.native.record is native.record and each.attempt is not None:
+                return each.attempt
+    return frontier.attempt(native.record.offset)
 
 
 def hop(native: Received) -> None:

@@ -9,7 +9,7 @@ from kafka import errors
 
 import hopspan
 from hopspan.adapters import kafka as adapter
-from hopspan.adapters.kafka import dead_letters
+from hopspan.adapters.kafka import deliveries
 from hopspan.adapters.kafka.consumers import Received, State, state_of
 from hopspan.adapters.kafka.errors import RevokedError, error_type, failure
 from hopspan.model import Endpoint, MessageInfo, Outcome, PolicyError, Settlement, Verdict
@@ -352,7 +352,7 @@ def test_what_the_client_refused_by_itself_is_named_after_its_class() -> None:
     assert failure(refused) == Outcome(True, refused, "NOT_COORDINATOR", str(refused))
 
 
-def test_a_copy_tells_the_attempt_that_failed(
+def test_it_is_the_attempt_that_the_handling_began_with(
     consumer: Consumer, state: State, handling: Handle
 ) -> None:
     """Also where somebody else has concluded the same record since."""
@@ -363,5 +363,15 @@ def test_a_copy_tells_the_attempt_that_failed(
     processing = handling(mine, policy=hopspan.manual)
     native = processing.delivery.native
     frontier.conclude(10, None, None)
-    assert dead_letters._attempt(native, processing) == 3
-    assert dead_letters._attempt(native, None) == 1
+    assert deliveries._attempt(native, processing, frontier) == 3
+    assert deliveries._attempt(native, None, frontier) == 1
+
+
+def test_a_record_that_comes_again_while_it_is_handled_is_at_the_same_attempt(
+    consumer: Consumer, state: State, handling: Handle
+) -> None:
+    (mine,) = polled(consumer, record(10))
+    earlier, later = handling(mine, policy=hopspan.manual), handling(mine, policy=hopspan.manual)
+    for processing in (earlier, later):
+        adapter.settle(processing.delivery.native, Settlement(Verdict.REQUEUE))
+    assert state.frontiers[ORDERS].attempt(10) == 2
