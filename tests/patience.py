@@ -1,6 +1,6 @@
 """Second tries, for tests that wait for brokers and other processes on a machine that may be busy.
 
-What only computes gets none. A run lists what needed one (`RERUN`): it is to be looked at, and what
+They go by files; the units, the properties and the contracts of pika and aio-pika get none. A run lists what needed one (`RERUN`): it is to be looked at, and what
 is really broken fails every time.
 """
 
@@ -22,5 +22,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Marks them, where pytest-rerunfailures is installed."""
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
-            if item.nodeid.startswith(WAITING):
+            if item.nodeid.startswith(WAITING) and item.get_closest_marker("flaky") is None:
                 item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))

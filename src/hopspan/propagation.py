@@ -266,10 +266,11 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
         if span is not None:
             if w3c.BAGGAGE not in found:
                 return Context({**context, w3c.SPAN_KEY: NonRecordingSpan(span)})
-            about = w3c.entries(found[w3c.BAGGAGE], configured.itself)
-            if about is not None and KEY not in context:
-                read = {**context, w3c.SPAN_KEY: NonRecordingSpan(span)}
-                return Context({**read, KEY: about} if about else read)
+            if KEY not in context:
+                about = w3c.entries(found[w3c.BAGGAGE], configured.itself)
+                if about is not None:
+                    read = {**context, w3c.SPAN_KEY: NonRecordingSpan(span)}
+                    return Context({**read, KEY: about} if about else read)
         return configured.itself.extract(found, context, GETTER)
     except Exception:  # noqa: BLE001 - a propagator that raises must not reach the message path
         faults.report("reading the context in message headers", level=logging.WARNING)
@@ -282,16 +283,16 @@ def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list
         plainly = _configured().is_default
     except Exception:  # noqa: BLE001 - said below
         plainly = False
-    if plainly:
-        found, sender, names = codec.found, w3c.sender, w3c.IDENTITY
-        try:
-            return [
-                (headers and sender(found(headers, names))) or _asked(codec, headers, trust)
-                for headers in many
-            ]
-        except Exception:  # noqa: BLE001, S110 - nor is one of them for us to read
-            pass
-    return [_asked(codec, headers, trust) for headers in many]
+    senders = []
+    for headers in many:
+        span = None
+        if plainly:
+            try:
+                span = w3c.sender(codec.found(headers, w3c.IDENTITY)) if headers else None
+            except Exception:  # noqa: BLE001 - nor is this for us to read
+                span = None
+        senders.append(_asked(codec, headers, trust) if span is None else span)
+    return senders
 
 
 def _asked(codec: Codec, headers: Any, trust: bool) -> SpanContext:

@@ -19,7 +19,15 @@ import hopspan
 from hopspan import headers as shapes
 from hopspan import propagation
 from hopspan.entries import Names
-from hopspan.propagation import MAPPING, PAIRS, Codec, carries_context, extract_from, inject_into
+from hopspan.propagation import (
+    MAPPING,
+    PAIRS,
+    Codec,
+    carries_context,
+    extract_from,
+    inject_into,
+    senders_of,
+)
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 SPAN = 0xB7AD6B7169203331
@@ -157,6 +165,27 @@ def test_what_is_no_pair_of_a_list_is_left_as_it_is() -> None:
     once = iter(("traceparent", TRACEPARENT))
     assert hopspan.extract([once, ["traceparent", TRACEPARENT]]) == {}  # type: ignore[list-item]
     assert tuple(once) == ("traceparent", TRACEPARENT)
+
+
+def test_senders_are_read_once_each_whatever_another_is() -> None:
+    once: Any = [iter([("traceparent", TRACEPARENT)]), [("traceparent", TRACEPARENT)], 5]
+    found = senders_of(PAIRS, iter(once))
+    assert [each.span_id for each in found] == [SPAN, SPAN, 0]
+
+
+class Unhashable(str):
+    __slots__ = ()
+    __hash__: None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
+def test_baggage_that_is_not_wanted_is_not_read() -> None:
+    """The caller has baggage of its own, which the message's is added to by the propagator."""
+    headers = {"traceparent": TRACEPARENT, "baggage": Unhashable("a=1")}
+    context = extract_from(MAPPING, headers, baggage.set_baggage("x", "1", Context()))
+    assert (span_id(context), baggage.get_all(context)) == (SPAN, {"x": "1", "a": "1"})
 
 
 def test_extract_reads_baggage() -> None:

@@ -8,7 +8,7 @@ Rules: pure bookkeeping, no client; its owner holds a lock around every call.
 
 from __future__ import annotations
 
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -146,6 +146,10 @@ class Frontier:
     def holds_all(self, records: Sequence[Any]) -> bool:
         """Whether each of these very records is open."""
         return [*map(self._open.get, map(OFFSET, records))] == [*map(id, records)]
+
+    def holds_one(self, records: Sequence[Any]) -> bool:
+        """Whether one of these very records is open."""
+        return any(map(eq, map(self._open.get, map(OFFSET, records)), map(id, records)))
 
     def holds_any(self) -> bool:
         """Whether there is an open record at all."""

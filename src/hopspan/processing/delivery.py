@@ -130,7 +130,14 @@ class Processing(Handled):
 
     def settle_inside(self, error: BaseException | None) -> None:
         """A face further in was left, and its client reads the verdict from what it raises."""
-        for index, settlement in self._decided(self._outcome(error)):
+        if not self.policy.settles:
+            return
+        try:
+            plan = self._decided(self._outcome(error))
+        except Exception:  # noqa: BLE001 - of what the handler has raised, or of its span
+            faults.report("concluding how the handling went")
+            return
+        for index, settlement in plan:
             self.wire.send(index, settlement)
 
     def told(self, error: BaseException | None) -> BaseException | None:

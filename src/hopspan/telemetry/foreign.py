@@ -79,4 +79,5 @@ def telling(span: Span, parent: Context) -> Span:
             told = get_current_span(parent).get_span_context()
         return RememberingSpan(told)
     # Not the SDK's: whatever makes it may hide its status.
-    return span if hasattr(span, "status") else WatchedSpan(span)
+    known = hasattr(type(span), "status") or hasattr(span, "status")  # a property is not asked yet
+    return span if known else WatchedSpan(span)

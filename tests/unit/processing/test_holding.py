@@ -240,3 +240,34 @@ def test_a_face_further_in_swallows_nothing(opened: Open, telemetry: Telemetry) 
     outer.release()
     assert inner.swallows(BAD) is False
     assert len(telemetry.spans) == 2
+
+
+class Raising:
+    """A client that settles by what a handler raises."""
+
+    def instead(self, _native: Any, error: BaseException | None) -> BaseException | None:
+        return None
+
+    def retries(self, _error: BaseException) -> bool:
+        return False
+
+
+class HiddenError(Exception):
+    """One that cannot be looked at."""
+
+    @property
+    def exceptions(self) -> Any:
+        raise RuntimeError("lazy, and not there")
+
+
+@pytest.mark.parametrize("policy", [hopspan.manual, hopspan.ack_always])
+def test_what_cannot_be_decided_inside_does_not_get_into_a_handlers_way(
+    policy: Any, opened: Open
+) -> None:
+    processing = opened(adapter=Adapting(RAISES=Raising()), policy=policy)
+    outer, inner = Hold(processing), Hold(processing)
+    inner.conclude(HiddenError())
+    inner.release()
+    outer.conclude()
+    outer.release()
+    assert processing.is_over

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags, Tracer
 
 from hopspan.model import SUCCESS, Outcome
 from hopspan.propagation import MAPPING
-from hopspan.telemetry.foreign import WatchedSpan
+from hopspan.telemetry.foreign import WatchedSpan, telling
 from tests.unit.support import Telemetry, delivery, named
 
 CONTEXT = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
@@ -150,3 +151,16 @@ def test_a_handler_fails_by_the_status_of_a_span_that_does_not_tell_it(
     assert operation.failed_status() == Outcome(failed=True, error_type="_OTHER", description="bad")
     operation.end()
     assert theirs.calls[-1] == ("end", None)
+
+
+class Unreadable(Theirs):
+    """One whose status can be written, and not read."""
+
+    @property
+    def status(self) -> Status:
+        raise NotImplementedError("write-only")
+
+
+def test_a_status_that_cannot_be_read_is_not_read_while_the_span_starts() -> None:
+    span = Unreadable()
+    assert telling(span, Context()) is span

@@ -226,15 +226,17 @@ class State(Partitions):
                 if partition not in kept:
                     gone.append(partition)
                 elif partition in self.frontiers:
-                    frontier = self.frontiers.pop(partition)
-                    self._suspended[partition] = (frontier, kept[partition])
+                    # First there, then gone from here: others look without the lock.
+                    self._suspended[partition] = (self.frontiers[partition], kept[partition])
+                    del self.frontiers[partition]
         self.lose(gone)
 
     def reinstate(self, kept: Mapping[Any, object]) -> None:
         """The new assignment is known."""
         with self.lock:
-            suspended, self._suspended = self._suspended, {}
+            suspended = self._suspended
             self.frontiers.update({each: known[0] for each, known in suspended.items()})
+            self._suspended = {}
             gone = [each for each, known in suspended.items() if kept.get(each) is not known[1]]
         self.lose(gone)
 

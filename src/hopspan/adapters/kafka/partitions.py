@@ -69,10 +69,9 @@ class Partitions:
     def find(self, partition: TopicPartition) -> Frontier | None:
         """The frontier of a partition that is ours, or may turn out to be."""
         found = self._look(partition)
-        if found is None:  # or it is on its way from the one to the other just now
-            with self.lock:
-                found = self._look(partition)
-        return found
+        # Or it was on its way from the one to the other. Without the lock: others ask as well, and
+        # whoever has it may take long, or be in a process that this one was forked from.
+        return self._look(partition) if found is None else found
 
     def _look(self, partition: TopicPartition) -> Frontier | None:
         suspended = self._suspended.get(partition)
@@ -96,7 +95,7 @@ class Partitions:
     def disown(self, partition: TopicPartition, records: Sequence[Any]) -> None:
         """Another consumer hands out these objects: what had their addresses here is gone."""
         frontier = self.find(partition)
-        if frontier is not None:
+        if frontier is not None and frontier.holds_one(records):
             with self.lock:
                 frontier.disown(records)
 

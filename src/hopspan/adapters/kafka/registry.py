@@ -18,21 +18,25 @@ if TYPE_CHECKING:
     from hopspan.adapters.kafka.partitions import Runs
 
 _tracked: dict[int, weakref.ref[Any]] = {}
+_all: dict[int, weakref.ref[State]] = {}
+"""What is kept of each of them."""
 _last: list[Callable[[], Any]] = [lambda: None]
 """The one that was found last is most likely to be asked for next."""
 
 
 def remember(consumer: Any, state: State) -> None:
     """Look for records in this consumer as well, for as long as it lives."""
-    key = id(consumer)
+    key, mine = id(consumer), id(state)
     _tracked[key] = weakref.ref(consumer, lambda _: _tracked.pop(key, None))
-    state.others = partial(_others, state)
+    _all[mine] = weakref.ref(state, lambda _: _all.pop(mine, None))
+    state.others = partial(_others, mine)
 
 
-def _others(state: State) -> Iterable[State]:
-    if len(_tracked) == 1:
+def _others(mine: int) -> Iterable[State]:
+    if len(_all) == 1:
         return ()
-    return [other for _, other in _states() if other is not state]
+    others = [kept() for key, kept in list(_all.items()) if key != mine]
+    return [other for other in others if other is not None]
 
 
 def tracker_of(record: Any) -> Any:

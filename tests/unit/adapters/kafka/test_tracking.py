@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -245,6 +246,21 @@ def test_one_at_a_time_it_is_who_hands_it_outs_as_well(consumer: Consumer) -> No
     consumer.coming.append([mine])
     assert next(consumer) is mine
     assert tracker_of(mine) is consumer
+
+
+@pytest.mark.parametrize("partition", [0, 1])
+def test_who_hands_out_does_not_wait_for_another_consumer(
+    consumer: Consumer, partition: int
+) -> None:
+    """Whoever has its lock may be busy, or be in the process that this one was forked from."""
+    other = Consumer(group_id="audit")
+    state = track(other)
+    track(consumer)
+    theirs = polled(other, record(10))
+    with ThreadPoolExecutor(1) as pool, state.lock:
+        mine = pool.submit(polled, consumer, record(10, partition)).result(timeout=10)
+    assert tracker_of(mine[0]) is consumer
+    assert tracker_of(theirs[0]) is other
 
 
 # -- moving about ----------------------------------------------------------------------------------
