@@ -1,7 +1,7 @@
 """Second tries, for tests that wait for brokers and other processes on a machine that may be busy.
 
-They go by files; the units, the properties and the contracts of pika and aio-pika get none. A run lists what needed one (`RERUN`): it is to be looked at, and what
-is really broken fails every time.
+They go by files; the units, the properties and the contracts of pika and aio-pika get none. A run
+lists what needed one (`RERUN`): it is to be looked at, and what is really broken fails every time.
 """
 
 from __future__ import annotations
