@@ -79,8 +79,9 @@ def with_only(context: Context, entries: Mapping[str, object]) -> Context:
 
 def surely_fits(entries: Mapping[str, object]) -> bool:
     """A cheap bound: encoding takes longer than all the rest."""
-    text = "".join(map(str, (*entries, *entries.values())))
-    longest = (len(text) + 2 * len(entries)) * _MOST_BYTES_OF_CHARACTER
+    longest = 0
+    for key, value in entries.items():
+        longest += (len(str(key)) + len(str(value)) + 2) * _MOST_BYTES_OF_CHARACTER
     return longest <= MOST_BYTES_OF_ENTRY and len(entries) <= MOST_ENTRIES
 
 

@@ -109,14 +109,12 @@ def fields_of(
 
 
 def _told(baggage: Any, allowed: Names | None, propagator: TextMapPropagator) -> str | None:
-    if not {*map(type, baggage), *map(type, baggage.values())} <= _TEXT:
-        return None
+    for key, value in baggage.items():
+        if type(key) is not str or type(value) is not str:
+            return None
     if not surely_fits(baggage):
         return None
     return _written(tuple(baggage.items()), allowed, propagator)
-
-
-_TEXT = {str}
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ Rules: pure bookkeeping, no client; its owner holds a lock around every call.
 
 from __future__ import annotations
 
-from operator import attrgetter, eq
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 
 OFFSET = attrgetter("offset")
-
-
-_GONE = 0
-"""No object's identity."""
 
 
 class Done(NamedTuple):
@@ -130,15 +126,6 @@ class Frontier:
                 if self.position is None or offset >= self.position:
                     self.position = offset + 1
 
-    def disown(self, records: Sequence[Any]) -> None:
-        """Another consumer hands out these objects: ours of the same identity are gone.
-
-        They stay open, so that nothing is committed past them.
-        """
-        for record in records:
-            if self.holds(record):
-                self._open[record.offset] = _GONE
-
     def holds(self, record: Any) -> bool:
         """Whether this very record is open."""
         return self._open.get(record.offset) == id(record)
@@ -146,10 +133,6 @@ class Frontier:
     def holds_all(self, records: Sequence[Any]) -> bool:
         """Whether each of these very records is open."""
         return [*map(self._open.get, map(OFFSET, records))] == [*map(id, records)]
-
-    def holds_one(self, records: Sequence[Any]) -> bool:
-        """Whether one of these very records is open."""
-        return any(map(eq, map(self._open.get, map(OFFSET, records)), map(id, records)))
 
     def holds_any(self) -> bool:
         """Whether there is an open record at all."""

@@ -231,16 +231,6 @@ def test_a_record_that_is_handed_out_again_takes_the_place_of_the_first() -> Non
     assert (frontier.holds(first), frontier.holds(second)) == (False, True)
 
 
-def test_a_record_whose_place_another_consumer_has_been_given_stays_open_and_is_nobodys() -> None:
-    first, second = records(10, 11)
-    frontier = Frontier()
-    frontier.hand([first, second], settles=True)
-    frontier.disown([first, Record(11)])
-    assert (frontier.holds(first), frontier.holds(second)) == (False, True)
-    conclude(frontier, 11)
-    assert frontier.frontier() == 10
-
-
 # -- records whose handing out was not seen --------------------------------------------------------
 
 

@@ -88,9 +88,8 @@ class State(Partitions):
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.loop: weakref.ref[Loop[Any]] | None = None
-        self.others: Callable[[], Iterable[State]] = tuple
-        """What is kept of the other consumers: records are known by their addresses, so what one
-        hands out now no other can have any more."""
+        self.own: Callable[[Sequence[Any]], object] = len
+        """Told of what is handed out, so that it is known whose it is; see the registry."""
         self.committer: Committer = Committer(self)
         self.rewinding: Rewinding = Rewinding()
         self._consumer = weakref.ref(consumer)
@@ -134,8 +133,7 @@ class State(Partitions):
         """The application gets records of one partition. Never raises."""
         try:
             partition = partition_of(records[0])
-            for other in self.others():
-                other.disown(partition, records)
+            self.own(records)
             with self.lock:
                 self.frontier(partition).hand(records, settles=self.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed

@@ -92,13 +92,6 @@ class Partitions:
             found[partition] = frontier
         return found
 
-    def disown(self, partition: TopicPartition, records: Sequence[Any]) -> None:
-        """Another consumer hands out these objects: what had their addresses here is gone."""
-        frontier = self.find(partition)
-        if frontier is not None and frontier.holds_one(records):
-            with self.lock:
-                frontier.disown(records)
-
     def holds_some(self, runs: Runs) -> bool:
         """Whether any records of the same partitions are open."""
         known = [self.find(each) for each in runs]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hopspan.adapters.kafka.consumers import state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from kafka.structs import TopicPartition
 
@@ -18,34 +18,45 @@ if TYPE_CHECKING:
     from hopspan.adapters.kafka.partitions import Runs
 
 _tracked: dict[int, weakref.ref[Any]] = {}
-_all: dict[int, weakref.ref[State]] = {}
-"""What is kept of each of them."""
+MOST_OWNED = 100_000
+_owners: dict[int, weakref.ref[State]] = {}
+"""Who has handed out last what lies at an address, where there is more than one consumer.
+
+Records are known by their addresses and not kept: another consumer may have had one there that is
+open and was dropped."""
 _last: list[Callable[[], Any]] = [lambda: None]
 """The one that was found last is most likely to be asked for next."""
 
 
 def remember(consumer: Any, state: State) -> None:
     """Look for records in this consumer as well, for as long as it lives."""
-    key, mine = id(consumer), id(state)
+    key = id(consumer)
     _tracked[key] = weakref.ref(consumer, lambda _: _tracked.pop(key, None))
-    _all[mine] = weakref.ref(state, lambda _: _all.pop(mine, None))
-    state.others = partial(_others, mine)
+    state.own = partial(_own, weakref.ref(state))
 
 
-def _others(mine: int) -> Iterable[State]:
-    if len(_all) == 1:
-        return ()
-    others = [kept() for key, kept in list(_all.items()) if key != mine]
-    return [other for other in others if other is not None]
+def _own(mine: weakref.ref[State], records: Sequence[Any]) -> None:
+    if len(_tracked) > 1:
+        if len(_owners) > MOST_OWNED:
+            _owners.clear()  # who is not found here is looked for in all of them
+        _owners.update(dict.fromkeys(map(id, records), mine))
 
 
 def tracker_of(record: Any) -> Any:
     """The consumer that has handed out this very record, or None."""
+    owner = _owner(record)
+    if owner is not None:
+        return owner.consumer() if owner.holds(record) else None
     for kept, state in _states():
         if state.holds(record):
             _last[0] = kept
             return state.consumer()
     return None
+
+
+def _owner(record: Any) -> State | None:
+    kept = _owners.get(id(record))
+    return None if kept is None else kept()
 
 
 class SeveralError(Exception):
@@ -58,11 +69,17 @@ def holding_all(runs: Runs) -> tuple[State, dict[TopicPartition, Frontier]] | No
     Raises:
         SeveralError: each of them has to be looked for.
     """
-    for kept, state in _states():
-        frontiers = state.holding(runs)
+    owner = next((_owner(each[0]) for each in runs.values() if each), None)
+    if owner is not None:
+        frontiers = owner.holding(runs)
         if frontiers is not None:
-            _last[0] = kept
-            return state, frontiers
+            return owner, frontiers
+    else:
+        for kept, state in _states():
+            frontiers = state.holding(runs)
+            if frontiers is not None:
+                _last[0] = kept
+                return state, frontiers
     if any(state.holds_some(runs) for _, state in _states()):
         raise SeveralError
     return None
