@@ -13,8 +13,12 @@ WAITING = (
     "tests/contract/test_celery",
     "tests/contract/test_kafka",
     "tests/doctor/",
+    "tests/fakes/",
+    "tests/infra/",
     "tests/sdk/",
     "tests/test_demo",
+    "tests/test_wheel",
+    "tests/test_zero_code",
 )
 
 
