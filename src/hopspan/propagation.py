@@ -279,10 +279,7 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
 
 def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
     """Who has sent messages with these headers; the invalid one where they do not say."""
-    try:
-        plainly = _configured().is_default
-    except Exception:  # noqa: BLE001 - said below
-        plainly = False
+    plainly = carries_only_context()
     senders = []
     for headers in many:
         span = None

@@ -162,16 +162,12 @@ class State(Partitions):
 
         Nothing is done for one that is done already, or that the application has left by a seek.
         """
-        frontier, offset, partition = (
-            native.frontier,
-            native.record.offset,
-            partition_of(native.record),
-        )
+        frontier, record = native.frontier, native.record
         with self.lock:
-            if frontier is None or not frontier.is_open(offset):
+            if frontier is None or not frontier.is_open(record.offset):
                 return
-            frontier.requeue(offset, attempt)
-            self.rewinding.add(partition, offset, pause)
+            frontier.requeue(record.offset, attempt)
+            self.rewinding.add(partition_of(record), record.offset, pause)
         if self.is_here():
             self.rewinding.carry_out(self)
 

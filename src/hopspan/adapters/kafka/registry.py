@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hopspan.adapters.kafka.partitions import Runs
 
 _tracked: dict[int, weakref.ref[Any]] = {}
-MOST_OWNED = 100_000
+_MOST_OWNED = 100_000
 _owners: dict[int, weakref.ref[State]] = {}
 """Who has handed out last what lies at an address, where there is more than one consumer.
 
@@ -37,7 +37,7 @@ def remember(consumer: Any, state: State) -> None:
 
 def _own(mine: weakref.ref[State], records: Sequence[Any]) -> None:
     if len(_tracked) > 1:
-        if len(_owners) > MOST_OWNED:
+        if len(_owners) > _MOST_OWNED:
             _owners.clear()  # who is not found here is looked for in all of them
         _owners.update(dict.fromkeys(map(id, records), mine))
 
