@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import baggage, propagate, trace
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -171,6 +172,18 @@ def test_senders_are_read_once_each_whatever_another_is() -> None:
     once: Any = [iter([("traceparent", TRACEPARENT)]), [("traceparent", TRACEPARENT)], 5]
     found = senders_of(PAIRS, iter(once))
     assert [each.span_id for each in found] == [SPAN, SPAN, 0]
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_baggage_that_is_not_trusted_is_not_read_by_any_propagator(is_default: bool) -> None:
+    before = propagate.get_global_textmap()
+    propagate.set_global_textmap(before if is_default else CompositePropagator([before]))
+    try:
+        headers = {"traceparent": TRACEPARENT, "baggage": "a=1"}
+        context = extract_from(MAPPING, headers, Context(), trust=False)
+    finally:
+        propagate.set_global_textmap(before)
+    assert (span_id(context), baggage.get_all(context)) == (SPAN, {})
 
 
 class Unhashable(str):
