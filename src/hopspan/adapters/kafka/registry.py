@@ -40,6 +40,8 @@ def _own(mine: weakref.ref[State], records: Sequence[Any]) -> None:
         if len(_owners) > _MOST_OWNED:
             _owners.clear()  # who is not found here is looked for in all of them
         _owners.update(dict.fromkeys(map(id, records), mine))
+    elif _owners:
+        _owners.clear()  # the others are gone, and what was theirs is nobody's
 
 
 def tracker_of(record: Any) -> Any:
@@ -56,7 +58,9 @@ def tracker_of(record: Any) -> Any:
 
 def _owner(record: Any) -> State | None:
     kept = _owners.get(id(record))
-    return None if kept is None else kept()
+    state = None if kept is None else kept()
+    # It may outlive its consumer, for as long as a record of it is handled.
+    return None if state is None or state.consumer() is None else state
 
 
 class SeveralError(Exception):

@@ -13,6 +13,7 @@ from kafka import KafkaConsumer
 
 import hopspan
 from hopspan import Commits
+from hopspan.adapters import kafka as adapter
 from hopspan.adapters.kafka import tracking
 from hopspan.adapters.kafka.consumers import state_of
 from hopspan.adapters.kafka.registry import tracker_of
@@ -407,3 +408,19 @@ def test_what_is_no_time_to_wait_is_the_clients(
     consumer.poll(timeout)
     assert naps(consumer)[1:] == [timeout]
     processing.finish()
+
+
+def test_what_a_consumer_hands_out_is_its_own_also_where_another_that_is_gone_has_had_it(
+    consumer: Consumer, state: State
+) -> None:
+    """Records are known by their addresses, and what is kept of a consumer may outlive it."""
+    gone = Consumer()
+    gone._subscription.assignment = {ORDERS: "a"}
+    outliving = track(gone)
+    (native,) = polled(gone, record(10))
+    assert adapter.given(native, None)[0].state is outliving
+    del gone
+    gc.collect()
+    polled(consumer, native)
+    assert adapter.given(native, None)[0].state is state
+    assert adapter.given([native, *polled(consumer, record(11))], None)[0].state is state
