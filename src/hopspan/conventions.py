@@ -27,7 +27,9 @@ from opentelemetry.trace import SpanKind
 from hopspan.model import OperationType, Verdict
 
 if TYPE_CHECKING:
-    from hopspan.model import Endpoint, MessageInfo, Settlement
+    from collections.abc import Mapping
+
+    from hopspan.model import Endpoint, Message, MessageInfo, Settlement
 
 __all__ = [
     "CONSUMED_MESSAGES",
@@ -95,9 +97,11 @@ _KINDS = {
     OperationType.SETTLE: SpanKind.CLIENT,
     OperationType.INTERNAL: SpanKind.INTERNAL,
 }
-
+_DECIDING = frozenset({OperationType.PROCESS, OperationType.INTERNAL})
 
 _VERDICTS = {each: each.value for each in Verdict}  # `value` of an Enum is a slow property
+
+_NONE: Mapping[str, Any] = {}
 
 MetricAttributes = tuple[tuple[str, "str | int"], ...]
 
@@ -120,7 +124,7 @@ class Plan:
     """
 
     __slots__ = (
-        "action", "attributes", "counts", "duration_attributes", "durations",
+        "action", "attributes", "counts", "decides", "duration_attributes", "durations",
         "endpoint", "exception_event", "kind", "name",
     )  # fmt: skip
 
@@ -136,6 +140,8 @@ class Plan:
             self.durations = (*self.counts, (OPERATION_TYPE, action.type.value))
         self.duration_attributes: dict[str, Any] = dict(self.durations)
         self.exception_event = f"messaging.{action.type.value}.exception"
+        self.decides: bool = action.type in _DECIDING
+        """Whether anything depends on the status that the application sets on the span."""
 
 
 @lru_cache(maxsize=1024)
@@ -196,15 +202,18 @@ def _metric_attributes(action: Action, endpoint: Endpoint) -> MetricAttributes:
     return tuple((key, value) for key, value in attributes.items() if value is not None)
 
 
-def message_attributes(message: MessageInfo, *, with_key: bool = False) -> dict[str, Any]:
-    """What a span says about its single message."""
-    attributes = dict(message.attributes)
-    if with_key and message.key is not None:
-        attributes[message.key[0]] = message.key[1]
-    if message.id is not None:
-        attributes[MESSAGE_ID] = message.id
-    if message.conversation_id is not None:
-        attributes[CONVERSATION_ID] = message.conversation_id
+def message_attributes(
+    message: Message, base: Mapping[str, Any] = _NONE, *, with_key: bool = False
+) -> dict[str, Any]:
+    """What a span says about its single message, over what every span of its plan says."""
+    message_id, conversation_id, particular, key = message
+    attributes = {**base, **particular}
+    if with_key and key is not None:
+        attributes[key[0]] = key[1]
+    if message_id is not None:
+        attributes[MESSAGE_ID] = message_id
+    if conversation_id is not None:
+        attributes[CONVERSATION_ID] = conversation_id
     return attributes
 
 
@@ -225,16 +234,6 @@ def settled_attributes(message: MessageInfo) -> dict[str, Any]:
         for key, value in attributes.items()
         if ".destination." not in key or key == PARTITION_ID
     }
-
-
-def delivery_attributes(attempt: int | None, redelivered: bool) -> dict[str, Any]:
-    """What a process span says about how often its message has been here."""
-    attributes: dict[str, Any] = {}
-    if attempt is not None:
-        attributes[ATTEMPT] = attempt
-    if redelivered:
-        attributes[REDELIVERED] = True
-    return attributes
 
 
 def settlement_attributes(settlement: Settlement) -> dict[str, Any]:

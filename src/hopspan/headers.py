@@ -61,11 +61,11 @@ class _MappingCodec(Codec):
     def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
         if headers is None:
             return fresh
-        kept = {
-            key: value
-            for key, value in self.items(headers)
-            if (key.lower() if type(key) is str else folded(key)) not in stale
-        }
+        # Copied in one go: hardly ever is there anything to leave out.
+        kept = {**headers} if type(headers) is dict else dict(self.items(headers))
+        for key in tuple(kept):
+            if (key.lower() if type(key) is str else folded(key)) in stale:
+                del kept[key]
         kept.update(fresh)
         return kept
 

@@ -103,6 +103,11 @@ class Endpoint(NamedTuple):
     server_port: int | None = None
 
 
+make = tuple.__new__
+"""Makes a value of this module, given its class and a tuple of *all* of its fields: what a `NamedTuple`
+has for that is written in Python, and takes three times as long. For what is made of each message."""
+
+
 class MessageInfo(NamedTuple):
     """What differs from message to message on one endpoint: everything *high-cardinality*."""
 
@@ -133,13 +138,20 @@ class Delivery(NamedTuple):
     """A receive operation has counted this message already, for the consumed messages metric."""
 
 
+if TYPE_CHECKING:
+    Message = tuple[str | None, str | None, Mapping[str, Any], tuple[str, str] | None]
+    Call = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any]]]
+    Leaving = tuple[Endpoint, Message, Any, Call]
+    """An `Outgoing`, or a plain tuple like it, which is made in a fifth of the time."""
+
+
 class Outgoing(NamedTuple):
     """One message about to leave, and how to call the client with other headers."""
 
     endpoint: Endpoint
     message: MessageInfo
     headers: Any
-    call: Callable[[Any], tuple[Sequence[Any], Mapping[str, Any]]]
+    call: Call
     """Given headers, the positional and keyword arguments of the native call that carries them."""
 
 

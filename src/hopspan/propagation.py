@@ -113,16 +113,15 @@ def _beginnings(propagator: TextMapPropagator) -> tuple[str, ...]:
     return tuple(each for each in found if each)
 
 
-_learnt: list[_Configured] = []
+_learnt: _Configured | None = None
 
 
 def _configured() -> _Configured:
-    propagator = get_global_textmap()
-    if _learnt and _learnt[0].itself is propagator:
-        return _learnt[0]
-    configured = _Configured(propagator)
-    _learnt[:] = [configured]
-    return configured
+    global _learnt  # noqa: PLW0603 - read at every message
+    propagator, learnt = get_global_textmap(), _learnt
+    if learnt is None or learnt.itself is not propagator:
+        learnt = _learnt = _Configured(propagator)
+    return learnt
 
 
 def carries_only_context() -> bool:
@@ -171,7 +170,7 @@ def inject_into(
     if fresh is None:
         context = context if span is None else set_span_in_context(span, context)
         fresh = _freshly_written(configured.itself, context, allowed)
-    stale = _stale(configured, fresh, allowed)
+    stale = configured.stale if configured.is_default else _stale(configured, fresh, allowed)
     if not fresh and not _holds(codec, headers, stale):
         return headers
     return codec.replaced(headers, stale, fresh)

@@ -96,7 +96,9 @@ def fields_of(
         return None
     fields: dict[str, str] = {}
     if is_valid:
-        fields[TRACEPARENT] = f"00-{trace_id:032x}-{span_id:016x}-{_WRITTEN_FLAGS[flags]}"
+        # By way of bytes: formatting integers takes twice as long.
+        of_trace, of_span = trace_id.to_bytes(16, "big").hex(), span_id.to_bytes(8, "big").hex()
+        fields[TRACEPARENT] = f"00-{of_trace}-{of_span}-{_WRITTEN_FLAGS[flags]}"
     elif span != INVALID_SPAN_CONTEXT:
         return None
     if KEY in context:

@@ -294,7 +294,7 @@ class Fault(NamedTuple):
 
 
 BEGIN, END = "beginning to handle a delivery", "recording how an operation ended"
-START, START_SETTLE = "starting a process span", "starting a settle span"
+START = "starting a process span"
 SETTLE, CLOSE = "recording a settlement", "ending the handling of a delivery"
 MEASURE = "measuring an operation"
 NOT_HANDLED = Fault((BEGIN,), settled=False, swallowed=False)
@@ -309,7 +309,7 @@ HANDLING = {
     "adapter.refusal": NOT_HANDLED,
     "telemetry.instrumenter:Instrumenter.start_process": NOT_HANDLED,
     "telemetry.spans:Operation.announce": NOT_HANDLED,
-    "telemetry.instrumenter.plan": Fault((START, START_SETTLE)),
+    "telemetry.instrumenter.plan": Fault((START, SETTLE)),
     "telemetry.parents.extract_from": Fault((START,)),
     "telemetry.instrumenter:Instrumenter._start_process": Fault((START,)),
     "telemetry.instrumenter:Instrumenter._start": Fault((START, SETTLE)),
@@ -414,7 +414,7 @@ def _publish(client: Client) -> str:
 
 
 SENDING = {
-    "telemetry.instrumenter.plan": "starting a send span",
+    "telemetry.instrumenter.plan": "starting to publish",
     "telemetry.instrumenter.inject_into": "injecting context into message headers",
     "telemetry.instrumenter:Instrumenter.start_send": "starting to publish",
     "telemetry.instrumenter:Instrumenter._start": "starting to publish",
@@ -469,7 +469,7 @@ def a_fault_at_the_end_of_a_publish_does_not_hide_what_became_of_it(
 
 
 RECEIVING = {
-    "telemetry.instrumenter.plan": "starting a receive span",
+    "telemetry.instrumenter.plan": "recording a receive",
     "telemetry.instrumenter:Instrumenter.start_receive": "recording a receive",
     "telemetry.instrumenter.batch": "recording a receive",
     "telemetry.spans:Operation.announce": "recording a receive",
@@ -627,7 +627,7 @@ def _tracers(part: str) -> TracerProvider:
     return tracers
 
 
-STARTING = ("starting a send span", START, START_SETTLE)
+STARTING = ("starting a send span", START, "starting a settle span")
 TRACERS = {"sampler": STARTING, "start": STARTING, "end": ("ending a span",)}
 
 

@@ -337,21 +337,6 @@ def test_a_message_keeps_its_attributes_to_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempt", "redelivered", "attributes"),
-    [
-        (None, False, {}),
-        (1, False, {"hopspan.attempt": 1}),
-        (2, True, {"hopspan.attempt": 2, "hopspan.redelivered": True}),
-        (None, True, {"hopspan.redelivered": True}),
-    ],
-)
-def test_how_often_a_message_was_here(
-    attempt: int | None, redelivered: bool, attributes: dict[str, Any]
-) -> None:
-    assert names.delivery_attributes(attempt, redelivered) == attributes
-
-
-@pytest.mark.parametrize(
     ("settlement", "attributes"),
     [
         (Settlement(Verdict.ACK), {"hopspan.settlement": "ack"}),

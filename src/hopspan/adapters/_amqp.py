@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.model import Delivery, Endpoint, MessageInfo, OperationType, Verdict
+from hopspan.model import Delivery, Endpoint, MessageInfo, OperationType, Verdict, make
 
 if TYPE_CHECKING:
     from hopspan.settlement import Policy
@@ -164,9 +164,9 @@ def delivery(  # noqa: PLR0917 - keywords cost, once a message
         attributes[ROUTING_KEY] = key
     if known and "x-death" in known:
         attributes.update(death(known))
-    return Delivery(
+    fields = (
         consumed_from(exchange, key, queue, server),
-        MessageInfo(message_id, conversation_id, attributes),
+        make(MessageInfo, (message_id, conversation_id, attributes, None)),
         known,
         native,
         redelivered,
@@ -174,6 +174,7 @@ def delivery(  # noqa: PLR0917 - keywords cost, once a message
         settles,
         counted,
     )
+    return make(Delivery, fields)
 
 
 def refusal(policy: Policy) -> str | None:

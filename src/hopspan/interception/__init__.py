@@ -14,7 +14,7 @@ from hopspan.interception.asynchronous import iterates_async, receives_async, se
 from hopspan.interception.consuming import consumes, iterates, receives, runs_first
 from hopspan.interception.points import Fetch, Point, Subscription
 from hopspan.interception.replacing import subclass
-from hopspan.interception.sending import end_send, sends, start_send
+from hopspan.interception.sending import end_send, sends
 from hopspan.interception.weaving import INTERCEPTED, owner_of, unweave, weave
 from hopspan.interception.wrapping import (
     bind,
@@ -43,7 +43,6 @@ __all__ = [
     "runs_first",
     "sends",
     "sends_async",
-    "start_send",
     "subclass",
     "unweave",
     "weave",

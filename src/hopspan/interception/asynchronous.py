@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan.interception.consuming import received, turns_of
 from hopspan.interception.points import read_call
-from hopspan.interception.sending import end_send, start_send
+from hopspan.interception.sending import end_send, starting
 from hopspan.processing import AsyncLoop, failure
 
 if TYPE_CHECKING:
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from hopspan.conventions import Action
     from hopspan.interception.points import Fetch
-    from hopspan.model import Outcome, Outgoing
+    from hopspan.model import Leaving, Outcome
     from hopspan.telemetry import Binding
 
 
 def sends_async(
     action: Action,
-    reader: Callable[..., Outgoing | None],
+    reader: Callable[..., Leaving | None],
     outcome_of: Callable[[Any], Outcome],
 ) -> Any:
     """Intercept a call that publishes one message, and whose result says what became of it.
@@ -38,16 +38,18 @@ def sends_async(
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        start = starting(action, reader, binding.adapter)
+
         @functools.wraps(original)
         async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
             instrumenter = binding.instrumenter
             if not instrumenter.switch.on or instrumenter.audience.has_nothing_to_carry():
                 return await original(self, *args, **kwargs)
-            operation, changed = start_send(binding, action, reader, (self, *args), kwargs)
+            operation, (args, kwargs) = start(instrumenter, self, args, kwargs)
             if operation is None:
                 return await original(self, *args, **kwargs)
             try:
-                result = await original(self, *changed[0], **changed[1])
+                result = await original(self, *args, **kwargs)
             except BaseException as error:
                 end_send(operation, failure(binding.adapter, error))
                 raise

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hopspan.conventions import Action
-    from hopspan.model import Outcome, Outgoing
-    from hopspan.telemetry import Binding, Operation
+    from hopspan.model import Leaving, Outcome
+    from hopspan.processing import Adapter
+    from hopspan.telemetry import Binding, Instrumenter, Operation
 
 
 def sends(
     action: Action,
-    reader: Callable[..., Outgoing | None],
+    reader: Callable[..., Leaving | None],
     completes: Callable[..., bool] | None = None,
 ) -> Any:
     """Intercept a call that publishes one message.
@@ -35,6 +36,7 @@ def sends(
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
         about = f"{binding.adapter.NAME} send"
+        start = starting(action, reader, binding.adapter)
 
         @functools.wraps(original)
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,12 +47,12 @@ def sends(
                 or instrumenter.audience.has_nothing_to_carry()
             ):
                 return original(self, *args, **kwargs)
-            operation, changed = start_send(binding, action, reader, (self, *args), kwargs)
+            operation, (args, kwargs) = start(instrumenter, self, args, kwargs)
             if operation is None:
                 return original(self, *args, **kwargs)
             token = inside.set(about)
             try:
-                result = original(self, *changed[0], **changed[1])
+                result = original(self, *args, **kwargs)
             except BaseException as error:
                 end_send(operation, failure(binding.adapter, error))
                 raise
@@ -69,35 +71,42 @@ def sends(
     return intercept
 
 
-def start_send(
-    binding: Binding,
-    action: Action,
-    reader: Callable[..., Outgoing | None],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[Operation | None, Any]:
-    """The operation of a publish, and the arguments that carry its context; or nothing."""
-    operation = None
-    try:
-        undo_leftovers()
-        outgoing = reader(*args, **kwargs)
-        if outgoing is None:
-            return None, None
-        operation, headers = binding.instrumenter.start_send(
-            action, outgoing, binding.adapter.CODEC
-        )
-        if operation.plan is None:  # suppressed
-            return None, None
-        same = headers is outgoing.headers
-        changed = (args[1:], kwargs) if same else outgoing.call(headers)
-        operation.announce(args[0])
-    except Exception as error:  # noqa: BLE001
-        if operation is not None or not is_users_mistake(error, reader, args, kwargs):
-            faults.report(f"starting to {action.name}")
-        if operation is not None:
-            end_send(operation, SUCCESS)
-        return None, None
-    return operation, changed
+def starting(
+    action: Action, reader: Callable[..., Leaving | None], adapter: Adapter
+) -> Callable[[Instrumenter, Any, Any, Any], tuple[Operation | None, tuple[Any, Any]]]:
+    """What starts the publishes of an intercepted call.
+
+    Given the client and the arguments that it is called with, it returns the operation, if there is
+    to be one, and the arguments to go on with: those that carry its context.
+    """
+    codec = adapter.CODEC
+
+    def start(
+        instrumenter: Instrumenter, client: Any, args: Any, kwargs: Any
+    ) -> tuple[Operation | None, tuple[Any, Any]]:
+        operation = None
+        try:
+            undo_leftovers()
+            outgoing = reader(client, *args, **kwargs)
+            if outgoing is None:
+                return None, (args, kwargs)
+            operation, headers = instrumenter.start_send(action, outgoing, codec)
+            if operation.plan is None:  # suppressed
+                return None, (args, kwargs)
+            _, _, before, call = outgoing
+            changed = (args, kwargs) if headers is before else call(headers)
+            operation.announce(client)
+        except Exception as error:  # noqa: BLE001
+            if operation is not None or not is_users_mistake(
+                error, reader, (client, *args), kwargs
+            ):
+                faults.report(f"starting to {action.name}")
+            if operation is not None:
+                end_send(operation, SUCCESS)
+            return None, (args, kwargs)
+        return operation, changed
+
+    return start
 
 
 def end_send(operation: Operation, outcome: Outcome = SUCCESS) -> None:

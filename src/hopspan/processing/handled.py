@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from hopspan.telemetry import Instrumenter, Operation
 
 CURRENT = otel.create_key("hopspan-processing")
-_NOTHING_TOLD: Mapping[str, Any] = MappingProxyType({})
+_NOTHING_TOLD: Mapping[str, Any] = {}
 
 
 class Handled:

@@ -35,6 +35,8 @@ _NEVER_RUN = (
     "a client that calls plain functions needs a plain function"
 )
 
+_NOT_RUN = (CoroutineType, GeneratorType)
+
 FACE = "__hopspan_face__"
 """The attribute by which a subscription recognises a decorated handler."""
 
@@ -63,7 +65,7 @@ def traced(handler: Callable[..., Any], start: Callable[[tuple[Any, ...]], Proce
             hold.tell(error)
             raise
         else:
-            if isinstance(result, CoroutineType | GeneratorType):
+            if isinstance(result, _NOT_RUN):
                 processing.fail(_NEVER_RUN, type="hopspan.never_run")
             hold.conclude()
             if processing.lost is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hopspan.config import Config
     from hopspan.conventions import Plan
-    from hopspan.model import Delivery, MessageInfo, Settlement
+    from hopspan.model import Delivery, Message, Settlement
     from hopspan.propagation import Codec
 
 _WITH_ENTRIES = frozenset({OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS})
@@ -33,21 +33,29 @@ class Description:
         self._captured = Capture(config.capture_headers) if config.capture_headers else None
         self._entries = names_of(config.baggage_attributes or None)
 
-    def of_message(self, message: MessageInfo, headers: Any, codec: Codec) -> dict[str, Any]:
-        """What a span says of its single message."""
-        attributes = names.message_attributes(message, with_key=self._with_key)
+    def of_message(
+        self, plan: Plan, message: Message, headers: Any, codec: Codec, carried: Context
+    ) -> dict[str, Any]:
+        """All that a span says of its single message."""
+        attributes = names.message_attributes(message, plan.attributes, with_key=self._with_key)
         if self._captured is not None and headers:
             attributes.update(self._captured.attributes(codec, headers))
-        return attributes
+        return attributes if self._entries is None else self._with_entries(plan, attributes, carried)
 
-    def of_span(
+    def of_several(
         self, plan: Plan, attributes: Mapping[str, Any], carried: Context
     ) -> dict[str, Any]:
-        """All of it; where names are the same, the more particular wins, and baggage never."""
+        """All that a span says of several, or of none."""
         attributes = {**plan.attributes, **attributes}
-        if self._entries is not None and plan.action.type in _WITH_ENTRIES:
-            return {**recorded(carried, self._entries), **attributes}
-        return attributes
+        return attributes if self._entries is None else self._with_entries(plan, attributes, carried)
+
+    def _with_entries(
+        self, plan: Plan, attributes: dict[str, Any], carried: Context
+    ) -> dict[str, Any]:
+        """With baggage, which never wins where names are the same."""
+        if self._entries is None or plan.action.type not in _WITH_ENTRIES:
+            return attributes
+        return {**recorded(carried, self._entries), **attributes}
 
 
 def of_settlement(settlement: Settlement, deliveries: Sequence[Delivery]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Link, SpanContext, SpanKind
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hopspan.config import Config
+    from hopspan.conventions import Plan
     from hopspan.entries import Names
-    from hopspan.model import Outcome, Outgoing, Settlement
+    from hopspan.model import Leaving, Outcome, Settlement
     from hopspan.telemetry.parents import Relation
 
 
 _NOTHING = Context()
 """What a pushed delivery starts from. Contexts do not change."""
+_NO_LINKS: Sequence[Link] = ()
 
 
 class Instrumenter:
@@ -75,28 +77,29 @@ class Instrumenter:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def start_send(self, action: Action, outgoing: Outgoing, codec: Codec) -> tuple[Operation, Any]:
+    def start_send(self, action: Action, outgoing: Leaving, codec: Codec) -> tuple[Operation, Any]:
         """Start a publish operation; return it with the headers that carry its context.
 
         The span is a child of what is current. A context that the message brings is replaced, or
         kept and linked to under `keep_context` (messaging spans, *Context propagation*).
         """
-        ambient, headers = get_current(), outgoing.headers
-        links: Sequence[Link] = ()
+        endpoint, message, headers, _ = outgoing
+        ambient, links, kind = get_current(), _NO_LINKS, None
         kept = self.config.keep_context and carries_context(codec, headers)
         if kept:
             links = links_to_senders([headers], codec, trust=self.config.trust)
-        attributes = self._description.of_message(outgoing.message, headers, codec)
-        kind = SpanKind.CLIENT if kept else None
-        operation = self._start(
-            action, outgoing.endpoint, (ambient, ambient, links), attributes, kind=kind
-        )
+            kind = SpanKind.CLIENT
+        planned = plan(action, endpoint)
+        attributes = self._description.of_message(planned, message, headers, codec, ambient)
+        operation = self._start(planned, (ambient, ambient, links), attributes, kind=kind)
         if operation.plan is None or (kept and self.allowed is None):
             return operation, headers
         try:
             if kept and self.allowed is not None:
                 return operation, narrowed(codec, headers, self.allowed)
-            return operation, inject_into(codec, headers, ambient, self.allowed, operation.span)
+            # Without an SDK, older releases of the API pass nothing on.
+            span = None if operation.span is INVALID_SPAN else operation.span
+            return operation, inject_into(codec, headers, ambient, self.allowed, span)
         except Exception:  # noqa: BLE001 - better without context than not at all
             faults.report("injecting context into message headers")
             return operation, emptied(codec, headers, self.allowed)
@@ -122,16 +125,17 @@ class Instrumenter:
         Child of what is current, linked to every message, never parented by one.
         """
         ambient = carried = get_current()
-        attributes, links = batch(deliveries, codec, trust=self.config.trust)
-        if len(deliveries) == 1:
-            message, headers = deliveries[0].message, deliveries[0].headers
-            attributes = self._description.of_message(message, headers, codec)
-            if self.config.baggage_attributes or self.config.baggage_metrics:
-                carried = with_baggage_of(self.config, headers, codec, ambient)
-        elif not deliveries:
-            attributes = {}
-        relation = (ambient, carried, links)
-        return self._start(action, endpoint, relation, attributes, start_time=began)
+        about, links = batch(deliveries, codec, trust=self.config.trust)
+        if len(deliveries) != 1:
+            relation = (ambient, ambient, links)
+            about = about if deliveries else {}
+            return self.start(action, endpoint, relation, about, start_time=began)
+        message, headers = deliveries[0].message, deliveries[0].headers
+        if self.config.baggage_attributes or self.config.baggage_metrics:
+            carried = with_baggage_of(self.config, headers, codec, ambient)
+        planned = plan(action, endpoint)
+        attributes = self._description.of_message(planned, message, headers, codec, carried)
+        return self._start(planned, (ambient, carried, links), attributes, start_time=began)
 
     # -- processing ------------------------------------------------------------------------------
 
@@ -168,15 +172,19 @@ class Instrumenter:
         self, deliveries: Sequence[Delivery], codec: Codec, base: Context
     ) -> Operation:
         if len(deliveries) > 1:
-            attributes, relation = of_batch(self.config, deliveries, codec, base)
-            return self._start(names.PROCESS, common_endpoint(deliveries), relation, attributes)
-        delivery = deliveries[0]
-        relation = of_message(self.config, delivery.headers, codec, base)
+            about, relation = of_batch(self.config, deliveries, codec, base)
+            return self.start(names.PROCESS, common_endpoint(deliveries), relation, about)
+        endpoint, message, headers, _, redelivered, attempt, _, _ = deliveries[0]
+        relation = of_message(self.config, headers, codec, base)
         if self.audience.is_nobody():
             return silent(relation[1], relation[0])
-        attributes = self._description.of_message(delivery.message, delivery.headers, codec)
-        attributes.update(names.delivery_attributes(delivery.attempt, delivery.redelivered))
-        return self._start(names.PROCESS, delivery.endpoint, relation, attributes)
+        planned = plan(names.PROCESS, endpoint)
+        attributes = self._description.of_message(planned, message, headers, codec, relation[1])
+        if attempt is not None:
+            attributes[names.ATTEMPT] = attempt
+        if redelivered:
+            attributes[names.REDELIVERED] = True
+        return self._start(planned, relation, attributes)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -213,7 +221,7 @@ class Instrumenter:
         if deliveries and not self.traced(deliveries):
             return
         context = get_current() if inside is None else inside
-        operation = self._start(
+        operation = self.start(
             Action(name, OperationType.SETTLE),
             endpoint or common_endpoint(deliveries),
             (context, context, links_to_spans(of) if of else ()),
@@ -225,10 +233,23 @@ class Instrumenter:
 
     # -- in common -------------------------------------------------------------------------------
 
-    def _start(
+    def start(
         self,
         action: Action,
         endpoint: Endpoint,
+        relation: Relation,
+        about: Mapping[str, Any],
+        *,
+        start_time: int | None = None,
+    ) -> Operation:
+        """Start an operation on no message, or on several, of which `about` says something."""
+        planned = plan(action, endpoint)
+        attributes = self._description.of_several(planned, about, relation[1])
+        return self._start(planned, relation, attributes, start_time=start_time)
+
+    def _start(
+        self,
+        planned: Plan,
         relation: Relation,
         attributes: dict[str, Any],
         *,
@@ -239,21 +260,20 @@ class Instrumenter:
         parent, carried, links = relation
         if not self.switch.on or (parent and is_suppressed(parent)):
             return silent(carried)
-        if self._is_ignored is not None and self._is_ignored(endpoint):
+        if self._is_ignored is not None and self._is_ignored(planned.endpoint):
             return silent(carried)
         try:
-            planned = plan(action, endpoint)
             span = self._tracer.start_span(
                 planned.name,
                 parent,
                 planned.kind if kind is None else kind,
-                self._description.of_span(planned, attributes, carried),
+                attributes,
                 links,
                 start_time,
                 record_exception=False,
                 set_status_on_exception=False,
             )
         except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
-            faults.report(f"starting a {action.type.value} span")
+            faults.report(f"starting a {planned.action.type.value} span")
             return silent(carried)
-        return Operation(self, planned, telling(span, parent), carried)
+        return Operation(self, planned, telling(span, parent) if planned.decides else span, carried)

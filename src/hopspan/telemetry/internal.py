@@ -46,4 +46,4 @@ def start_internal(
     context = get_current() if parent is None else parent
     action = Action(name, OperationType.INTERNAL)
     relation = (context, context, links_to_spans(of))
-    return instrumenter._start(action, endpoint, relation, attributes)  # noqa: SLF001 - its other half
+    return instrumenter.start(action, endpoint, relation, attributes)

@@ -22,7 +22,7 @@ ERROR = Outcome(True, ValueError("bad"), "ValueError", "bad")
 def end(
     telemetry: Telemetry, exceptions: Any, type_: OperationType = OperationType.PROCESS
 ) -> Operation:
-    operation = telemetry.instrumenter(exceptions=exceptions)._start(
+    operation = telemetry.instrumenter(exceptions=exceptions).start(
         Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
     )
     operation.end(ERROR)
@@ -81,7 +81,7 @@ def test_an_unsampled_span_has_its_log_record_all_the_same(unsampled: Telemetry)
 
 
 def test_a_failure_without_an_exception_has_no_record(telemetry: Telemetry) -> None:
-    operation = telemetry.instrumenter(exceptions="logs/dup")._start(
+    operation = telemetry.instrumenter(exceptions="logs/dup").start(
         Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
     )
     operation.end(Outcome(failed=True, error_type="invalid_order"))
@@ -140,7 +140,7 @@ def test_the_trace_begins_at_the_handler(telemetry: Telemetry) -> None:
         raised.__traceback__ = raised.__traceback__.tb_next  # this test's own frame
         frames = raised.__traceback__
         error = raised
-    operation = telemetry.instrumenter(exceptions="logs")._start(
+    operation = telemetry.instrumenter(exceptions="logs").start(
         Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
     )
     operation.end(Outcome(True, error, "ValueError", "bad"))

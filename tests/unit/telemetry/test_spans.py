@@ -350,7 +350,7 @@ PLAIN = {
 
 
 def act(telemetry: Telemetry, type_: OperationType, outcome: Outcome, **ending: Any) -> None:
-    operation = telemetry.instrumenter()._start(
+    operation = telemetry.instrumenter().start(
         Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
     )
     operation.end(outcome, **ending)

@@ -16,15 +16,17 @@ from hopspan.adapters import _amqp
 from hopspan.adapters.aio_pika.channels import Received, received, server
 from hopspan.adapters.aio_pika.deliveries import delivery
 from hopspan.interception import Fetch, Subscription
-from hopspan.model import SUCCESS, Delivery, MessageInfo, Outcome, Outgoing
+from hopspan.model import SUCCESS, Delivery, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hopspan.model import Leaving
+
 
 def publish(
     exchange: Any, message: Any, routing_key: str, *rest: Any, **added: Any
-) -> Outgoing | None:
+) -> Leaving | None:
     """`Exchange.publish`."""
     if not _KNOWN.issuperset(added) and not _takes(exchange, message, routing_key, rest, added):
         return None  # the client is about to say so
@@ -34,14 +36,9 @@ def publish(
 
     key = _amqp.text(routing_key)
     connection = getattr(exchange.channel, "_connection", None)
-    return Outgoing(
-        _amqp.sent_to(exchange.name or "", key, server(connection)),
-        MessageInfo(
-            message.message_id, message.correlation_id, {_amqp.ROUTING_KEY: key} if key else {}
-        ),
-        message.headers,
-        call,
-    )
+    endpoint = _amqp.sent_to(exchange.name or "", key, server(connection))
+    about = {_amqp.ROUTING_KEY: key} if key else {}
+    return endpoint, (message.message_id, message.correlation_id, about, None), message.headers, call
 
 
 _KNOWN = frozenset({"mandatory", "immediate", "timeout"})

@@ -12,14 +12,14 @@ from hopspan import faults
 from hopspan.adapters import _kafka
 from hopspan.adapters.kafka.errors import failure
 from hopspan.interception import INTERCEPTED, sends
-from hopspan.model import MessageInfo, Outgoing
+from hopspan.model import MessageInfo
 from hopspan.processing import adapter_of
 from hopspan.telemetry import Binding, binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hopspan.model import Endpoint
+    from hopspan.model import Endpoint, Leaving
     from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
@@ -36,7 +36,7 @@ def send(  # noqa: PLR0917 - as in kafka-python
     timestamp_ms: Any = None,
     *rest: Any,
     **added: Any,
-) -> Outgoing | None:
+) -> Leaving | None:
     """`KafkaProducer.send`."""
     if not isinstance(topic, str):
         return None  # the client is about to say so
@@ -48,12 +48,8 @@ def send(  # noqa: PLR0917 - as in kafka-python
 
     kept = producer.__dict__.get(_KEPT) or _keep(producer)
     is_plain = key is None and partition is None and value is not None
-    return Outgoing(
-        kept.endpoint(topic),
-        kept.plain if is_plain else kept.described(value, key, partition),
-        headers,
-        call,
-    )
+    message = kept.plain if is_plain else kept.described(value, key, partition)
+    return kept.endpoint(topic), message, headers, call
 
 
 _KEPT = "_hopspan_sends"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from functools import lru_cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pika.adapters.blocking_connection import BlockingChannel
@@ -17,12 +15,12 @@ from hopspan.adapters.pika.channels import Fetched, Received, error_type, state_
 from hopspan.adapters.pika.confirms import Confirms
 from hopspan.adapters.pika.deliveries import delivery
 from hopspan.interception import INTERCEPTED, Fetch, Subscription
-from hopspan.model import Delivery, MessageInfo, Outgoing
+from hopspan.model import Delivery, make
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from hopspan.model import Endpoint
+    from hopspan.model import Leaving
     from hopspan.processing import Loop
     from hopspan.telemetry import Operation
 
@@ -36,9 +34,9 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     mandatory: bool = False,
     *rest: Any,
     **added: Any,
-) -> Outgoing | None:
+) -> Leaving | None:
     """`basic_publish` of both channels."""
-    outer = getattr(channel, "_cookie", None)
+    outer = channel.__dict__.get("_cookie")
     if outer is not None and _is_left_alone(outer):
         return None
     state = state_of(channel)
@@ -48,30 +46,14 @@ def basic_publish(  # noqa: PLR0917 - as in pika
         properties = None
 
     def call(headers: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-        carrying = BasicProperties() if properties is None else _copied(properties)
-        carrying.headers = headers
+        carrying = _carrying(properties, headers)
         return (exchange, routing_key, body, carrying, mandatory, *rest), added
 
-    endpoint, attributes = _destination(exchange, routing_key, state.server)
+    endpoint, attributes = state.destination(exchange, routing_key)
     if properties is None:
-        return Outgoing(endpoint, MessageInfo(None, None, attributes), None, call)
-    message = MessageInfo(properties.message_id, properties.correlation_id, attributes)
-    return Outgoing(endpoint, message, properties.headers, call)
-
-
-@lru_cache(maxsize=1024)
-def _destination(
-    exchange: str | bytes, routing_key: str | bytes, server: _amqp.Server
-) -> tuple[Endpoint, Mapping[str, Any]]:
-    """Where a publish goes, and what its span says of it."""
-    key = _text(routing_key)
-    attributes = {_amqp.ROUTING_KEY: key} if key else {}
-    return _amqp.sent_to(_text(exchange), key, server), MappingProxyType(attributes)
-
-
-def _text(name: str | bytes) -> str:
-    """A name as text; pika takes bytes as well."""
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+        return endpoint, (None, None, attributes, None), None, call
+    message = properties.message_id, properties.correlation_id, attributes, None
+    return endpoint, message, properties.headers, call
 
 
 def _is_left_alone(outer: Any) -> bool:
@@ -80,11 +62,35 @@ def _is_left_alone(outer: Any) -> bool:
     return isinstance(outer, BlockingChannel) and not hasattr(publish, INTERCEPTED)
 
 
-def _copied(properties: Any) -> Any:
-    """A shallow copy: pika keeps all fields in the instance's `__dict__`."""
-    copied = object.__new__(type(properties))
-    copied.__dict__.update(properties.__dict__)
-    return copied
+def _carrying(properties: Any, headers: Any) -> Any:
+    """A copy of properties with other headers. The application may publish its own again.
+
+    Field by field (AMQP 0-9-1, *basic*): to ask for an instance's `__dict__` makes it a slower one,
+    also for pika, which reads every field.
+    """
+    if properties is None:
+        return BasicProperties(headers=headers)
+    if type(properties) is not BasicProperties:
+        copied = object.__new__(type(properties))
+        copied.__dict__.update(properties.__dict__)
+        copied.headers = headers
+        return copied
+    return BasicProperties(
+        properties.content_type,
+        properties.content_encoding,
+        headers,
+        properties.delivery_mode,
+        properties.priority,
+        properties.correlation_id,
+        properties.reply_to,
+        properties.expiration,
+        properties.message_id,
+        properties.timestamp,
+        properties.type,
+        properties.user_id,
+        properties.app_id,
+        properties.cluster_id,
+    )
 
 
 def basic_consume(
@@ -102,7 +108,7 @@ def basic_consume(
 
     def native(delivered_by: Any, method: Any, properties: Any, body: Any) -> Received:
         state.thread = threading.get_ident()
-        return Received(delivered_by, method, properties, body, queue, auto_ack, state)
+        return make(Received, (delivered_by, method, properties, body, queue, auto_ack, state))
 
     return Subscription(
         on_message_callback,

@@ -11,7 +11,7 @@ import asyncio
 import sys
 import threading
 import weakref
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pika.adapters.blocking_connection import BlockingChannel
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from hopspan.adapters.pika.confirms import Confirms
+    from hopspan.model import Endpoint
     from hopspan.processing import Loop
 
 _STATE = "_hopspan_state"
+_MOST = 256
+"""Destinations of one channel: reply queues and keys of one user each are endless."""
 _making = threading.Lock()
 
 
@@ -60,19 +63,35 @@ class Fetched(NamedTuple):
 class State:
     """What hopspan knows of one channel: kept on the inner channel, so that it goes with it."""
 
-    __slots__ = ("confirms", "fetched", "ledger", "loop", "server", "thread")
+    __slots__ = ("confirms", "destination", "fetched", "ledger", "loop", "server", "thread")
 
     def __init__(self, channel: Any) -> None:
         self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger(
             partial(newest_tag, weakref.ref(channel))
         )
         self.server: _amqp.Server = _server(channel)
+        self.destination: Callable[..., tuple[Endpoint, dict[str, Any]]] = lru_cache(_MOST)(
+            partial(_destination, self.server)
+        )
+        """By exchange and routing key: where a publish goes, and what its span says of it."""
         self.thread: int | None = None
         """The thread that the client does its I/O in, once we have seen it there."""
         self.fetched: dict[int, Fetched] = {}
         """What a `basic_get` brought, and a receive span has counted."""
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.confirms: Confirms | None = None
+
+
+def _destination(
+    server: _amqp.Server, exchange: str | bytes, routing_key: str | bytes
+) -> tuple[Endpoint, dict[str, Any]]:
+    key = _text(routing_key)
+    return _amqp.sent_to(_text(exchange), key, server), {_amqp.ROUTING_KEY: key} if key else {}
+
+
+def _text(name: str | bytes) -> str:
+    """A name as text; pika takes bytes as well."""
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
 
 
 def inner(channel: Any) -> Any:
