@@ -40,14 +40,18 @@ class Description:
         attributes = names.message_attributes(message, plan.attributes, with_key=self._with_key)
         if self._captured is not None and headers:
             attributes.update(self._captured.attributes(codec, headers))
-        return attributes if self._entries is None else self._with_entries(plan, attributes, carried)
+        if self._entries is None:
+            return attributes
+        return self._with_entries(plan, attributes, carried)
 
     def of_several(
         self, plan: Plan, attributes: Mapping[str, Any], carried: Context
     ) -> dict[str, Any]:
         """All that a span says of several, or of none."""
         attributes = {**plan.attributes, **attributes}
-        return attributes if self._entries is None else self._with_entries(plan, attributes, carried)
+        if self._entries is None:
+            return attributes
+        return self._with_entries(plan, attributes, carried)
 
     def _with_entries(
         self, plan: Plan, attributes: dict[str, Any], carried: Context

@@ -37,8 +37,9 @@ def publish(
     key = _amqp.text(routing_key)
     connection = getattr(exchange.channel, "_connection", None)
     endpoint = _amqp.sent_to(exchange.name or "", key, server(connection))
-    about = {_amqp.ROUTING_KEY: key} if key else {}
-    return endpoint, (message.message_id, message.correlation_id, about, None), message.headers, call
+    attributes = {_amqp.ROUTING_KEY: key} if key else {}
+    about = message.message_id, message.correlation_id, attributes, None
+    return endpoint, about, message.headers, call
 
 
 _KNOWN = frozenset({"mandatory", "immediate", "timeout"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import threading
 from typing import Any
 
@@ -113,10 +114,25 @@ def test_the_callers_properties_are_not_touched(blocking: Blocking, telemetry: T
     assert given == before
 
 
+def call_of(channel: Any, *args: Any, **kwargs: Any) -> Any:
+    """How to call pika with other headers, as the reader of a publish says it."""
+    leaving = calls.basic_publish(channel, *args, **kwargs)
+    assert leaving is not None
+    return leaving[3]
+
+
+def test_a_copy_has_every_field_that_pika_knows(blocking: Blocking) -> None:
+    fields = inspect.signature(BasicProperties).parameters
+    given = BasicProperties(**{name: f"the {name}" for name in fields})
+    call = call_of(blocking.channel, "orders", "created", BODY, given)
+    (_, _, _, copied, _), _ = call({"other": 1})
+    assert vars(copied) == {**vars(given), "headers": {"other": 1}}
+
+
 def test_a_copy_shares_nothing_that_is_changed(blocking: Blocking) -> None:
     """The headers are replaced on the copy, not changed."""
     given = properties(headers={"color": "red"})
-    _, _, _, call = calls.basic_publish(blocking.channel, "orders", "created", BODY, given) or ()
+    call = call_of(blocking.channel, "orders", "created", BODY, given)
     (_, _, _, copied, _), _ = call({"other": 1})
     assert (copied.headers, given.headers) == ({"other": 1}, {"color": "red"})
 
@@ -145,9 +161,7 @@ def test_arguments_may_be_given_in_every_way(
 
 
 def test_parameters_that_a_newer_pika_adds_are_passed_through(blocking: Blocking) -> None:
-    *_, call = calls.basic_publish(
-        blocking.channel, "orders", "created", BODY, None, False, 7, immediate=True
-    ) or ()
+    call = call_of(blocking.channel, "orders", "created", BODY, None, False, 7, immediate=True)
     args, kwargs = call({})
     assert (args[5:], kwargs) == ((7,), {"immediate": True})
 
