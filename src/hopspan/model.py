@@ -104,8 +104,10 @@ class Endpoint(NamedTuple):
 
 
 make = tuple.__new__
-"""Makes a value of this module, given its class and a tuple of *all* of its fields: what a `NamedTuple`
-has for that is written in Python, and takes three times as long. For what is made of each message."""
+"""Makes a value, given its class and a tuple of *all* of its fields.
+
+What a `NamedTuple` has for that is written in Python and takes twice as long: this is for what is
+made of each message."""
 
 
 class MessageInfo(NamedTuple):

@@ -15,7 +15,7 @@ import hopspan
 from hopspan import Commits
 from hopspan.adapters import kafka as adapter
 from hopspan.adapters.kafka import tracking
-from hopspan.adapters.kafka.consumers import state_of
+from hopspan.adapters.kafka.consumers import State, state_of
 from hopspan.adapters.kafka.registry import tracker_of
 from hopspan.adapters.kafka.tracking import track
 from tests.unit.adapters.kafka.conftest import (
