@@ -7,7 +7,7 @@ Values are `NamedTuple`s, so they are immutable, hashable where their parts are,
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -103,7 +103,14 @@ class Endpoint(NamedTuple):
     server_port: int | None = None
 
 
-make = tuple.__new__
+if TYPE_CHECKING:
+    _Value = TypeVar("_Value", bound=tuple[Any, ...])
+
+    class _Make(Protocol):
+        def __call__(self, kind: type[_Value], fields: tuple[Any, ...], /) -> _Value: ...
+
+
+make: _Make = tuple.__new__
 """Makes a value, given its class and a tuple of *all* of its fields.
 
 What a `NamedTuple` has for that is written in Python and takes twice as long: this is for what is
