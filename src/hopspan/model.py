@@ -7,10 +7,11 @@ Values are `NamedTuple`s, so they are immutable, hashable where their parts are,
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Protocol, TypeVar
 
 
 class HopspanError(Exception):

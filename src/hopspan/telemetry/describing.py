@@ -44,6 +44,17 @@ class Description:
             return attributes
         return self._with_entries(plan, attributes, carried)
 
+    def of_delivery(
+        self, plan: Plan, delivery: Delivery, codec: Codec, carried: Context
+    ) -> dict[str, Any]:
+        """All that a process span says of its single message."""
+        attributes = self.of_message(plan, delivery.message, delivery.headers, codec, carried)
+        if delivery.attempt is not None:
+            attributes[names.ATTEMPT] = delivery.attempt
+        if delivery.redelivered:
+            attributes[names.REDELIVERED] = True
+        return attributes
+
     def of_several(
         self, plan: Plan, attributes: Mapping[str, Any], carried: Context
     ) -> dict[str, Any]:

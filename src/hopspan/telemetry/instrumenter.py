@@ -87,8 +87,7 @@ class Instrumenter:
         ambient, links, kind = get_current(), _NO_LINKS, None
         kept = self.config.keep_context and carries_context(codec, headers)
         if kept:
-            links = links_to_senders([headers], codec, trust=self.config.trust)
-            kind = SpanKind.CLIENT
+            kind, links = SpanKind.CLIENT, links_to_senders([headers], codec, self.config.trust)
         planned = plan(action, endpoint)
         attributes = self._description.of_message(planned, message, headers, codec, ambient)
         operation = self._start(planned, (ambient, ambient, links), attributes, kind=kind)
@@ -128,14 +127,13 @@ class Instrumenter:
         about, links = batch(deliveries, codec, trust=self.config.trust)
         if len(deliveries) != 1:
             relation = (ambient, ambient, links)
-            about = about if deliveries else {}
-            return self.start(action, endpoint, relation, about, start_time=began)
+            return self.start(action, endpoint, relation, about if deliveries else {}, began)
         message, headers = deliveries[0].message, deliveries[0].headers
         if self.config.baggage_attributes or self.config.baggage_metrics:
             carried = with_baggage_of(self.config, headers, codec, ambient)
         planned = plan(action, endpoint)
         attributes = self._description.of_message(planned, message, headers, codec, carried)
-        return self._start(planned, (ambient, carried, links), attributes, start_time=began)
+        return self._start(planned, (ambient, carried, links), attributes, began)
 
     # -- processing ------------------------------------------------------------------------------
 
@@ -174,16 +172,12 @@ class Instrumenter:
         if len(deliveries) > 1:
             about, relation = of_batch(self.config, deliveries, codec, base)
             return self.start(names.PROCESS, common_endpoint(deliveries), relation, about)
-        endpoint, message, headers, _, redelivered, attempt, _, _ = deliveries[0]
-        relation = of_message(self.config, headers, codec, base)
+        delivery = deliveries[0]
+        relation = of_message(self.config, delivery.headers, codec, base)
         if self.audience.is_nobody():
             return silent(relation[1], relation[0])
-        planned = plan(names.PROCESS, endpoint)
-        attributes = self._description.of_message(planned, message, headers, codec, relation[1])
-        if attempt is not None:
-            attributes[names.ATTEMPT] = attempt
-        if redelivered:
-            attributes[names.REDELIVERED] = True
+        planned = plan(names.PROCESS, delivery.endpoint)
+        attributes = self._description.of_delivery(planned, delivery, codec, relation[1])
         return self._start(planned, relation, attributes)
 
     # -- settling --------------------------------------------------------------------------------
@@ -215,10 +209,8 @@ class Instrumenter:
             endpoint: Where the deliveries came from; looked up in them when omitted.
             always: It is notable whatever its verdict.
         """
-        notable = always or outcome.failed
-        if not self.audience.tells_of(settlement.verdict, notable=notable):
-            return
-        if deliveries and not self.traced(deliveries):
+        is_told = self.audience.tells_of(settlement.verdict, notable=always or outcome.failed)
+        if not is_told or (deliveries and not self.traced(deliveries)):
             return
         context = get_current() if inside is None else inside
         operation = self.start(
@@ -239,22 +231,20 @@ class Instrumenter:
         endpoint: Endpoint,
         relation: Relation,
         about: Mapping[str, Any],
-        *,
         start_time: int | None = None,
     ) -> Operation:
         """Start an operation on no message, or on several, of which `about` says something."""
         planned = plan(action, endpoint)
         attributes = self._description.of_several(planned, about, relation[1])
-        return self._start(planned, relation, attributes, start_time=start_time)
+        return self._start(planned, relation, attributes, start_time)
 
     def _start(
         self,
         planned: Plan,
         relation: Relation,
         attributes: dict[str, Any],
-        *,
-        kind: SpanKind | None = None,
         start_time: int | None = None,
+        kind: SpanKind | None = None,
     ) -> Operation:
         """Start a span, and make it the current one of the context that the operation carries."""
         parent, carried, links = relation

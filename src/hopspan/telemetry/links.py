@@ -27,7 +27,7 @@ def most() -> int:
     return int(text) if text.isdecimal() else _SDK_DEFAULT
 
 
-def links_to_senders(headers: Sequence[Any], codec: Codec, *, trust: bool = True) -> Links:
+def links_to_senders(headers: Sequence[Any], codec: Codec, trust: bool = True) -> Links:
     """Links to what sent the messages with these headers, where they say so.
 
     A sender that is not trusted is linked to by its ids alone: its flags and its `tracestate` are
