@@ -58,11 +58,7 @@ def sends(
                 raise
             finally:
                 inside.reset(token)
-            if not (
-                completes is not None
-                and operation.is_heard
-                and _completes(completes, self, operation, result)
-            ):
+            if completes is None or not _completes(completes, self, operation, result):
                 end_send(operation)
             return result
 
@@ -121,7 +117,7 @@ def _completes(
     completes: Callable[..., bool], client: Any, operation: Operation, result: Any
 ) -> bool:
     try:
-        return completes(client, operation, result)
+        return operation.is_heard and completes(client, operation, result)
     except Exception:  # noqa: BLE001
         faults.report("waiting for the outcome of a publish")
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
+from hopspan import faults
 from hopspan.entries import names_of, recorded
 from hopspan.model import OperationType
 from hopspan.telemetry.capturing import Capture
@@ -70,7 +71,11 @@ class Description:
         """With baggage, which never wins where names are the same."""
         if self._entries is None or plan.action.type not in _WITH_ENTRIES:
             return attributes
-        return {**recorded(carried, self._entries), **attributes}
+        try:
+            return {**recorded(carried, self._entries), **attributes}
+        except Exception:  # noqa: BLE001 - a value that cannot be told, say
+            faults.report("recording baggage on a span")
+            return attributes
 
 
 def of_settlement(settlement: Settlement, deliveries: Sequence[Delivery]) -> dict[str, Any]:

@@ -71,13 +71,19 @@ class WatchedSpan(RememberingSpan):
         self._span.record_exception(exception, attributes, timestamp, escaped)
 
 
-def telling(span: Span, parent: Context) -> Span:
-    """A span just started, or one in its place that remembers the status that is set on it."""
+def telling(span: Span, parent: Context, is_asked: bool = True) -> Span:
+    """A span just started, or one in its place that remembers the status that is set on it.
+
+    Where nobody will ask for the status, that is one which may not be the operation's own: a tracer
+    that records nothing may hand out whatever is current.
+    """
     if type(span) is NonRecordingSpan or not span.is_recording():
         told = span.get_span_context()
         if not told.is_valid:  # without an SDK, older releases of the API pass nothing on
             told = get_current_span(parent).get_span_context()
+        elif not is_asked and type(span) is NonRecordingSpan:
+            return span  # it does nothing, whosever it is
         return RememberingSpan(told)
     # Not the SDK's: whatever makes it may hide its status.
     known = hasattr(type(span), "status") or hasattr(span, "status")  # a property is not asked yet
-    return span if known else WatchedSpan(span)
+    return span if known or not is_asked else WatchedSpan(span)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import INVALID_SPAN, Link, SpanContext, SpanKind
+from opentelemetry.trace import Link, SpanContext, SpanKind
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -53,8 +53,8 @@ class Instrumenter:
     """Starts operations as one `Config` wants them."""
 
     __slots__ = (
-        "_description", "_is_ignored", "_tracer", "allowed", "audience", "config", "exceptions",
-        "meters", "switch",
+        "_description", "_is_ignored", "_is_watched", "_tracer", "allowed", "audience", "config",
+        "exceptions", "meters", "switch",
     )  # fmt: skip
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
@@ -69,6 +69,7 @@ class Instrumenter:
         self.allowed: Names | None = names_of(config.baggage_allow)
         self._description = Description(config)
         self._is_ignored = ignoring(config.ignore)
+        self._is_watched = config.on_start is not None or config.on_end is not None
         self.audience: Audience = Audience(config)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Instrumenter:
@@ -96,9 +97,7 @@ class Instrumenter:
         try:
             if kept and self.allowed is not None:
                 return operation, narrowed(codec, headers, self.allowed)
-            # Without an SDK, older releases of the API pass nothing on.
-            span = None if operation.span is INVALID_SPAN else operation.span
-            return operation, inject_into(codec, headers, ambient, self.allowed, span)
+            return operation, inject_into(codec, headers, ambient, self.allowed, operation.span)
         except Exception:  # noqa: BLE001 - better without context than not at all
             faults.report("injecting context into message headers")
             return operation, emptied(codec, headers, self.allowed)
@@ -263,7 +262,8 @@ class Instrumenter:
                 record_exception=False,
                 set_status_on_exception=False,
             )
+            span = telling(span, parent, planned.decides or self._is_watched)
         except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
             faults.report(f"starting a {planned.action.type.value} span")
             return silent(carried)
-        return Operation(self, planned, telling(span, parent) if planned.decides else span, carried)
+        return Operation(self, planned, span, carried)

@@ -130,7 +130,8 @@ class Operation:
         self.plan: Plan | None = plan
         """What every operation like this has in common."""
         self.span: Span = span
-        """The running span; one that only remembers its status where nothing is recorded."""
+        """The running span. Where nothing is recorded, and its status decides about a message or
+        there are hooks, one that only remembers its status."""
 
     @property
     def context(self) -> Context:

@@ -7,13 +7,27 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags, Tracer
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    set_span_in_context,
+)
 
-from hopspan.model import SUCCESS, Outcome
+from hopspan.conventions import Action
+from hopspan.model import SUCCESS, Endpoint, MessageInfo, OperationType, Outcome, Outgoing
 from hopspan.propagation import MAPPING
 from hopspan.telemetry.foreign import WatchedSpan, telling
+from hopspan.telemetry.spans import RememberingSpan
 from tests.unit.support import Telemetry, delivery, named
 
+PUBLISH = Action("publish", OperationType.SEND)
 CONTEXT = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 
 
@@ -164,3 +178,56 @@ class Unreadable(Theirs):
 def test_a_status_that_cannot_be_read_is_not_read_while_the_span_starts() -> None:
     span = Unreadable()
     assert telling(span, Context()) is span
+
+
+# -- spans whose status nobody asks for ------------------------------------------------------------
+
+AROUND = set_span_in_context(NonRecordingSpan(CONTEXT), Context())
+
+
+class Unrecorded(Theirs):
+    """One that may be the application's own: a tracer that records nothing hands out what is current."""
+
+    def is_recording(self) -> bool:
+        return False
+
+
+class Nobodys(Unrecorded):
+    def get_span_context(self) -> SpanContext:
+        return INVALID_SPAN_CONTEXT
+
+
+@pytest.mark.parametrize("span", [NonRecordingSpan(CONTEXT), Theirs()])
+def test_a_span_whose_status_nobody_asks_for_is_left_as_it_is(span: Span) -> None:
+    assert telling(span, AROUND, is_asked=False) is span
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+@pytest.mark.parametrize(
+    "span", [Unrecorded(), Nobodys(), INVALID_SPAN, NonRecordingSpan(INVALID_SPAN_CONTEXT)]
+)
+def test_what_may_be_another_ones_span_or_nobodys_has_one_in_its_place(
+    span: Span, is_asked: bool
+) -> None:
+    told = telling(span, AROUND, is_asked)
+    assert (type(told), told.get_span_context()) == (RememberingSpan, CONTEXT)
+
+
+@pytest.mark.parametrize("hooks", [(), ("on_start",), ("on_end",)])
+def test_hooks_may_ask_for_the_status_of_every_span(
+    hooks: tuple[str, ...], unsampled: Telemetry
+) -> None:
+    leaving = Outgoing(Endpoint("memory"), MessageInfo(), None, lambda changed: ((changed,), {}))
+    instrumenter = unsampled.instrumenter(**dict.fromkeys(hooks, lambda *_: None))
+    operation, _ = instrumenter.start_send(PUBLISH, leaving, MAPPING)
+    assert hasattr(operation.span, "status") == bool(hooks)
+
+
+def test_a_publish_does_not_end_what_is_current(telemetry: Telemetry) -> None:
+    theirs = Unrecorded()
+    instrumenter = telemetry.instrumenter(tracer_provider=TheirProvider(theirs))
+    leaving = Outgoing(Endpoint("memory"), MessageInfo(), None, lambda changed: ((changed,), {}))
+    operation, headers = instrumenter.start_send(PUBLISH, leaving, MAPPING)
+    operation.end(Outcome(failed=True, error_type="x"), {"a": 1})
+    assert theirs.calls == []
+    assert headers == {"traceparent": f"00-{1:032x}-{2:016x}-01"}

@@ -740,6 +740,25 @@ class Watching(Sampler):
         return "Watching"
 
 
+class Untold:
+    """A value that cannot be told."""
+
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+def test_an_entry_that_cannot_be_told_costs_neither_span_nor_context(
+    telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    instrumenter = telemetry.instrumenter(baggage_attributes=("tenant",))
+    with current(baggage.set_baggage("tenant", Untold(), Context())):
+        sent, headers = instrumenter.start_send(PUBLISH, outgoing(), MAPPING)
+        processed = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=False)
+    assert headers["traceparent"][3:35] == f"{sent.span.get_span_context().trace_id:032x}"
+    assert processed.span.get_span_context().trace_id == TRACE
+    assert [each.levelname for each in logged.records] == ["ERROR", "WARNING"]  # it does not leave
+
+
 def test_a_sampler_sees_chosen_entries_and_headers_and_none_of_them_wins_over_ours() -> None:
     sampler = Watching()
     telemetry = Telemetry(sampler)

@@ -66,7 +66,8 @@ def _carrying(properties: Any, headers: Any) -> Any:
     """A copy of properties with other headers. The application may publish its own again.
 
     Field by field (AMQP 0-9-1, *basic*): to ask for an instance's `__dict__` makes it a slower one,
-    also for pika, which reads every field.
+    also for pika, which reads every field. What the application has put on it besides stays behind;
+    a subclass is copied with all that it has.
     """
     if properties is None:
         return BasicProperties(headers=headers)
