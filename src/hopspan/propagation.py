@@ -277,23 +277,27 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
 
 
 def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
-    """Who has sent messages with these headers; the invalid one where they do not say."""
+    """Who has sent messages with these headers, as far as they say so."""
     plainly = carries_only_context()
-    senders = []
+    found, read, identity, senders = codec.found, w3c.sender, w3c.IDENTITY, []
     for headers in many:
         span = None
         if plainly:
             try:
-                span = w3c.sender(codec.found(headers, w3c.IDENTITY)) if headers else None
+                span = read(found(headers, identity)) if headers else None
             except Exception:  # noqa: BLE001 - nor is this for us to read
                 span = None
-        senders.append(_asked(codec, headers, trust) if span is None else span)
+        if span is None:
+            span = _asked(codec, headers, trust)
+        if span is not None:
+            senders.append(span)
     return senders
 
 
-def _asked(codec: Codec, headers: Any, trust: bool) -> SpanContext:
+def _asked(codec: Codec, headers: Any, trust: bool) -> SpanContext | None:
     context = extract_from(codec, headers, Context(), trust=trust)
-    return get_current_span(context).get_span_context()
+    span = get_current_span(context).get_span_context()
+    return span if span.is_valid else None
 
 
 def injected(headers: Any, context: Context, allowed: Names | None = None) -> Any:

@@ -60,6 +60,14 @@ def test_a_plain_traceparent_is_read(told: Any) -> None:
     assert w3c.sender({"traceparent": told}) == SENDER
 
 
+def test_a_sender_is_what_its_constructor_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for is_laid_out in (w3c._IS_LAID_OUT, False):
+        monkeypatch.setattr(w3c, "_IS_LAID_OUT", is_laid_out)
+        span = w3c.sender({"traceparent": TRACEPARENT})
+        assert type(span) is SpanContext
+        assert tuple(span) == tuple(SENDER)
+
+
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", "ff"])
 def test_all_flags_are_kept(flags: str) -> None:
     span = w3c.sender({"traceparent": f"00-{TRACE}-{SPAN}-{flags}"})
@@ -80,6 +88,22 @@ def test_all_flags_are_kept(flags: str) -> None:
         {"traceparent": f"{TRACEPARENT}-more"},
         {"traceparent": f"01{TRACEPARENT[2:]}"},
         {"traceparent": f"00-{'A' * 32}-{SPAN}-01"},
+        {"traceparent": f"00-{TRACE}-{'B' * 16}-01"},
+        {"traceparent": f"00-{TRACE}-{SPAN}-0A"},
+        {"traceparent": f"00-{TRACE}-{SPAN}-+1"},
+        {"traceparent": f"00-{TRACE}1-{SPAN[1:]}-01"},
+        {"traceparent": f"00-{TRACE}11-{SPAN[2:]}-01"},
+        {"traceparent": f"00-{TRACE[2:]}-{SPAN}22-01"},
+        {"traceparent": f"00-{TRACE[1:]} -{SPAN}-01"},
+        {"traceparent": f"00-{TRACE[2:]}0x-{SPAN}-01"},
+        {"traceparent": f"00-{TRACE[1:]}_-{SPAN}-01"},
+        {"traceparent": f"00-{TRACE}-{SPAN}--1"},
+        {"traceparent": f"00-{TRACE}{SPAN}--01"},
+        {"traceparent": f"00-{TRACE}-{SPAN}22-01"},
+        {"traceparent": f"00-{TRACE}-{SPAN[2:]}-01"},
+        {"traceparent": "-" * 55},
+        {"traceparent": f"00-{TRACE}-{SPAN[1:]}\u212a-01"},
+        {"traceparent": f"0 -{TRACE}-{SPAN}-01"},
         {"traceparent": TRACEPARENT.replace("1", "\uff11")},
         {"traceparent": f"00-{'0' * 32}-{SPAN}-01"},
         {"traceparent": f"00-{TRACE}-{'0' * 16}-01"},

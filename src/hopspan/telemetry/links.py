@@ -33,8 +33,8 @@ def links_to_senders(headers: Sequence[Any], codec: Codec, trust: bool = True) -
     A sender that is not trusted is linked to by its ids alone: its flags and its `tracestate` are
     for its own sampler.
     """
-    spans = senders_of(codec, headers, trust=trust)
-    return links_to_spans(spans if trust else [_bare(each) for each in spans])
+    spans = senders_of(codec, _newest(headers), trust=trust)
+    return tuple(map(Link, spans if trust else map(_bare, spans)))
 
 
 def _bare(span: SpanContext) -> SpanContext:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan.adapters._kafka_frontier import OFFSET
 from hopspan.adapters.kafka.consumers import Received, Shared
-from hopspan.adapters.kafka.describing import HEADERS, OnDemand, delivery, endpoint
+from hopspan.adapters.kafka.describing import HEADERS, TOPIC, OnDemand, delivery, endpoint
 from hopspan.adapters.kafka.partitions import Runs, partition_of
 from hopspan.model import Delivery, Verdict
 from hopspan.processing import Together
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from hopspan.model import Endpoint
     from hopspan.processing import Processing
 
-_PARTITION = attrgetter("topic", "partition")
+_NUMBER = attrgetter("partition")
 _NONE: Mapping[TopicPartition, Frontier] = {}
 
 
 def runs_of(records: Sequence[Any]) -> Runs:
     """Records by their partitions."""
-    partitions = set(map(_PARTITION, records))
-    if len(partitions) == 1:
+    if len(set(map(_NUMBER, records))) == 1 and len(set(map(TOPIC, records))) == 1:
         return {partition_of(records[0]): records}
     runs: dict[TopicPartition, list[Any]] = {}
     for record in records:

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 _NOTHING: dict[str, Any] = {}
 _NOWHERE = _kafka.Server()
-_TOPIC, HEADERS = attrgetter("topic"), attrgetter("headers")
+TOPIC, HEADERS = attrgetter("topic"), attrgetter("headers")
 
 
 def info(record: Any, state: State | None) -> MessageInfo:
@@ -109,7 +109,7 @@ class Polled(OnDemand[Delivery], Several):
 
     def endpoints(self) -> AbstractSet[Endpoint]:
         """Where they are from."""
-        return {self._state.endpoint(each) for each in set(map(_TOPIC, self.records))}
+        return {self._state.endpoint(each) for each in set(map(TOPIC, self.records))}
 
     def headers(self, most: int) -> list[Any]:
         """Those of the newest."""
