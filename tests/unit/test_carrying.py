@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import gc
+import inspect
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -255,7 +256,7 @@ def test_an_async_function_runs_with_the_entries() -> None:
         await asyncio.sleep(0)
         return now()
 
-    assert asyncio.iscoroutinefunction(order)
+    assert inspect.iscoroutinefunction(order)
     waiting = order()
     assert now() == {}, "it does not run yet"
 
