@@ -831,9 +831,7 @@ def test_a_rejected_message_goes_to_the_dead_letter_exchange_with_its_history(si
     assert (properties.message_id, properties.expiration) == ("m", None)
     assert properties.headers["x-death"][0].pop("time").year > 2000
     since_3_13 = [name for name in properties.headers if name.startswith("x-last-death-")]
-    assert {
-        name: each for name, each in properties.headers.items() if name not in since_3_13
-    } == {
+    assert {name: each for name, each in properties.headers.items() if name not in since_3_13} == {
         "traceparent": "00-1-2-03",
         "x-death": [
             {
