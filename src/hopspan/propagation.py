@@ -277,7 +277,7 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
 
 
 def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
-    """Who has sent messages with these headers, as far as they say so."""
+    """Who has sent messages with these headers; those that do not say are left out."""
     plainly = carries_only_context()
     found, read, identity, senders = codec.found, w3c.sender, w3c.IDENTITY, []
     for headers in many:

@@ -60,12 +60,55 @@ def test_a_plain_traceparent_is_read(told: Any) -> None:
     assert w3c.sender({"traceparent": told}) == SENDER
 
 
-def test_a_sender_is_what_its_constructor_makes(monkeypatch: pytest.MonkeyPatch) -> None:
-    for is_laid_out in (w3c._IS_LAID_OUT, False):
-        monkeypatch.setattr(w3c, "_IS_LAID_OUT", is_laid_out)
-        span = w3c.sender({"traceparent": TRACEPARENT})
-        assert type(span) is SpanContext
-        assert tuple(span) == tuple(SENDER)
+@pytest.mark.parametrize("is_laid_out", [True, False])
+def test_a_sender_is_what_its_constructor_makes(
+    is_laid_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(w3c, "_IS_LAID_OUT", is_laid_out)
+    span = w3c.sender({"traceparent": TRACEPARENT})
+    assert type(span) is SpanContext
+    assert tuple(span) == tuple(SENDER)
+
+
+class Swapped(tuple[Any, ...]):
+    """A span context with its parts in another order."""
+
+    __slots__ = ()
+
+    def __new__(cls, trace_id: int, span_id: int, is_remote: bool, flags: TraceFlags) -> Swapped:
+        told = SpanContext(trace_id, span_id, is_remote, flags)
+        return super().__new__(cls, (told[1], told[0], told[3], told[2], told[4], told[5]))
+
+
+class Plain:
+    """A span context that is no tuple."""
+
+    def __init__(self, *_parts: object) -> None: ...
+
+
+def test_a_span_context_is_made_directly_only_if_it_is_the_tuple_that_it_was() -> None:
+    assert w3c._IS_LAID_OUT
+    assert w3c.is_laid_out(SpanContext)
+    assert not w3c.is_laid_out(Swapped)
+    assert not w3c.is_laid_out(Plain)
+
+
+class AnyCase(str):
+    """Text that is the same in capitals."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and self.lower() == other.lower()
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def test_what_an_application_makes_of_text_is_for_the_propagator() -> None:
+    assert w3c.sender({"traceparent": AnyCase(f"00-{'A' * 32}-{SPAN}-01")}) is None
+    assert w3c.sender({"traceparent": AnyCase(TRACEPARENT)}) is None
 
 
 @pytest.mark.parametrize("flags", ["00", "01", "02", "03", "ff"])

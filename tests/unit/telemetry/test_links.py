@@ -36,6 +36,11 @@ def test_a_message_without_a_context_has_no_link() -> None:
     assert [link.context.span_id for link in links] == [1, 2]
 
 
+def test_where_the_sdk_keeps_none_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "0")
+    assert links_to_senders([sent_by(1)], MAPPING) == ()
+
+
 def test_headers_are_read_as_the_codec_does() -> None:
     links = links_to_senders([[("traceparent", sent_by(1)["traceparent"].encode())]], PAIRS)
     assert [link.context.span_id for link in links] == [1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kafka.structs import TopicPartition
 
 import hopspan
 from hopspan.adapters import kafka as adapter
@@ -43,6 +44,8 @@ def test_records_are_taken_by_their_partitions() -> None:
     first, second, third = record(10), record(5, 1), record(11)
     assert runs_of([first, third]) == {ORDERS: [first, third]}
     assert runs_of([first, second, third]) == {ORDERS: [first, third], OTHERS: [second]}
+    bill = record(7, topic="bills")
+    assert runs_of([first, bill]) == {ORDERS: [first], TopicPartition("bills", 0): [bill]}
 
 
 @pytest.mark.parametrize("knows", [False, True])
