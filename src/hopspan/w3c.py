@@ -51,13 +51,13 @@ _MOST_CHARACTERS = 1024
 _NONE: Mapping[str, Any] = {}
 
 
-def is_laid_out(kind: type) -> bool:
+def is_laid_out(kind: Any) -> bool:
     """Whether a class of span contexts is still the tuple that can be made without its constructor.
 
     That would look at both ids again, which takes a quarter of the time of reading them.
     """
     parts = (2, 3, False, TraceFlags(4), DEFAULT_TRACE_STATE, True)  # all of them different
-    return issubclass(kind, tuple) and tuple(kind(*parts[:4])) == parts
+    return issubclass(kind, tuple) and tuple[Any, ...](kind(*parts[:4])) == parts
 
 
 _IS_LAID_OUT = is_laid_out(SpanContext)
