@@ -34,7 +34,10 @@ _HANDLE = _Why(
     "a delivery is kept so that it can be settled once, joined, deferred and found by current()",
     "Where the time goes",
 )
-_LINKS = _Why("the SDK's own links and contexts are more than half of it", "Where the time goes")
+_LINKS = _Why(
+    "the SDK's own links are nearly half of it, and each sender has to be read",
+    "Where the time goes",
+)
 
 
 def _listed(why: _Why, what: str, *groups: str) -> tuple[Unreached, ...]:
