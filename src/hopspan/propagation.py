@@ -279,12 +279,12 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
 def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
     """Who has sent messages with these headers; those that do not say are left out."""
     plainly = carries_only_context()
-    found, read, identity, senders = codec.found, w3c.sender, w3c.IDENTITY, []
+    senders = []
     for headers in many:
         span = None
         if plainly:
             try:
-                span = read(found(headers, identity)) if headers else None
+                span = w3c.sender(codec.found(headers, w3c.IDENTITY)) if headers else None
             except Exception:  # noqa: BLE001 - nor is this for us to read
                 span = None
         if span is None:
