@@ -13,8 +13,8 @@ from hopspan.adapters import ADAPTERS, adapter_named
 from hopspan.config import Config
 from hopspan.interception import unweave, weave
 from hopspan.model import ConfigurationError
-from hopspan.processing import refuse
-from hopspan.telemetry import Binding, Instrumenter, install
+from hopspan.delivery import refuse
+from hopspan.telemetry import Binding, Instrumenter, set_for_client
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,17 +76,19 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
                 )
             return
         adapter = adapter_named(name)
-        refuse(config.policy, adapter, ())
+        if config.policy.settles:
+            reason = adapter.delivery.refusal(config.policy)
+            refuse(config.policy, adapter.client, reason)
         binding = Binding(adapter, Instrumenter(config))
-        woven = weave(adapter.POINTS, binding)
-        if adapter.SIGNALS is not None:
+        woven = weave(adapter.points, binding)
+        if adapter.signals is not None:
             try:
-                adapter.SIGNALS.connect(binding)
+                adapter.signals.connect(binding)
             except Exception:
                 unweave(woven)
                 raise
         _woven[name] = (binding, woven, settings)
-        install(adapter.NAME, binding.instrumenter)
+        set_for_client(adapter.name, binding.instrumenter)
 
 
 def uninstrument(*clients: str) -> None:
@@ -106,9 +108,9 @@ def uninstrument(*clients: str) -> None:
                 binding, woven, _ = _woven.pop(name)
                 binding.instrumenter.switch.on = False
                 unweave(woven)
-                if binding.adapter.SIGNALS is not None:
-                    binding.adapter.SIGNALS.disconnect(binding)
-                install(binding.adapter.NAME, None)
+                if binding.adapter.signals is not None:
+                    binding.adapter.signals.disconnect(binding)
+                set_for_client(binding.adapter.name, None)
 
 
 def _is_installed(name: str) -> bool:

@@ -7,12 +7,10 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from hopspan.processing import use_locator
+from hopspan.delivery import Running, set_lookup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hopspan.processing import Adapter
+    from hopspan.delivery import Adapter
 
 ADAPTERS = {
     "aio_pika": "hopspan.adapters.aio_pika",
@@ -33,22 +31,23 @@ def locate(kind: type) -> Adapter | None:
         top = module.partition(".")[0]
         name = _BY_MODULE.get("hopspan.testing" if module.startswith("hopspan.testing") else top)
         if name is not None:
-            return cast("Adapter", importlib.import_module(name))
+            return cast("Adapter", importlib.import_module(name).ADAPTER)
     return None
 
 
 def adapter_named(name: str) -> Adapter:
     """The adapter of a client, imported now; imports the client."""
-    return cast("Adapter", importlib.import_module(ADAPTERS[name.replace("-", "_")]))
+    module = importlib.import_module(ADAPTERS[name.replace("-", "_")])
+    return cast("Adapter", module.ADAPTER)
 
 
-def serving(handler: Any) -> tuple[Adapter, Sequence[Any] | None] | None:
-    """Celery's adapter where a handler is a task's body: that is called with its arguments only."""
+def running(handler: Any) -> Running | None:
+    """The delivery of a Celery task's body, which is called with the task's arguments only."""
     state = sys.modules.get("celery._state")
     if state is None or state.get_current_task() is None:
         return None
-    adapter: Any = adapter_named("celery")
-    return adapter, adapter.served(handler)
+    found: Running | None = importlib.import_module(ADAPTERS["celery"]).running(handler)
+    return found
 
 
-use_locator(locate, serving)
+set_lookup(locate, running)

@@ -5,36 +5,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.processing.adapting import adapter_among, unknown
-from hopspan.processing.holding import Hold
-from hopspan.processing.opening import NOTHING, begin, started
-from hopspan.telemetry import face_for
+from hopspan.delivery.adapter import adapter_among, unknown
+from hopspan.delivery.batch import given
+from hopspan.delivery.entering import NO_DELIVERY, safely
+from hopspan.delivery.subscription import Subscriptions
+from hopspan.telemetry import cached_overrides
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import TracebackType
 
     from typing_extensions import Unpack
 
     from hopspan.config import Settings
-    from hopspan.processing.adapting import Adapter
-    from hopspan.processing.delivery import Processing
-    from hopspan.telemetry import Face
+    from hopspan.delivery.adapter import Adapter
+    from hopspan.delivery.delivery import Delivery, Scope
+    from hopspan.telemetry import Overrides
+
+_MOST_KEPT = 256
+_kept: dict[Overrides, Subscriptions] = {}
+"""The subscriptions of blocks, by their settings."""
+
+
+def subscriptions_for(overrides: Overrides) -> Subscriptions:
+    """The subscriptions of blocks and loops with these settings."""
+    found = _kept.get(overrides)
+    if found is None:
+        found = Subscriptions(overrides, is_pushed=False)
+        if len(_kept) < _MOST_KEPT:
+            _kept[overrides] = found
+    return found
 
 
 class Block:
     """A `with` block in which one message is handled. Single use; made by `process`."""
 
-    __slots__ = ("_adapter", "_face", "_hold", "_natives")
+    __slots__ = ("_delivery", "_overrides", "_scope")
 
-    def __init__(self, adapter: Adapter | None, natives: Sequence[Any], face: Face) -> None:
-        self._adapter = adapter
-        self._natives = natives
-        self._face = face
-        self._hold: Hold | None = None
+    def __init__(self, delivery: Delivery | tuple[()], overrides: Overrides) -> None:
+        self._delivery = delivery
+        self._overrides = overrides
+        self._scope: Scope | None = None
 
-    def __enter__(self) -> Processing:
-        return self._begin(plain="hopspan.process(...)")
+    def __enter__(self) -> Delivery:
+        return self._begin("hopspan.process(...)")
 
     def __exit__(
         self,
@@ -42,14 +55,11 @@ class Block:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        if self._hold is not None:
-            try:
-                self._hold.conclude(error)
-            finally:
-                self._hold.release()
+        if self._scope is not None:
+            self._scope.leave(error, is_block=True)
 
-    async def __aenter__(self) -> Processing:
-        return self._begin()
+    async def __aenter__(self) -> Delivery:
+        return self._begin("")
 
     async def __aexit__(
         self,
@@ -57,23 +67,17 @@ class Block:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        if self._hold is not None:
-            try:
-                await self._hold.conclude_async(error)
-            finally:
-                self._hold.release()
+        if self._scope is not None:
+            await self._scope.leave_async(error, is_block=True)
 
-    def _begin(self, plain: str = "") -> Processing:
-        if self._adapter is None or not self._natives:
-            return NOTHING
-        processing = started(self._open, plain)
-        if processing:
-            self._hold = Hold(processing)
-        return processing
+    def _begin(self, block: str) -> Delivery:
+        scope = self._scope = safely(self._enter, block) if self._delivery else None
+        return NO_DELIVERY if scope is None else scope.handling
 
-    def _open(self, plain: str) -> Processing:
-        assert self._adapter is not None  # noqa: S101 - for type checkers
-        return begin(self._adapter, self._natives, pushed=False, face=self._face, plain=plain)
+    def _enter(self, block: str) -> Any:
+        delivery: Any = self._delivery
+        subscription = subscriptions_for(self._overrides).for_delivery(delivery)
+        return delivery.enter(subscription, block)
 
 
 def process(
@@ -105,18 +109,18 @@ def process(
         PolicyError: on entering, the policy cannot work here.
         UnknownMessageError: the message is of no client that hopspan knows.
     """
-    face = face_for(settings)
+    overrides = cached_overrides(settings)
     if callable(via) and adapter_among((via,)) is None:
         via = via()
     found = adapter or adapter_among((via, message))
     try:
-        natives = found.given(message, via) if found is not None else None
+        delivery = given(found.delivery, message, via) if found is not None else None
     except Exception:  # noqa: BLE001 - the block is run, and the message stays unsettled
         faults.report("reading what process was given")
-        return Block(None, (), face)
+        return Block((), overrides)
     empty = isinstance(message, list | tuple | dict) and not message
-    if natives is None and not empty:
+    if delivery is None and not empty:
         raise unknown(
             "process", (message, via), "give it what the client handed out, and the channel as via="
         )
-    return Block(found, natives or (), face)
+    return Block(() if delivery is None else delivery, overrides)

@@ -1,4 +1,4 @@
-"""Whose settings hold: what `instrument` set for a client, and what a face says over it."""
+"""The settings that hold: process, then client, then wrapped object, then handler, then block."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 _installed: dict[str, Instrumenter] = {}
 _defaults: list[Instrumenter] = []
-_changes: list[int] = [0]
+GENERATION: list[int] = [0]
 """How often anything of what holds has changed: what was found out before does not count."""
 
 
-def install(adapter: str, instrumenter: Instrumenter | None) -> None:
-    """Set what the faces of one client use where they say nothing else; None for the defaults."""
+def set_for_client(adapter: str, instrumenter: Instrumenter | None) -> None:
+    """Set the settings of one client that hold where nothing else is said; None for the defaults."""
     if instrumenter is None:
         _installed.pop(adapter, None)
     else:
         _installed[adapter] = instrumenter
-    _changes[0] += 1
+    GENERATION[0] += 1
 
 
 def instrumenter_for(adapter: str) -> Instrumenter:
@@ -41,7 +41,7 @@ def instrumenter_for(adapter: str) -> Instrumenter:
     return _defaults[0]
 
 
-def in_force() -> tuple[Instrumenter, ...]:
+def active_instrumenters() -> tuple[Instrumenter, ...]:
     """What `instrument` set for each client; else the defaults of the environment.
 
     Raises:
@@ -53,14 +53,14 @@ def in_force() -> tuple[Instrumenter, ...]:
 def forget_defaults() -> None:
     """Read the environment again at the next use. For tests."""
     _defaults.clear()
-    _changes[0] += 1
+    GENERATION[0] += 1
 
 
 CONSUMER, PROCESS = 1, 2
 
 
-class Face:
-    """The settings that one face gives explicitly, over whatever lies beneath it.
+class Overrides:
+    """The settings that a handler, a block or a wrapped object gives, over what lies beneath.
 
     Thread-safe: a race at worst builds the same instrumenter twice.
     """
@@ -76,8 +76,8 @@ class Face:
         # As one value: a handler may be called on several wrapped channels at the same time.
         self._made: tuple[Instrumenter, Instrumenter] | None = None
 
-    def over(self, base: Instrumenter) -> Instrumenter:
-        """The base with this face's settings; made once for each base."""
+    def applied_to(self, base: Instrumenter) -> Instrumenter:
+        """The base with these settings; made once for each base."""
         if not self.settings:
             return base
         made = self._made
@@ -86,22 +86,22 @@ class Face:
         return made[1]
 
 
-NO_SETTINGS = Face({})
+NO_OVERRIDES = Overrides({})
 
 
 @lru_cache(maxsize=256)
-def _cached_face(settings: tuple[tuple[str, Any], ...]) -> Face:
-    return Face(dict(settings), PROCESS)
+def _cached(settings: tuple[tuple[str, Any], ...]) -> Overrides:
+    return Overrides(dict(settings), PROCESS)
 
 
-def face_for(settings: Mapping[str, Any]) -> Face:
-    """A face made once for equal settings: `process` is called for every message."""
+def cached_overrides(settings: Mapping[str, Any]) -> Overrides:
+    """Overrides made once for equal settings: `process` is called for every message."""
     if not settings:
-        return NO_SETTINGS
+        return NO_OVERRIDES
     try:
-        return _cached_face(tuple((name, _hashable(each)) for name, each in settings.items()))
+        return _cached(tuple((name, _hashable(each)) for name, each in settings.items()))
     except TypeError:  # a setting that cannot be hashed, such as a policy of the user's own
-        return Face(settings, PROCESS)
+        return Overrides(settings, PROCESS)
 
 
 def _hashable(value: Any) -> Any:
@@ -129,32 +129,32 @@ def keep_binding(instance: Any, binding: Binding) -> None:
 class Binding:
     """What the interceptors of a class or instance act for. Inactive: they call through."""
 
-    __slots__ = ("__weakref__", "_face", "_found", "_instrumenter", "_maker", "adapter")
+    __slots__ = ("__weakref__", "_found", "_instrumenter", "_overrides", "_parent", "adapter")
 
     def __init__(
         self,
         adapter: Any,
         instrumenter: Instrumenter | None = None,
-        face: Face = NO_SETTINGS,
-        maker: Binding | None = None,
+        overrides: Overrides = NO_OVERRIDES,
+        parent: Binding | None = None,
     ) -> None:
         self.adapter: Any = adapter
         self._instrumenter = instrumenter
         # Of the wrapped object that has made this one: its settings lie beneath.
-        self._maker = maker
-        self._face = face
+        self._parent = parent
+        self._overrides = overrides
         # As one value: other threads look for it as well.
         self._found: tuple[int, Instrumenter] | None = None
 
     @property
-    def face(self) -> Face:
+    def overrides(self) -> Overrides:
         """What a wrapped object was given; more is added when it is wrapped again."""
-        return self._face
+        return self._overrides
 
-    @face.setter
-    def face(self, face: Face) -> None:
-        self._face = face
-        _changes[0] += 1
+    @overrides.setter
+    def overrides(self, overrides: Overrides) -> None:
+        self._overrides = overrides
+        GENERATION[0] += 1
 
     @property
     def instrumenter(self) -> Instrumenter:
@@ -162,14 +162,14 @@ class Binding:
         if self._instrumenter is not None:
             return self._instrumenter
         found = self._found
-        if found is None or found[0] != _changes[0]:
-            found = self._found = (_changes[0], self._look())
+        if found is None or found[0] != GENERATION[0]:
+            found = self._found = (GENERATION[0], self._look())
         return found[1]
 
     def _look(self) -> Instrumenter:
-        if self._maker is not None:
-            return self._face.over(self._maker.instrumenter)
-        return self._face.over(instrumenter_for(self.adapter.NAME))
+        if self._parent is not None:
+            return self._overrides.applied_to(self._parent.instrumenter)
+        return self._overrides.applied_to(instrumenter_for(self.adapter.name))
 
     @property
     def active(self) -> bool:

@@ -12,9 +12,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.model import Delivery, Endpoint, MessageInfo, OperationType, Verdict, make
+from hopspan.conventions import Route
+from hopspan.delivery import Delivery
+from hopspan.model import Endpoint, OperationType, Verdict
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from hopspan.adapters.amqp_ledger import Ledger
     from hopspan.settlement import Policy
 
 SYSTEM = "rabbitmq"
@@ -132,49 +137,102 @@ def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:
     return found
 
 
-def delivery(  # noqa: PLR0917 - keywords cost, once a message
-    native: Any,
-    envelope: tuple[Any, Any, str | None, int, bool],
-    server: Server,
-    headers: Any,
-    ids: tuple[Any, Any],
-    settles: bool,
-    counted: bool,
-) -> Delivery:
-    """A delivery as a value.
+class AmqpDelivery(Delivery):
+    """A delivery of an AMQP client. Its subclass says where the fields are.
 
-    Args:
-        native: The client's.
-        envelope: Exchange, routing key, queue, delivery tag, and whether it was redelivered.
-        server: The broker.
-        headers: The message's.
-        ids: The message's and the conversation's.
-        settles: Whether anybody is to settle it.
-        counted: Whether a receive operation has counted it.
+    A subclass has the attributes below and `settle`; `routes` is `routes_of` its queue and server.
     """
-    known = headers if isinstance(headers, dict) else None
-    exchange, key, queue, tag, redelivered = envelope
-    message_id, conversation_id = ids
-    if type(exchange) is not str or type(key) is not str:
-        exchange, key = text(exchange), text(key)
-    if type(message_id) is bytes or type(conversation_id) is bytes:
-        message_id, conversation_id = text(message_id), text(conversation_id)
-    attributes: dict[str, Any] = {DELIVERY_TAG: int(tag)}
-    if key:
-        attributes[ROUTING_KEY] = key
-    if known and "x-death" in known:
-        attributes.update(death(known))
-    fields = (
-        consumed_from(exchange, key, queue, server),
-        make(MessageInfo, (message_id, conversation_id, attributes, None)),
-        known,
-        native,
-        redelivered,
-        attempt(known, redelivered) if redelivered else 1,
-        settles,
-        counted,
-    )
-    return make(Delivery, fields)
+
+    __slots__ = ("auto_ack", "ledger", "queue", "routes")
+
+    routes: Routes
+    ledger: Ledger
+    queue: str | None
+    auto_ack: bool
+    tag: int
+    """The delivery tag."""
+    properties: Any
+    """An object with `headers`, `message_id` and `correlation_id`."""
+    method: Any
+    """An object with `exchange`, `routing_key` and `redelivered`."""
+
+    def read(self) -> tuple[Route, Any]:
+        method = self.method
+        headers = self.properties.headers
+        route = self.routes[method.exchange, method.routing_key]
+        return route, headers if type(headers) is dict else None
+
+    def describe(self, attributes: dict[str, Any]) -> None:
+        properties = self.properties
+        attributes[DELIVERY_TAG] = self.tag
+        if properties.message_id is not None:
+            attributes[names.MESSAGE_ID] = text(properties.message_id)
+        if properties.correlation_id is not None:
+            attributes[names.CONVERSATION_ID] = text(properties.correlation_id)
+        headers = properties.headers
+        if self.method.redelivered:
+            attributes[names.REDELIVERED] = True
+            again = self.attempt
+            if again is not None and again != 1:
+                attributes[names.ATTEMPT] = again
+        if headers and type(headers) is dict and "x-death" in headers:
+            attributes.update(death(headers))
+
+    def describe_message(self, attributes: dict[str, Any]) -> None:
+        attributes.update(self.read()[0].particular)
+        super().describe_message(attributes)
+
+    @property
+    def redelivered(self) -> bool:
+        return bool(self.method.redelivered)
+
+    @property
+    def attempt(self) -> int | None:
+        headers = self.properties.headers
+        known = headers if isinstance(headers, dict) else None
+        return attempt(known, bool(self.method.redelivered))
+
+    @property
+    def settles(self) -> bool:
+        return not self.auto_ack
+
+    def opened(self) -> Verdict | None:
+        return self.ledger.enter(self.tag, self)
+
+    def closed(self) -> None:
+        self.ledger.leave(self.tag, self)
+
+    def finished_turn(self) -> SpanContext | None:
+        left = self.ledger.left
+        return self.ledger.finished_turn(self.tag) if left else None
+
+    @classmethod
+    def refusal(cls, policy: Policy) -> str | None:
+        return refusal(policy)
+
+
+class Routes(dict[tuple[Any, Any], Route]):
+    """The routes of one queue's deliveries, by exchange and routing key, as the client gives them.
+
+    Bounded: keys of one user each are endless.
+    """
+
+    MOST = 1024
+
+    def __init__(self, queue: str | None, server: Server) -> None:
+        super().__init__()
+        self._queue = queue
+        self._server = server
+
+    def __missing__(self, key: tuple[Any, Any]) -> Route:
+        exchange, routing_key = text(key[0]) or "", text(key[1]) or ""
+        endpoint = consumed_from(exchange, routing_key, self._queue, self._server)
+        particular = {ROUTING_KEY: routing_key} if routing_key else {}
+        route = Route(names.plan(names.PROCESS, endpoint), particular)
+        if len(self) >= self.MOST:
+            self.clear()
+        self[key] = route
+        return route
 
 
 def refusal(policy: Policy) -> str | None:

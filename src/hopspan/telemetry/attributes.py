@@ -1,4 +1,4 @@
-"""Message headers as attributes of spans: those that were asked for, and no secret among them."""
+"""Attributes of a span at its start, besides those of its plan: captured headers, keys, baggage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.entries import LONGEST_VALUE, shortened, without_passwords
+from hopspan.entries import LONGEST_VALUE, names_of, recorded, shortened, without_passwords
 from hopspan.headers import Codec, values_of
+from hopspan.model import OperationType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from opentelemetry.context import Context
+
+    from hopspan.config import Config
+    from hopspan.conventions import Plan
 
 REDACTED = "[REDACTED]"
 _MOST_VALUES = 16
@@ -72,3 +78,45 @@ def text(value: Any) -> str:
     if value is None or isinstance(value, _PLAIN):
         return "" if value is None else shortened(str(value))
     return f"<{type(value).__name__}>"
+
+
+_WITH_ENTRIES = frozenset({OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS})
+
+
+class SpanAttributes:
+    """The attributes that one `Config` asks for. Immutable; safe for all threads."""
+
+    __slots__ = ("_captured", "_entries", "_with_key", "any")
+
+    def __init__(self, config: Config) -> None:
+        self._with_key = config.message_key
+        self._captured = Capture(config.capture_headers) if config.capture_headers else None
+        self._entries = names_of(config.baggage_attributes or None)
+        self.any: bool = bool(self._with_key or self._captured or self._entries is not None)
+        """Whether a message gets any attribute by these settings: most programs set none."""
+
+    def for_message(
+        self,
+        plan: Plan,
+        attributes: dict[str, Any],
+        message: tuple[Any, tuple[str, str] | None],
+        codec: Codec,
+        carried: Context,
+    ) -> dict[str, Any]:
+        """Add to the attributes of a span about one message, given as `(headers, key)`."""
+        headers, key = message
+        if self._with_key and key is not None:
+            attributes[key[0]] = key[1]
+        if self._captured is not None and headers:
+            attributes.update(self._captured.attributes(codec, headers))
+        return self.for_any(plan, attributes, carried)
+
+    def for_any(self, plan: Plan, attributes: dict[str, Any], carried: Context) -> dict[str, Any]:
+        """Add baggage, which never wins where names are the same."""
+        if self._entries is None or plan.action.type not in _WITH_ENTRIES:
+            return attributes
+        try:
+            return {**recorded(carried, self._entries), **attributes}
+        except Exception:  # noqa: BLE001 - a value that cannot be told, say
+            faults.report("recording baggage on a span")
+            return attributes
