@@ -223,7 +223,7 @@ for name in ("demo", "orders"):
     ]
 
 
-@pytest.mark.parametrize("client", ["aio_pika", "celery", "kafka", "pika"])
+@pytest.mark.parametrize("client", ["aio_pika", "celery", "kafka", "pika", "registered"])
 def test_the_zero_code_launcher_finds_an_instrumentor(client: str, metadata: Any) -> None:
     found = entry_points(group="opentelemetry_instrumentor", name=f"hopspan_{client}")
     (entry,) = {each.value for each in found}
