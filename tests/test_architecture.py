@@ -35,19 +35,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("processing",),
     ("interception", "carrying"),
     ("adapters",),
-    ("instrumentation", "testing", "demo", "doctor", "cli", "sdk", "", "__main__"),
+    ("instrumentation", "testing", "examples", "doctor", "cli", "sdk", "", "__main__"),
 )
 """From the lowest to the entry points; "" is the package. Those of one layer are siblings."""
 
 MAY_USE_SIBLINGS = {
-    "cli": {"demo", "doctor"},
-    "demo": {""},
+    "cli": {"doctor"},
     "doctor": {"instrumentation", "sdk"},
     "": {"instrumentation"},
     "__main__": {"cli"},
 }
-"""The command line runs the demo, which uses the package as anybody does, and the doctor, which looks
-at all that can be set up; the package offers the verbs."""
+"""The command line runs the doctor, which looks at all that can be set up; the package offers the
+verbs. The demo, a user of the package, is imported by its name only when it is asked for."""
 
 CLIENTS = {
     "pika": "adapters.pika",
@@ -61,9 +60,6 @@ CLIENTS = {
 
 PROPAGATES = ("headers", "propagation", "w3c")
 """Where headers are read and written, and what of OpenTelemetry that takes."""
-
-PLAYS_AN_APPLICATION = ("demo",)
-"""Not the library but a user of it, which talks to a real broker by itself."""
 
 SHARED_BY_ADAPTERS = (
     "_amqp",
@@ -111,7 +107,7 @@ def modules() -> list[Module]:
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
-        if parts[0] == "examples":  # the wheel brings the demo's services along; they are users
+        if parts[0] == "examples" and len(parts) > 2:  # a wheel's demo and its services are users
             continue
         is_package = parts[-1] == "__init__"
         found.append(
@@ -220,8 +216,7 @@ def stray_clients(all_modules: list[Module]) -> list[str]:
     for module in all_modules:
         for each in imports(module):
             home = CLIENTS.get(each.imported.partition(".")[0])
-            allowed = home is None or module.unit in PLAYS_AN_APPLICATION
-            if not allowed and module.name != home and not module.name.startswith(f"{home}."):
+            if home is not None and module.name != home and not module.name.startswith(f"{home}."):
                 found.append(str(each))
     return found
 
@@ -292,7 +287,7 @@ def span_keepers(all_modules: list[Module]) -> list[str]:
     """Code outside of telemetry that starts or ends a span."""
     found = []
     for module in all_modules:
-        if module.unit == "telemetry" or module.unit in PLAYS_AN_APPLICATION:
+        if module.unit == "telemetry":
             continue
         for line, function in calls(module):
             object_, _, name = function.rpartition(".")
@@ -306,7 +301,7 @@ def header_writers(all_modules: list[Module]) -> list[str]:
     """Code outside of propagation that knows a propagator, or asks for an injection by itself."""
     found = []
     for module in all_modules:
-        if module.name in PROPAGATES or module.unit in PLAYS_AN_APPLICATION:
+        if module.name in PROPAGATES:
             continue
         found.extend(
             str(each)
@@ -377,7 +372,7 @@ def clients_imported(all_modules: list[Module]) -> list[str]:
     """Packages besides OpenTelemetry and the standard library that the core imports at run time."""
     found = []
     for module in all_modules:
-        if module.unit in {"adapters", "demo", "cli", "sdk", "testing"}:
+        if module.unit in {"adapters", "cli", "sdk", "testing"}:
             continue
         for each in imports(module):
             top = each.imported.partition(".")[0]
@@ -461,11 +456,11 @@ BROKEN: list[tuple[Rule, Mapping[str, str], list[str]]] = [
     ),
     (upward_imports, {"telemetry.spans": "from hopspan.telemetry.faces import Face"}, []),
     (upward_imports, {"model": "if TYPE_CHECKING:\n    from hopspan.config import Config"}, []),
-    (upward_imports, {"cli": "import hopspan.demo"}, []),
+    (upward_imports, {"cli": "import hopspan.doctor"}, []),
     (
         upward_imports,
-        {"testing.memory": "import hopspan.demo"},
-        ["testing.memory:1 imports hopspan.demo"],
+        {"testing.memory": "import hopspan.doctor"},
+        ["testing.memory:1 imports hopspan.doctor"],
     ),
     (
         cycles,
@@ -496,7 +491,6 @@ BROKEN: list[tuple[Rule, Mapping[str, str], list[str]]] = [
         ["adapters.pika_like:1 imports pika.spec"],
     ),
     (stray_clients, {"adapters.pika": "import pika", "adapters.pika.calls": "import pika"}, []),
-    (stray_clients, {"demo.broker": "import pika"}, []),
     (
         entangled_adapters,
         {"adapters.kafka": "from hopspan.adapters.pika import hop"},

@@ -20,8 +20,8 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from hopspan.demo import kafka
-from hopspan.demo.stage import DemoError
+from . import kafka
+from .stage import DemoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.adapters import _kafka
 from hopspan.model import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from hopspan.demo.spans import FinishedSpan
+    from .spans import FinishedSpan
 
 WORDS = {
     Verdict.ACK.value: "acked",
@@ -20,6 +19,11 @@ WORDS = {
     Verdict.LEAVE.value: "left unsettled",
 }
 DEAD_LETTERED = "dead-lettered"
+KAFKA = "kafka"
+"""Of `messaging.system`; what follows is what spans say of Kafka only."""
+OFFSET = "messaging.kafka.offset"
+COMMIT, SEEK, COPY = "commit", "seek", "dead_letter"
+"""Names of the operations that settle."""
 REJECT = Verdict.REJECT.value
 _DONE = (WORDS["ack"], WORDS["reject"])
 
@@ -79,12 +83,12 @@ class Trace(NamedTuple):
         done = {
             span.id
             for span in self.spans
-            if span.attributes.get(names.SYSTEM) == _kafka.SYSTEM and verdict(span) in _DONE
+            if span.attributes.get(names.SYSTEM) == KAFKA and verdict(span) in _DONE
         }
         return done - {
             span.parent or ""
             for span in self.spans
-            if span.attributes.get(names.OPERATION_NAME) == _kafka.COMMIT
+            if span.attributes.get(names.OPERATION_NAME) == COMMIT
         }
 
     @property
@@ -93,7 +97,7 @@ class Trace(NamedTuple):
         return max(span.end for span in self.spans) - min(span.start for span in self.spans)
 
 
-def traces(spans: Iterable[FinishedSpan]) -> list[Trace]:
+def traces_of(spans: Iterable[FinishedSpan]) -> list[Trace]:
     """The traces among spans, oldest first. A span whose parent is not there is a root."""
     found: dict[str, list[FinishedSpan]] = {}
     for span in sorted(spans, key=lambda span: span.start):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from hopspan.demo.spans import Exported
+from .spans import Exported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,9 +11,9 @@ import time
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, NamedTuple
 
-from hopspan.demo import otlp
-from hopspan.demo.spans import Exported, FinishedSpan, from_line
-from hopspan.demo.stage import DemoError
+from . import otlp
+from .spans import Exported, FinishedSpan, from_line
+from .stage import DemoError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -70,7 +70,7 @@ class Services:
     def start(self, name: str) -> None:
         """Start a service: the module of that name."""
         module = f"{self._package}.{name.replace('-', '_')}"
-        command = [sys.executable, "-m", "hopspan.demo.launch", str(self._folder), module]
+        command = [sys.executable, "-m", f"{__package__}.launch", str(self._folder), module]
         self._running[name] = _Service(name, command, self._environ, self._heard)
 
     def stop(self, names: Iterable[str]) -> None:

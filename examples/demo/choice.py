@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hopspan.demo.stage import DemoError
+from .stage import DemoError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from hopspan.demo.stage import Stage
+    from .stage import Stage
 
 EMBEDDED, RABBITMQ, KAFKA = "embedded", "rabbitmq", "kafka"
 DEFAULT_RABBITMQ = "amqp://guest:guest@localhost:5672/%2F"
@@ -36,14 +36,14 @@ def stage_on(broker: str, environ: Mapping[str, str]) -> AbstractContextManager[
     """
     kind, url = _meant(broker, environ)
     if kind == RABBITMQ:
-        from hopspan.demo import rabbitmq  # noqa: PLC0415
+        from . import rabbitmq  # noqa: PLC0415
 
         return rabbitmq.connected(url)
     if kind == KAFKA:
-        from hopspan.demo import kafka  # noqa: PLC0415
+        from . import kafka  # noqa: PLC0415
 
         return kafka.connected(kafka.servers_in(url))
-    from hopspan.demo import embedded  # noqa: PLC0415
+    from . import embedded  # noqa: PLC0415
 
     return embedded.connected()
 

@@ -1,4 +1,4 @@
-"""Runs a module with an OpenTelemetry SDK around it: `python -m hopspan.demo.launch FOLDER MODULE`.
+"""Runs a module with an OpenTelemetry SDK around it: `python -m demo.launch FOLDER MODULE`.
 
 The example's services only use the API, as an application should. Which SDK and exporters there are
 is decided from outside: in production by `opentelemetry-instrument` or some lines in `main`, here
@@ -22,8 +22,8 @@ from opentelemetry.sdk.trace.export import (
     SpanExportResult,
 )
 
-from hopspan.demo import otlp
-from hopspan.demo.spans import Exported, FinishedSpan, finished, to_line
+from . import otlp
+from .spans import Exported, FinishedSpan, finished, to_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

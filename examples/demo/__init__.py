@@ -3,6 +3,9 @@
 Layers, each importing only those before it: `spans`, `traces`, `terminal`, `otlp`, `stage`; `tree`,
 `services`, `rabbitmq`, `kafka`; `embedded`; `choice`; this. `launch` runs in the services'
 processes, `keeper` in the embedded broker's.
+
+Imported as `hopspan.examples.demo`, from a wheel or from a checkout. It is an application: it talks
+to a broker by itself, and imports its own parts relatively, because it is no part of the package.
 """
 
 from __future__ import annotations
@@ -11,22 +14,22 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hopspan
-from hopspan.demo import otlp
-from hopspan.demo.choice import stage_on
-from hopspan.demo.services import Ended, Services
-from hopspan.demo.spans import Exported, FinishedSpan
-from hopspan.demo.stage import DemoError
-from hopspan.demo.traces import DEAD_LETTERED, WORDS, traces
-from hopspan.demo.tree import draw
+from . import otlp
+from .choice import stage_on
+from .services import Ended, Services
+from .spans import Exported, FinishedSpan
+from .stage import DemoError
+from .traces import DEAD_LETTERED, WORDS, traces_of
+from .tree import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from hopspan.demo.services import Heard
-    from hopspan.demo.stage import Stage
-    from hopspan.demo.traces import Trace
     from hopspan.terminal import Terminal
+
+    from .services import Heard
+    from .stage import Stage
+    from .traces import Trace
 
 __all__ = ["DemoError", "run"]
 
@@ -60,18 +63,8 @@ def run(broker: str, say: Callable[[str], None], terminal: Terminal) -> None:
 
 
 def examples() -> Path:
-    """The folder of the examples: in an installed package, or where readers look in a checkout.
-
-    Raises:
-        DemoError: it is in neither place.
-    """
-    package = Path(hopspan.__file__).resolve().parent
-    for folder in (package / "examples", package.parents[1] / "examples"):
-        if (folder / "orders").is_dir():
-            return folder
-    raise DemoError(
-        "the example's files are missing; install hopspan again, or run it from a whole checkout"
-    )
+    """The folder of the example, `orders`: the demo is beside it, in a wheel and in a checkout."""
+    return Path(__file__).resolve().parents[1]
 
 
 class Scene:
@@ -96,7 +89,9 @@ class Scene:
             if isinstance(heard.what, str):
                 ready.add(heard.service)
         self._services.start(PRODUCER)
-        while PRODUCER not in self._ended or not all(trace.is_over for trace in traces(self.spans)):
+        while PRODUCER not in self._ended or not all(
+            trace.is_over for trace in traces_of(self.spans)
+        ):
             self._next("every order was acked or dead-lettered")
         # Before the broker goes: consumers that end by themselves export their last spans.
         stage.dismiss(lambda: self._services.stop(CONSUMERS))
@@ -124,7 +119,7 @@ def report(
     stage: Stage, spans: Sequence[FinishedSpan], exported: Exported, terminal: Terminal
 ) -> Iterator[str]:
     """What happened in words, the traces as trees, the sums, and where to see more."""
-    found = traces(spans)
+    found = traces_of(spans)
     yield ""
     yield from terminal.wrap(stage.introduction)
     yield from draw(found, terminal)

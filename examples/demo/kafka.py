@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
-from hopspan.demo.stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
+from .stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from hopspan.demo.stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
+from .stage import PREFIXES, SECONDS_TO_ANSWER, DemoError, silenced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
