@@ -32,6 +32,8 @@ _HOLDS_LOCKS = (
     "opentelemetry.sdk",
     "opentelemetry.exporter",
     "logging",
+    "hopspan.telemetry.aggregations",
+    "hopspan.telemetry.durations",
     "hopspan.telemetry.metrics",
     "hopspan.sdk.tally",
 )
