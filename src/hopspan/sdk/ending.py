@@ -33,8 +33,9 @@ _HOLDS_LOCKS = (
     "opentelemetry.exporter",
     "logging",
     "hopspan.telemetry.aggregations",
+    "hopspan.telemetry.counts",
     "hopspan.telemetry.durations",
-    "hopspan.telemetry.metrics",
+    "hopspan.telemetry.instruments",
     "hopspan.sdk.tally",
 )
 """Code that locks what an export needs. Never waited in: who is waited for might wait for it."""

@@ -11,6 +11,7 @@ from functools import cache
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import Histogram, MeterProvider, TraceBasedExemplarFilter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -21,15 +22,13 @@ from hopspan.telemetry.aggregations import aggregations_of
 from hopspan.telemetry.durations import Durations
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
-
     from hopspan.conventions import MetricAttributes
     from hopspan.telemetry.aggregations import Aggregations
 
 _SAMPLED = set_span_in_context(
-    NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1)))
+    NonRecordingSpan(SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))), Context()
 )
-_UNSAMPLED = set_span_in_context(NonRecordingSpan(SpanContext(3, 4, is_remote=False)))
+_UNSAMPLED = set_span_in_context(NonRecordingSpan(SpanContext(3, 4, is_remote=False)), Context())
 _TRIED: tuple[tuple[MetricAttributes, float, Context], ...] = (
     ((("n", 1),), 0.25, _SAMPLED),
     ((("n", 1),), 0.005, _UNSAMPLED),
@@ -37,6 +36,8 @@ _TRIED: tuple[tuple[MetricAttributes, float, Context], ...] = (
     ((("n", 1),), 0.1875, _SAMPLED),
 )
 """Attributes, seconds (whose sums are exact), and where they are measured."""
+_QUICKLY: tuple[MetricAttributes, float] = ((("n", 3),), 0.5)
+"""What is added to a cell itself, which shows that cells are used at all."""
 
 
 def trusted_aggregations_of(instrument: Any) -> Aggregations | None:
@@ -68,6 +69,9 @@ def _exports_the_same() -> bool:
         for attributes, seconds, context in _TRIED:
             durations.record(seconds, attributes, context)
             recorded.record(seconds, dict(attributes), context)
+        if not durations.cell(_QUICKLY[0]).add(_QUICKLY[1], None):
+            return False
+        recorded.record(_QUICKLY[1], dict(_QUICKLY[0]), _UNSAMPLED)
         times.append((began, time_ns()))
         if not all(_is_same(_points(reader), times) for reader in readers):
             return False

@@ -475,6 +475,19 @@ def test_with_more_attributes_than_cells_the_rest_is_recorded(
     assert twins.merged.uses_cells is False
 
 
+def test_what_is_in_cells_comes_first_when_there_are_too_many(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it merged only when the SDK collects, its point would start too late."""
+    monkeypatch.setattr(durations.Durations.__init__, "__defaults__", (2,))
+    twins = Twins(Setup(), clock)
+    twins.succeed(0.25)
+    for plan in PLANS:
+        twins.merged.meters.prepared(plan)
+    twins.succeed(0.5)
+    twins.compare_all()
+
+
 # -- when the SDK collects -------------------------------------------------------------------------
 
 
@@ -534,6 +547,23 @@ def test_durations_are_exported_where_a_view_drops_the_counters(clock: Clock) ->
     assert len(twins.compare(0)) == 1
 
 
+def test_durations_are_recorded_where_the_counters_are_not_ours() -> None:
+    """The SDK ignores the callbacks of a second counter of the same name."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], Resource({}), shutdown_on_exit=False)
+    meter = provider.get_meter("hopspan", VERSION, SCHEMA_URL)
+    for name, description in [
+        (SENT_MESSAGES, "Messages that this producer tried to send"),
+        (CONSUMED_MESSAGES, "Messages that were delivered to the application"),
+    ]:
+        meter.create_observable_counter(name, [], unit="{message}", description=description)
+    meters = Meters(provider, METRICS)
+    for _ in range(2):
+        meters.processing(PROCESS, 0.25, None, UNSAMPLED)
+        assert meters.prepared(PROCESS).succeeded(0.25, None, 1) is False
+    assert [metric.data.data_points[0].count for metric in histograms(reader)] == [2]
+
+
 def test_nothing_is_exported_of_what_was_never_measured() -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], Resource({}), shutdown_on_exit=False)
@@ -571,6 +601,14 @@ def test_threads_lose_no_duration() -> None:
 # -- an SDK that is not there, or not known --------------------------------------------------------
 
 
+@pytest.fixture
+def untried() -> Iterator[None]:
+    """The SDK is tried again, and so it is by whoever comes next."""
+    trial.succeeds.cache_clear()
+    yield
+    trial.succeeds.cache_clear()
+
+
 def test_durations_are_measured_once_a_provider_is_set() -> None:
     """Those before it go nowhere, as they do with any instrument."""
     from opentelemetry.metrics._internal import _ProxyMeterProvider  # noqa: PLC0415
@@ -594,18 +632,17 @@ def test_the_first_duration_finds_out_whether_cells_are_of_use() -> None:
     assert meters.prepared(PROCESS).succeeded(0.25, None, 1) is True
 
 
+def test_the_trial_is_over_before_the_first_duration(untried: None) -> None:
+    """It takes milliseconds, for which no message should wait."""
+    assert trial.succeeds.cache_info().currsize == 0
+    _ = Merged(Setup()).meters
+    assert trial.succeeds.cache_info().currsize == 1
+
+
 def test_without_an_sdk_the_general_way_is_the_only_one() -> None:
     meters = Meters(NoOpMeterProvider(), METRICS)
     meters.processing(PROCESS, 0.25, None, UNSAMPLED)
     assert meters.prepared(PROCESS).succeeded(0.25, None, 1) is False
-
-
-@pytest.fixture
-def untried() -> Iterator[None]:
-    """The SDK is tried again, and so it is by whoever comes next."""
-    trial.succeeds.cache_clear()
-    yield
-    trial.succeeds.cache_clear()
 
 
 def doubling(aggregate: Callable[..., None]) -> Callable[..., None]:

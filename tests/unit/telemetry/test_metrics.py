@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -31,8 +32,11 @@ from hopspan.conventions import (
     Plan,
 )
 from hopspan.model import Endpoint, OperationType
-from hopspan.telemetry import metrics
-from hopspan.telemetry.metrics import Counts, Meters, instruments_of
+from hopspan.telemetry import instruments
+from hopspan.telemetry.counts import Counts
+from hopspan.telemetry.instruments import instruments_of
+from hopspan.telemetry.metrics import Meters
+from hopspan.version import VERSION
 from tests.unit.support import DEADLINE, Telemetry
 
 ORDERS = (("queue", "orders"),)
@@ -180,20 +184,21 @@ class Service:
             for plan in (SEND, PROCESS):
                 assert self.meters.prepared(plan).succeeded(0.1, None, 1) is True
 
-    def exported(self) -> list[dict[str, int]]:
-        """For each reader, the sum or count of each metric."""
-        return [totals(reader) for reader in self.readers]
+    def exported(self, since: int = 0) -> list[dict[str, int]]:
+        """For each reader, the sum or count of each metric; none of them starts earlier."""
+        return [totals(reader, since) for reader in self.readers]
 
 
-def totals(reader: InMemoryMetricReader) -> dict[str, int]:
+def totals(reader: InMemoryMetricReader, since: int) -> dict[str, int]:
+    found: dict[str, int] = {}
     data = reader.get_metrics_data()
-    return {
-        metric.name: getattr(point, "count", None) or getattr(point, "value", 0)
-        for resource in (data.resource_metrics if data else ())
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-        for point in metric.data.data_points
-    }
+    for resource in data.resource_metrics if data else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.data.data_points:
+                    assert point.start_time_unix_nano >= since
+                    found[metric.name] = point.count if hasattr(point, "count") else point.value
+    return found
 
 
 def of_each(number: int) -> dict[str, int]:
@@ -210,16 +215,31 @@ def test_a_forked_child_starts_from_nothing(in_fork: Forking, *, is_exported: bo
     if is_exported:
         assert service.exported() == [of_each(6), of_each(6)]
 
+    forked_at = time.time_ns()
+
     def work() -> None:
-        assert service.exported() == [{}, {}]
         service.work(1)
-        assert service.exported() == [of_each(2), of_each(2)]
+        assert service.exported(forked_at) == [of_each(2), of_each(2)]
         service.work(1)
-        assert service.exported() == [of_each(4), of_each(2)]
+        assert service.exported(forked_at) == [of_each(4), of_each(2)]
+        assert service.exported(forked_at)[0] == of_each(4)
 
     assert in_fork(work) == 0
     service.work(1)
     assert service.exported() == [of_each(8), of_each(2 if is_exported else 8)]
+
+
+@forks
+@quiet
+def test_a_forked_child_that_does_nothing_exports_nothing(in_fork: Forking) -> None:
+    service = Service()
+    service.work(3)
+    assert service.exported() == [of_each(6), of_each(6)]
+
+    def work() -> None:
+        assert service.exported() == [{}, {}]
+
+    assert in_fork(work) == 0
 
 
 @forks
@@ -229,8 +249,9 @@ def test_a_forked_child_measures_though_locks_were_held(in_fork: Forking) -> Non
     service = Service()
     service.work(1)
     prepared = service.meters.prepared(PROCESS)
-    instruments = [service.meters._process_duration, service.meters._consumed]
-    parts = [prepared._cell, prepared._count, *instruments]
+    parts = [
+        prepared._cell, prepared._count, service.meters._process_duration, service.meters._consumed
+    ]  # fmt: skip
     held = [each._lock for each in parts if each is not None]
     barrier, done = threading.Barrier(2, timeout=DEADLINE), threading.Event()
 
@@ -257,7 +278,7 @@ def test_a_forked_child_measures_though_locks_were_held(in_fork: Forking) -> Non
 @forks
 @quiet
 def test_a_forked_child_can_make_instruments_though_the_lock_was_held(in_fork: Forking) -> None:
-    with metrics._making:
+    with instruments._making:
         code = in_fork(lambda: instruments_of(NoOpMeterProvider()) and None)
     assert code == 0
 
@@ -266,10 +287,10 @@ def test_starting_again_in_a_forked_child(telemetry: Telemetry) -> None:
     """As above, where the coverage of the child can be seen."""
     meters = Meters(telemetry.meter_provider, METRICS)
     everything(meters)
-    with metrics._making:
-        metrics._begin_again_in_child()
-        assert metrics._making.acquire(blocking=False)
-        metrics._making.release()
+    with instruments._making:
+        instruments._begin_again_in_child()
+        assert instruments._making.acquire(blocking=False)
+        instruments._making.release()
     everything(meters)
     assert [value for name in METRICS for _, value in telemetry.points(name)] == [1, 1, 1, 1]
 
@@ -284,8 +305,8 @@ def test_counts_go_on_in_a_child_where_the_sdk_cannot_be_made_to_forget(
     def fail(_: Any) -> None:
         raise AttributeError("_reader_storages")
 
-    monkeypatch.setattr(metrics, "_forget", fail)
-    metrics._begin_again_in_child()
+    monkeypatch.setattr(instruments, "_forget", fail)
+    instruments._begin_again_in_child()
     everything(meters)
     assert "starting metrics again" in caplog.text
     assert [value for _, value in telemetry.points(SENT_MESSAGES)] == [2]
@@ -337,7 +358,7 @@ def test_the_scope_names_hopspan_its_version_and_the_schema(telemetry: Telemetry
     (scope,) = [each.scope for resource in data.resource_metrics for each in resource.scope_metrics]
     assert (scope.name, scope.version, scope.schema_url) == (
         "hopspan",
-        metrics.VERSION,
+        VERSION,
         "https://opentelemetry.io/schemas/1.44.0",
     )
 
@@ -479,10 +500,10 @@ def test_instruments_go_with_their_provider() -> None:
 def unset(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """As in a process in which no global meter provider was set yet; gives the way to set one."""
     current: list[Any] = [NoOpMeterProvider()]
-    monkeypatch.setattr(metrics, "_global_instruments", [])
-    monkeypatch.setattr(metrics, "get_meter_provider", lambda: current[0])
+    monkeypatch.setattr(instruments, "_global_instruments", [])
+    monkeypatch.setattr(instruments, "get_meter_provider", lambda: current[0])
     monkeypatch.setattr(
-        metrics,
+        instruments,
         "get_meter",
         lambda name, version, provider, schema: (provider or current[0]).get_meter(
             name, version, schema
