@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 from benchmarks.floors import SPAN, TRACE, Shape
 from benchmarks.modes import NO_SDK, SAMPLED, Telemetry
-from benchmarks.sampling import Row, take
+from benchmarks.sampling import Row
 
 
 class WrongRowError(AssertionError):
@@ -25,10 +25,15 @@ def _demand(holds: bool, row: Row, telemetry: Telemetry, what: str) -> None:
 
 
 def watched(row: Row, telemetry: Telemetry) -> list[ReadableSpan]:
-    """The spans of one message."""
-    telemetry.watch()
-    take(row, 1)
-    return telemetry.seen()
+    """The spans of one message, and none of what a row does before it."""
+    row.enter()
+    try:
+        given = row.prepare(1)
+        telemetry.watch()
+        row.run(given)
+        return telemetry.seen()
+    finally:
+        row.leave()
 
 
 def check_rows(rows: Sequence[Row], telemetry: Telemetry, shape: Shape) -> None:
@@ -97,6 +102,12 @@ def check_publish(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
         )
 
 
+def check_settled(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
+    """What the broker, or the worker, hears of a message: an ack, and once."""
+    for row in rows:
+        _demand(path.is_settled(row), row, telemetry, "its message is not settled by one ack")
+
+
 class Look:
     """Tells what is current where a handler runs."""
 
@@ -110,6 +121,5 @@ class Look:
 def check_current(rows: Sequence[Row], look: Look, telemetry: Telemetry) -> None:
     """A handler runs in the span that is said to be of it."""
     for row in rows:
-        look.spans.clear()
         spans = [span.context.span_id for span in watched(row, telemetry) if span.context]
-        _demand(look.spans == spans, row, telemetry, "the handler runs outside its span")
+        _demand(look.spans[-1:] == spans, row, telemetry, "the handler runs outside its span")

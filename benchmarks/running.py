@@ -40,5 +40,6 @@ def measure_groups(
         for group in makers[name]():
             print(f"measuring {name}", file=sys.stderr, flush=True)
             asked = [row for row in group.rows if rows is None or row.name in rows[name]]
-            found[name] = measure(asked, effort)
+            seconds = max(effort.seconds, group.seconds)
+            found[name] = measure(asked, effort._replace(seconds=seconds))
     return found
