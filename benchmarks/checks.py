@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry import propagate
@@ -13,6 +13,9 @@ from opentelemetry.trace import SpanKind, get_current_span
 from benchmarks.floors import SPAN, TRACE, Shape
 from benchmarks.modes import NO_SDK, SAMPLED, Telemetry
 from benchmarks.sampling import Row
+
+Points = Mapping[str, list[dict[str, Any]]]
+"""The attributes of all points, by metric."""
 
 
 class WrongRowError(AssertionError):
@@ -100,6 +103,16 @@ def check_publish(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
             telemetry,
             "the message carries another span than its own",
         )
+
+
+def check_metrics(row: str, found: Points, wanted: Points) -> None:
+    """Metrics are those of a floor that records as much: the same names, and attributes of the same keys."""
+    told, asked = (
+        {name: sorted(map(sorted, points)) for name, points in each.items()}
+        for each in (found, wanted)
+    )
+    if told != asked:
+        raise WrongRowError(f"{row}: it measures {told}, and the floor {asked}")
 
 
 def check_settled(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Protocol
 from benchmarks.attributes import with_as_few
 from benchmarks.checks import (
     Look,
+    Points,
     check_current,
+    check_metrics,
     check_publish,
     check_rows,
     check_settled,
@@ -69,10 +71,17 @@ MakePath = Callable[[str], Any]
 """A path, made for a mode."""
 
 
-def shape_of(make: MakePath) -> tuple[Shape, Mapping[str, list[dict[str, Any]]]]:
-    """The span and the metrics that hopspan emits of one message."""
+def shape_of(make: MakePath, made_by: str = "hopspan") -> tuple[Shape, Points]:
+    """The span and the metrics that hopspan emits of one message.
+
+    Args:
+        make: The path.
+        made_by: The method that makes the row: `hopspan`, or one of those with a policy.
+    """
     telemetry = Telemetry(SAMPLED)
-    row = make(SAMPLED).hopspan("shape", telemetry)
+    row = getattr(make(SAMPLED), made_by)("shape", telemetry)
+    watched(row, telemetry)  # what a row does to begin with is not of a message
+    telemetry.points()
     (span,) = watched(row, telemetry)
     points = telemetry.points()
     telemetry.close()
@@ -123,7 +132,9 @@ def policy_rows(
     ]
     if off:
         rows.append(policied.decorated(DECORATED_METRICS, telemetry))
-    shape, _ = shape_of(lambda mode: make(mode).policied())
+    shape, points = shape_of(lambda mode: make(mode).policied())
+    _, decided = shape_of(lambda mode: make(mode).policied(), "decorated")
+    check_metrics(DECORATED_METRICS, decided, points)
     check_rows(rows, telemetry, shape._replace(attributes={**shape.attributes, **_ACKED}))
     check_settled(policied, rows, telemetry)
     return rows

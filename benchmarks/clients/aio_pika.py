@@ -285,9 +285,7 @@ class Consume:
     warm = 12_000
     """Hopspan's ledger keeps the last 10,000 settlements of a channel: it is measured full."""
 
-    def __init__(
-        self, mode: str, handler: Handler = acknowledge, leaves: Handler = leave
-    ) -> None:
+    def __init__(self, mode: str, handler: Handler = acknowledge, leaves: Handler = leave) -> None:
         self.headers = {**PLAIN, "traceparent": traceparent(mode)}
         self.handler = handler
         self.leaves = leaves
@@ -340,7 +338,7 @@ class Consume:
         feed, drain = self._wires[row.name]
         drain.written = []
         take(row, 1)
-        sent = [pamqp.frame.unmarshal(payload)[2] for payload in drain.written]
+        sent: list[Any] = [pamqp.frame.unmarshal(payload)[2] for payload in drain.written]
         drain.written = None
         return [(type(each), each.delivery_tag) for each in sent] == [(Basic.Ack, feed.tag)]
 

@@ -252,7 +252,9 @@ def tracked() -> _Tracked:
 @cache
 def policy() -> hopspan.Policy:
     """What `requeue_once` is where a broker cannot reject: a second failure goes to another topic."""
-    return hopspan.requeue_times(1, then=hopspan.dead_letter("orders.dead", producer=open_producer()))
+    return hopspan.requeue_times(
+        1, then=hopspan.dead_letter("orders.dead", producer=open_producer())
+    )
 
 
 Handler = Callable[[Any], None]
@@ -287,7 +289,9 @@ class Next:
         return self._row("bare", open_consumer())
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        kind = type("_Replaying", (_Replay, wrapped_by_contrib(telemetry, KafkaConsumer, "__next__")), {})
+        kind = type(
+            "_Replaying", (_Replay, wrapped_by_contrib(telemetry, KafkaConsumer, "__next__")), {}
+        )
         return self._row("contrib", open_consumer(kind), telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:

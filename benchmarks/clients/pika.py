@@ -326,7 +326,7 @@ class Consume:
         feed = self._feeds[row.name]
         feed.wire.written = []
         take(row, 1)
-        sent = [frame.decode_frame(data)[1] for data in feed.wire.written]
+        sent: list[Any] = [frame.decode_frame(data)[1] for data in feed.wire.written]
         feed.wire.written = None
         methods = [each.method for each in sent]
         return [(type(each), each.delivery_tag) for each in methods] == [(spec.Basic.Ack, feed.tag)]
