@@ -111,12 +111,26 @@ def baggage_consume() -> Iterator[Group]:
 # -- batches ---------------------------------------------------------------------------------------
 
 
-def records(count: int) -> list[Any]:
-    """A polled batch, each record from a trace of its own; what is polled again is other records."""
+_ELSEWHERE = 10**9
+"""An offset."""
+
+
+def records(count: int, consumer: Any = None) -> list[Any]:
+    """A polled batch, each record from a trace of its own; what is polled again is other records.
+
+    Args:
+        count: Of the records.
+        consumer: The one that polls. When omitted, one that hopspan does not know, at a place where
+            the one that it knows never is.
+    """
     rng = random.Random(count)  # noqa: S311 - no secret
     headers = [[*kafka.PLAIN, ("traceparent", _anybodys(rng).encode())] for _ in range(count)]
-    consumer = kafka.open_consumer()
-    consumer.fetched = kafka.batch_of(headers)
+    if consumer is None:
+        consumer = kafka.open_consumer()
+        consumer.upcoming = _ELSEWHERE
+        consumer.seek(kafka.PARTITION, consumer.upcoming)
+    consumer.fetched = kafka.batch_of(headers, consumer.upcoming)
+    consumer.upcoming += count
     return next(iter(consumer.poll(max_records=count).values()))
 
 
@@ -129,7 +143,7 @@ _GROUP = "messaging.consumer.group.name"
 
 def batches(count: int) -> Iterator[Group]:
     """A batch handled as one: a span with a link for each record."""
-    telemetry, nobodys, tracked = Telemetry(SAMPLED), records(count), records(count)
+    telemetry, nobodys, tracked = Telemetry(SAMPLED), records(count), list[Any]()
     settings: dict[str, Any] = {**telemetry.providers, "metrics": False}
     ours, user = kafka.tracked(), object()
 
@@ -137,6 +151,10 @@ def batches(count: int) -> Iterator[Group]:
         for _ in batch:
             with hopspan.process(nobodys, **settings):
                 pass
+
+    def hand_out(_count: int) -> None:
+        tracked[:] = records(count, ours.consumer)
+        telemetry.flush()
 
     def with_consumer(batch: Any) -> None:
         for _ in batch:
@@ -148,7 +166,7 @@ def batches(count: int) -> Iterator[Group]:
         Row(
             WITH_CONSUMER,
             with_consumer,
-            enter=lambda: ours.use(user, settings),
+            enter=lambda: ours.use(user, settings, hand_out),
         ),
     ]
     rows = [row._replace(flush=telemetry.flush, warm=3) for row in rows]

@@ -219,7 +219,7 @@ class _Tracked:
         self,
         user: object,
         settings: Mapping[str, Any],
-        handle: Callable[[int], None] = lambda _: None,
+        handle: Callable[[int], None],
     ) -> None:
         """Begin a sample of a row; the one that had the consumer the last time has it still.
 
@@ -336,6 +336,7 @@ class Next:
 
         def handle(count: int) -> None:
             row.run(row.prepare(count))
+            row.flush()
 
         return row._replace(enter=lambda: tracked().use(user, every, handle))
 

@@ -249,7 +249,10 @@ def test_what_hopspan_weaves_into_kombu_is_there_in_its_own_rows_alone() -> None
         row.enter()
         found.append(Producer.publish)
         row.leave()
-    assert found == [found[0], native, found[0]]
+    assert (
+        found[0] is not native
+    )  # what kombu publishes with is silenced for other instrumentations
+    assert found[1:] == [native, found[0]]
     assert Producer.publish is native
     telemetry.close()
 
