@@ -111,24 +111,18 @@ def baggage_consume() -> Iterator[Group]:
 # -- batches ---------------------------------------------------------------------------------------
 
 
-_ELSEWHERE = 10**9
-"""An offset."""
-
-
 def records(count: int, consumer: Any = None) -> list[Any]:
     """A polled batch, each record from a trace of its own; what is polled again is other records.
 
     Args:
         count: Of the records.
-        consumer: The one that polls. When omitted, one that hopspan does not know, at a place where
-            the one that it knows never is.
+        consumer: The one that polls. When omitted, one that hopspan does not know, with a partition
+            that is no other's.
     """
     rng = random.Random(count)  # noqa: S311 - no secret
     headers = [[*kafka.PLAIN, ("traceparent", _anybodys(rng).encode())] for _ in range(count)]
     if consumer is None:
-        consumer = kafka.open_consumer()
-        consumer.upcoming = _ELSEWHERE
-        consumer.seek(kafka.PARTITION, consumer.upcoming)
+        consumer = kafka.open_consumer(partition=kafka.ELSEWHERE)
     consumer.fetched = kafka.batch_of(headers, consumer.upcoming)
     consumer.upcoming += count
     return next(iter(consumer.poll(max_records=count).values()))

@@ -26,6 +26,8 @@ from benchmarks.modes import Telemetry
 from benchmarks.sampling import Row
 
 TOPIC, PARTITION = "orders", TopicPartition("orders", 0)
+ELSEWHERE = TopicPartition("orders", 1)
+"""A partition that no consumer has which hopspan follows."""
 BODY = b"x" * 256
 PLAIN = (("tenant", b"acme"),)
 """What the application itself has in its headers."""
@@ -159,6 +161,7 @@ class Send:
 class _Replay:
     """A consumer's next fetch has come already, as bytes, and its commits are answered at once."""
 
+    partition = PARTITION
     fetched: bytes | None = None
     upcoming = 0
     """The offset of the record that is fetched next."""
@@ -167,9 +170,9 @@ class _Replay:
 
     def _poll_once(self: Any, timer: Any, max_records: int, update_offsets: bool = True) -> Any:
         fetched, self.fetched = self.fetched, None
-        offset = self._subscription.assignment[PARTITION].position.offset
-        records = Fetcher.PartitionRecords(offset, PARTITION, MemoryRecords(fetched))
-        return {PARTITION: records.take()}
+        offset = self._subscription.assignment[self.partition].position.offset
+        records = Fetcher.PartitionRecords(offset, self.partition, MemoryRecords(fetched))
+        return {self.partition: records.take()}
 
     def commit_async(self, offsets: Any = None, callback: Any = None) -> Any:
         if self.told is not None:
@@ -183,13 +186,14 @@ class _Replaying(_Replay, KafkaConsumer):
     """The client's own consumer, whose broker answers at once."""
 
 
-def open_consumer(kind: Any = _Replaying, **config: Any) -> Any:
+def open_consumer(kind: Any = _Replaying, partition: Any = PARTITION, **config: Any) -> Any:
     """A consumer of a group with one partition."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     consumer = kind(**_NOWHERE, group_id="billing", **config)
     consumer._net.stop()
-    consumer.assign([PARTITION])
-    consumer.seek(PARTITION, 0)
+    consumer.partition = partition
+    consumer.assign([partition])
+    consumer.seek(partition, 0)
     _kept.append(consumer)
     return consumer
 
