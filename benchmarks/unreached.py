@@ -107,7 +107,6 @@ UNREACHED: tuple[Unreached, ...] = (
     _missed("pika consume, sampled", REQUEUES, OF_SDK_METRICS, _POLICY),
     _missed("pika consume, unsampled", REQUEUES, OF_SDK_METRICS, _POLICY),
     _missed("batch of 100, sampled", ALONE, OF_API_LINKS, _LINKS),
-    _missed("batch of 500, sampled", ALONE, OF_API_LINKS, _LINKS),
     _missed("pika consume, unsampled", "", CALLS, _HANDLE),
     _missed("aio-pika publish, unsampled", "", CALLS, _PUBLISH),
     _missed("aio-pika consume, unsampled", "", CALLS, _HANDLE),
