@@ -159,8 +159,13 @@ class Instrumenter:
         self, plan: Plan, operation: Operation, outcome: Outcome, seconds: float, messages: int
     ) -> None:
         """Record what a finished operation adds to the metrics."""
-        meters, error_type, kind = self.meters, outcome.error_type, plan.action.type
-        context = operation.context
+        meters, error_type = self.meters, outcome.error_type
+        if error_type is None:
+            identity = operation.span.get_span_context()
+            sampled = identity if identity[3] & 1 else None
+            if meters.prepared(plan).succeeded(seconds, sampled, messages):
+                return
+        context, kind = operation.context, plan.action.type
         if kind is OperationType.PROCESS:
             meters.processing(plan, seconds, error_type, context)
             if messages:
