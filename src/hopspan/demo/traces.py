@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.adapters import _kafka
+from hopspan.adapters import kafka_common
 from hopspan.model import Verdict
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ class Trace(NamedTuple):
         done = {
             span.id
             for span in self.spans
-            if span.attributes.get(names.SYSTEM) == _kafka.SYSTEM and verdict(span) in _DONE
+            if span.attributes.get(names.SYSTEM) == kafka_common.SYSTEM and verdict(span) in _DONE
         }
         return done - {
             span.parent or ""
             for span in self.spans
-            if span.attributes.get(names.OPERATION_NAME) == _kafka.COMMIT
+            if span.attributes.get(names.OPERATION_NAME) == kafka_common.COMMIT
         }
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
-from hopspan.adapters import _kafka
+from hopspan.adapters import kafka_common
 from hopspan.demo.traces import DEAD_LETTERED, WORDS, verdict
 from hopspan.model import Verdict
 
@@ -202,11 +202,11 @@ def _remarks(span: FinishedSpan, terminal: Terminal, dead: AbstractSet[str]) -> 
 
 def _settled(found: Mapping[str, Any]) -> str:
     """What the settling of a message was. Kafka has no word for it: the consumer does it itself."""
-    record = f"offset {found.get(_kafka.OFFSET)} of partition {found.get(names.PARTITION_ID)}"
+    record = f"offset {found.get(kafka_common.OFFSET)} of partition {found.get(names.PARTITION_ID)}"
     return {
-        _kafka.SETTLE_NAMES[Verdict.REQUEUE]: f"sets the consumer back to {record}",
-        _kafka.SETTLE_NAMES[Verdict.REJECT]: "done when Kafka has the copy",
-        _kafka.COMMIT: f"tells Kafka that {record} is done",
+        kafka_common.SETTLE_NAMES[Verdict.REQUEUE]: f"sets the consumer back to {record}",
+        kafka_common.SETTLE_NAMES[Verdict.REJECT]: "done when Kafka has the copy",
+        kafka_common.COMMIT: f"tells Kafka that {record} is done",
     }.get(str(found.get(names.OPERATION_NAME)), f"tells the broker to {found[names.SETTLEMENT]}")
 
 
