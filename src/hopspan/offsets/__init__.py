@@ -15,20 +15,7 @@ from hopspan.offsets.registry import MixedConsumersError, Registry
 from hopspan.offsets.tracker import RevokedError, Tracker
 
 __all__ = [
-    "COMMIT",
-    "TIMEOUT",
-    "BatchHandling",
-    "Consumer",
-    "Done",
-    "Frontier",
-    "Handling",
-    "MixedConsumersError",
-    "Partition",
-    "Position",
-    "Positions",
-    "Registry",
-    "RevokedError",
-    "Tracker",
-    "UserCommit",
-    "on_answer",
-]
+    "COMMIT", "TIMEOUT", "BatchHandling", "Consumer", "Done", "Frontier", "Handling",
+    "MixedConsumersError", "Partition", "Position", "Positions", "Registry", "RevokedError",
+    "Tracker", "UserCommit", "on_answer",
+]  # fmt: skip

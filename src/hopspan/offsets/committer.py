@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import monotonic, perf_counter, time_ns
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
@@ -139,12 +139,7 @@ class Committer:
         self.pending += failed
 
 
-class _Answered(Protocol):
-    def succeeded(self) -> None: ...
-    def failed(self, error: BaseException) -> None: ...
-
-
-def on_answer(commit: _Answered, answer: Any) -> None:
+def on_answer(commit: Commit | UserCommit, answer: Any) -> None:
     """Tell a commit its answer: the client gives an error, or the broker's response."""
     try:
         if isinstance(answer, BaseException):
@@ -311,15 +306,10 @@ class _CommitSpan:
 
 def _deliveries(consumer: Consumer, covered: Covered, count: int) -> list[Delivery]:
     """The records for the span: one is described, of several only the topics and the number."""
-    found: list[Delivery] = []
-    for partition, several in covered.items():
-        if count == 1:
-            found += [consumer.describe(partition, each) for each in several]
-        else:
-            found += [Delivery(consumer.endpoint(partition.topic), _PLAIN, None, None)] * len(
-                several
-            )
-    return found
+    if count == 1:
+        return [consumer.describe(at, done) for at, several in covered.items() for done in several]
+    topics = [(consumer.endpoint(at.topic), several) for at, several in covered.items()]
+    return [Delivery(topic, _PLAIN, None, None) for topic, several in topics for _ in several]
 
 
 def _failure(consumer: Consumer, error: BaseException) -> Outcome:

@@ -444,7 +444,8 @@ def test_who_handles_what_lies_below_a_commit() -> None:
     first, second, third = ((object(), each) for each in "abc")
     given: Any = {10: [first, second], 11: [third], 12: [(object(), "d")]}
     frontier.handling = given
-    assert frontier.handled_below(12) == [first, second, third]
+    found: list[Any] = frontier.handled_below(12)
+    assert found == [first, second, third]
 
 
 # -- what commits cover ----------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Callable
 from functools import lru_cache, partial
 from time import monotonic
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from kafka.consumer import subscription_state
@@ -30,7 +32,7 @@ from hopspan.offsets import TIMEOUT, Consumer, Registry, Tracker, UserCommit, on
 from hopspan.telemetry import binding_of, instrumenter_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection, Mapping
 
     from hopspan.model import Endpoint
     from hopspan.offsets import Done, Positions
@@ -46,6 +48,7 @@ _AWAITS = hasattr(subscription_state, "AsyncConsumerRebalanceListener")
 _PUT_ASIDE = "_paused_partition_records"
 _MOST_TOPICS = 256
 
+Call = Callable[..., Any]
 partition_named: Callable[[str, int], TopicPartition] = lru_cache(1_024)(TopicPartition)
 
 
@@ -175,16 +178,13 @@ def _tracked(kind: Any) -> type:
 
 
 def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that goes by way of `method`, which is given the client's own."""
+    """A method that goes by way of `method`, which is given the state and the client's own."""
     original = getattr(kind, name)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return method(self.__dict__[STATE], self, getattr(kind, name), *args, **kwargs)
+        return method(self.__dict__[STATE], MethodType(getattr(kind, name), self), *args, **kwargs)
 
-    about: dict[str, Any] = {
-        each: getattr(original, each)
-        for each in ("__name__", "__qualname__", "__module__", "__doc__")
-    }
+    about = {each: getattr(original, each) for each in _COPIED}
     # Whatever looks at a method before it intercepts it is to see the client's.
     about["__signature__"] = inspect.signature(original)
     if hasattr(original, "__wrapped__") and not hasattr(original, INTERCEPTED):
@@ -197,52 +197,36 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
 # -- handing out -----------------------------------------------------------------------------------
 
 
-def _poll(
-    state: ConsumerState,
-    consumer: Any,
-    original: Callable[..., Any],
-    timeout_ms: Any = 0,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    state.tracker.run_pending()
-    poll = partial(_poll_in_slices, state, consumer, original)
-    records = poll(timeout_ms, args, kwargs)
+def _poll(state: ConsumerState, poll: Call, timeout_ms: Any = 0, *args: Any, **more: Any) -> Any:
+    tracker = state.tracker
+    tracker.run_pending()
+    max_block = tracker.max_block()
+    if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
+        records = poll(timeout_ms, *args, **more)
+    else:
+        records = _poll_in_slices(state, lambda it: poll(it * 1000, *args, **more), timeout_ms)
     if not state.is_iterating and isinstance(records, dict):
-        state.tracker.handed_out(records)
+        tracker.handed_out(records)
     return records
 
 
-def _poll_in_slices(  # noqa: PLR0917
-    state: ConsumerState,
-    consumer: Any,
-    original: Callable[..., Any],
-    timeout_ms: Any,
-    args: Any,
-    named: Any,
-) -> Any:
-    """Poll, in slices while there is something to do for what was handed out before."""
-    tracker = state.tracker
-    max_block = tracker.max_block()
-    if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
-        return original(consumer, timeout_ms, *args, **named)
-    deadline = monotonic() + timeout_ms / 1000
+def _poll_in_slices(state: ConsumerState, poll: Callable[[float], Any], timeout_ms: float) -> Any:
+    """Poll while there is something to do for what was handed out before."""
+    tracker, deadline = state.tracker, monotonic() + timeout_ms / 1000
     while True:
-        left = max(0.0, deadline - monotonic())
-        nap = left if max_block is None else min(left, max_block)
-        records = original(consumer, nap * 1000, *args, **named)
-        if records or monotonic() >= deadline or getattr(consumer, "_closed", False):
+        max_block, left = tracker.max_block(), max(0.0, deadline - monotonic())
+        records = poll(left if max_block is None else min(left, max_block))
+        if records or monotonic() >= deadline or getattr(state.native, "_closed", False):
             return records
         tracker.run_pending()
-        max_block = tracker.max_block()
 
 
-def _next(state: ConsumerState, consumer: Any, original: Callable[..., Any]) -> Any:
+def _next(state: ConsumerState, following: Call) -> Any:
     tracker = state.tracker
     tracker.run_pending()
     state.is_iterating = True
     try:
-        record = original(consumer)
+        record = following()
     finally:
         state.is_iterating = False
     tracker.handed_out_partition((record,))
@@ -258,9 +242,8 @@ class Records:
         # The mark is also on an application's wrapper of our replacement; that one is called.
         if inner is not None and getattr(original, "__wrapped__", None) is inner:
             original = inner
-        self._original: Callable[..., Any] = original
+        self._next: Call = MethodType(original, consumer)
         self._state = state
-        self._consumer = consumer
 
     def __iter__(self) -> Records:
         return self
@@ -269,22 +252,22 @@ class Records:
         state = self._state
         state.is_looping = True
         try:
-            return _next(state, self._consumer, self._original)
+            return _next(state, self._next)
         finally:
             state.is_looping = False
 
     def __getattr__(self, name: str) -> Any:
-        if "_consumer" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+        if "_state" not in self.__dict__:  # not made yet: somebody copies or unpickles it
             raise AttributeError(name)
-        return getattr(self._consumer, name)
+        return getattr(self._state.native, name)
 
 
 # -- the application's own commits -----------------------------------------------------------------
 
 
-def _instrumenter(state: ConsumerState, consumer: Any) -> Instrumenter | None:
+def _instrumenter(state: ConsumerState) -> Instrumenter | None:
     """The settings that hold for what the application does with a consumer by itself."""
-    bound = binding_of(consumer)
+    bound = binding_of(state.native)
     if bound is not None:
         return bound.instrumenter
     latest = state.tracker.committer.instrumenter
@@ -293,30 +276,22 @@ def _instrumenter(state: ConsumerState, consumer: Any) -> Instrumenter | None:
     return latest
 
 
-def _begin_commit(state: ConsumerState, consumer: Any, offsets: Any) -> UserCommit | None:
+def _begin_commit(state: ConsumerState, offsets: Any) -> UserCommit | None:
+    """The commit that is about to be sent; None for one that the client is about to refuse."""
     if not (offsets is None or isinstance(offsets, dict)):
-        return None  # the client is about to say so
+        return None
     try:
-        positions = None
-        if offsets is not None:
-            positions = {each: getattr(at, "offset", None) for each, at in offsets.items()}
-        return state.tracker.user_commit(positions, _instrumenter(state, consumer))
+        positions = offsets and {each: getattr(at, "offset", None) for each, at in offsets.items()}
+        return state.tracker.user_commit(positions, _instrumenter(state))
     except Exception:  # noqa: BLE001 - the client is about to judge the arguments
         faults.report("reading what is committed")
         return None
 
 
-def _commit(
-    state: ConsumerState,
-    consumer: Any,
-    original: Callable[..., Any],
-    offsets: Any = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    commit = _begin_commit(state, consumer, offsets)
+def _commit(state: ConsumerState, send: Call, offsets: Any = None, *args: Any, **more: Any) -> Any:
+    commit = _begin_commit(state, offsets)
     try:
-        result = original(consumer, offsets, *args, **kwargs)
+        result = send(offsets, *args, **more)
     except Exception as error:
         if commit is not None:
             commit.failed(error)
@@ -327,24 +302,19 @@ def _commit(
 
 
 def _commit_async(
-    state: ConsumerState,
-    consumer: Any,
-    original: Callable[..., Any],
-    offsets: Any = None,
-    callback: Any = None,
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
-    commit = _begin_commit(state, consumer, offsets)
+    state: ConsumerState, send: Call, offsets: Any = None, callback: Any = None, *args: Any,
+    **more: Any,
+) -> Any:  # fmt: skip
+    commit = _begin_commit(state, offsets)
     if commit is None or (callback is not None and not callable(callback)):
-        return original(consumer, offsets, callback, *args, **kwargs)
+        return send(offsets, callback, *args, **more)
     answered = partial(on_answer, commit)
-    if not _must_look_up(consumer):
-        future = original(consumer, offsets, callback, *args, **kwargs)
+    if not _must_look_up(state.native):
+        future = send(offsets, callback, *args, **more)
         future.add_callback(answered)
         future.add_errback(answered)
         return future
-    theirs = callback or consumer.config.get("default_offset_commit_callback")
+    theirs = callback or state.native.config.get("default_offset_commit_callback")
 
     # The future is the lookup's: only the callback hears of the commit.
     def both(committed: Any, answer: Any) -> None:
@@ -352,7 +322,7 @@ def _commit_async(
         if theirs is not None:
             theirs(committed, answer)
 
-    return original(consumer, offsets, both, *args, **kwargs)
+    return send(offsets, both, *args, **more)
 
 
 def _must_look_up(consumer: Any) -> bool:
@@ -361,69 +331,49 @@ def _must_look_up(consumer: Any) -> bool:
     return bool(unknown()) if callable(unknown) else True
 
 
-# -- moving about ----------------------------------------------------------------------------------
+# -- moving about, and changing what is consumed ---------------------------------------------------
 
 
-def _seek(
-    state: ConsumerState, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    result = original(consumer, *args, **kwargs)
-    state.tracker.on_seek(*_target(*args, **kwargs))
-    return result
+def _then(tell: Callable[..., None]) -> Callable[..., Any]:
+    """A method that passes a call on and, when it has succeeded, tells its arguments."""
+
+    def method(state: ConsumerState, call: Call, *args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        tell(state, *args, **kwargs)
+        return result
+
+    return method
 
 
-def _target(partition: Any, offset: Any, *_rest: Any, **_added: Any) -> tuple[Any, Any]:
-    """The arguments of `seek`."""
-    return partition, offset
+def _sought(state: ConsumerState, partition: Any, offset: Any, *_: Any, **_more: Any) -> None:
+    state.tracker.on_seek(partition, offset)
 
 
-def _seek_to(
-    state: ConsumerState, consumer: Any, original: Callable[..., Any], *partitions: Any
-) -> Any:
-    result = original(consumer, *partitions)
+def _sought_end(state: ConsumerState, *partitions: Any) -> None:
     for partition in partitions or list(state.tracker.partitions.frontiers):
         state.tracker.on_seek(partition, None)
-    return result
 
 
-def _pause(
-    state: ConsumerState, consumer: Any, original: Callable[..., Any], *partitions: Any
-) -> Any:
-    result = original(consumer, *partitions)
+def _paused(state: ConsumerState, *partitions: Any) -> None:
     state.tracker.rewinding.hand_back_pause(partitions)
-    return result
 
 
-# -- changing what is consumed ---------------------------------------------------------------------
+def _subscribed(state: ConsumerState, *_: Any, **_more: Any) -> None:
+    follow(state.native, state)
 
 
-def _subscribe(
-    state: ConsumerState, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    result = original(consumer, *args, **kwargs)
-    follow(consumer, state)
-    return result
-
-
-def _assign(
-    state: ConsumerState, consumer: Any, original: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
+def _assign(state: ConsumerState, assign: Call, *args: Any, **kwargs: Any) -> Any:
     state.tracker.run_pending()
     state.tracker.committer.commit(wait=True)
-    result = original(consumer, *args, **kwargs)
-    state.tracker.keep_only(consumer.assignment())
+    result = assign(*args, **kwargs)
+    state.tracker.keep_only(state.native.assignment())
     return result
 
 
 def _close(
-    state: ConsumerState,
-    consumer: Any,
-    original: Callable[..., Any],
-    autocommit: Any = True,
-    timeout_ms: Any = None,
-    *args: Any,
+    state: ConsumerState, close: Call, autocommit: Any = True, timeout_ms: Any = None, *args: Any,
     **kwargs: Any,
-) -> Any:
+) -> Any:  # fmt: skip
     loop = state.loop() if state.loop is not None else None
     if loop is not None:
         loop.leave()
@@ -432,20 +382,21 @@ def _close(
     state.tracker.before_close(timeout_ms / 1000 if is_limited else TIMEOUT)
     if is_limited:
         timeout_ms = max(0, timeout_ms - (monotonic() - began) * 1000)
-    return original(consumer, autocommit, timeout_ms, *args, **kwargs)
+    return close(autocommit, timeout_ms, *args, **kwargs)
 
 
+_COPIED = ("__name__", "__qualname__", "__module__", "__doc__")
 _METHODS: dict[str, Callable[..., Any]] = {
     "__next__": _next,
     "poll": _poll,
     "commit": _commit,
     "commit_async": _commit_async,
-    "seek": _seek,
-    "seek_to_beginning": _seek_to,
-    "seek_to_end": _seek_to,
-    "pause": _pause,
-    "resume": _pause,
-    "subscribe": _subscribe,
+    "seek": _then(_sought),
+    "seek_to_beginning": _then(_sought_end),
+    "seek_to_end": _then(_sought_end),
+    "pause": _then(_paused),
+    "resume": _then(_paused),
+    "subscribe": _then(_subscribed),
     "assign": _assign,
     "unsubscribe": _assign,
     "close": _close,

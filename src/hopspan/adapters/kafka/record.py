@@ -6,6 +6,7 @@ handed out share its frontier, and a single one is a value as soon as somebody a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -22,7 +23,7 @@ from hopspan.processing import Together
 from hopspan.telemetry import Several
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from kafka.structs import TopicPartition
@@ -148,12 +149,15 @@ def delivery(native: Record) -> Delivery:
 class Lazy(Sequence[Item], Generic[Item]):
     """Values made of records when they are asked for: one, some, or all of them at last."""
 
-    __slots__ = ("_all", "_make", "records")
+    __slots__ = ("_all", "records")
 
-    def __init__(self, records: Sequence[Any], make: Callable[[Any], Item]) -> None:
+    def __init__(self, records: Sequence[Any]) -> None:
         self.records: Sequence[Any] = records
-        self._make = make
         self._all: list[Item] | None = None
+
+    @abstractmethod
+    def make(self, record: Any) -> Item:
+        """The value of one record."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -166,30 +170,38 @@ class Lazy(Sequence[Item], Generic[Item]):
         if self._all is not None:
             return self._all[index]
         if isinstance(index, slice):
-            return [*map(self._make, self.records[index])]
-        return self._make(self.records[index])
+            return [*map(self.make, self.records[index])]
+        return self.make(self.records[index])
 
     def __iter__(self) -> Iterator[Item]:
         if self._all is None:
-            self._all = [*map(self._make, self.records)]
+            self._all = [*map(self.make, self.records)]
         return iter(self._all)
 
 
 class LazyBatch(Lazy[Delivery], Several):
-    """The records of a batch or a poll as values."""
+    """The records of a batch as values, or those of a poll, which nobody can settle."""
 
-    __slots__ = ("_state", "_uncounted")
+    __slots__ = ("_batch", "_state", "_uncounted")
 
     def __init__(
         self,
         records: Sequence[Any],
         state: ConsumerState | None,
-        make: Callable[[Any], Delivery],
         uncounted: int,
+        batch: Batch | None = None,
     ) -> None:
-        super().__init__(records, make)
+        super().__init__(records)
         self._state = state
+        self._batch = batch
         self._uncounted = uncounted  # given, not looked up: records that are done are forgotten
+
+    def make(self, record: Any) -> Delivery:
+        """A record as a value."""
+        if self._batch is not None:
+            return delivery(self._batch.make(record))
+        endpoint, message = _endpoint(record.topic, self._state), _message(record, self._state)
+        return Delivery(endpoint, message, record.headers, None)
 
     def endpoints(self) -> AbstractSet[Endpoint]:
         """Where they are from."""
@@ -206,11 +218,7 @@ class LazyBatch(Lazy[Delivery], Several):
 
 def polled(records: Sequence[Any], state: ConsumerState) -> LazyBatch:
     """The records of a poll, for its span."""
-
-    def make(record: Any) -> Delivery:
-        return Delivery(state.endpoint(record.topic), _message(record, state), record.headers, None)
-
-    return LazyBatch(records, state, make, len(records))
+    return LazyBatch(records, state, len(records))
 
 
 class Part(Record):
@@ -249,14 +257,15 @@ class Batch(Lazy[Record], Together):
         state: ConsumerState | None = None,
         frontiers: Mapping[TopicPartition, Frontier] = _NO_FRONTIERS,
     ) -> None:
-        super().__init__(records, self._part)
+        super().__init__(records)
         self._shared = _Shared()
         self._runs = runs
         self._consumer = None if state is None else state.native
         self._state = state
         self._frontiers = frontiers
 
-    def _part(self, record: Any) -> Record:
+    def make(self, record: Any) -> Record:
+        """A record of the batch."""
         frontier = self._frontiers.get(partition_named(record.topic, record.partition))
         return Part(self._shared, record, self._state, frontier, self._consumer)
 
@@ -274,10 +283,7 @@ class Batch(Lazy[Record], Together):
 
     def deliveries(self) -> LazyBatch:
         """The same as values."""
-        return LazyBatch(self.records, self._state, self._delivery, self._count_uncounted())
-
-    def _delivery(self, record: Any) -> Delivery:
-        return delivery(self._part(record))
+        return LazyBatch(self.records, self._state, self._count_uncounted(), self)
 
     def _count_uncounted(self) -> int:
         counted = 0
@@ -296,7 +302,7 @@ class Batch(Lazy[Record], Together):
             frontiers.values(), self, processing.instrumenter, settles=processing.policy.settles
         )
         return [
-            (self._part(record), Verdict.ACK)
+            (self.make(record), Verdict.ACK)
             for partition, frontier in frontiers.items()
             if frontier.settled_below
             for record in self._runs[partition]

@@ -162,7 +162,8 @@ def test_who_handles_a_batch_handles_its_records(
     assert list(batch.opened(processing)) == []
     frontier = state.tracker.partitions.frontiers[ORDERS]
     assert (frontier.handled(), frontier.handlings()) == ({10, 11}, [batch])
-    assert [each.record for each in frontier.handled_below(11)] == [records[0]]
+    below: list[Any] = frontier.handled_below(11)
+    assert [each.record for each in below] == [records[0]]
     assert (frontier.is_handled(), frontier.blocking_offset()) == (True, None)
     batch.closed(processing)
     assert (frontier.is_handled(), frontier.handled(), frontier.handlings()) == (False, set(), [])
