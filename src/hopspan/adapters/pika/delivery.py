@@ -61,6 +61,7 @@ class PikaDelivery(AmqpDelivery):
         self.routes, self.queue, self.auto_ack = source
         self.channel, self.method, self.properties, self.body = channel, method, properties, body
         self.tag = method.delivery_tag
+        self.seen_before = False
 
     # -- finding it ------------------------------------------------------------------------------
 
