@@ -47,7 +47,8 @@ __all__ = [
     "context_fields",
     "extract",
     "injected",
-    "plain_sender",
+    "plain_traceparent",
+    "sender_of",
 ]
 
 try:
@@ -236,8 +237,8 @@ def carries_context(codec: Codec, headers: Any) -> bool:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def plain_sender(codec: Codec, headers: Any) -> Any:
-    """The sender of a message, as a remote `SpanContext`; None where its headers name none.
+def plain_traceparent(codec: Codec, headers: Any) -> Any:
+    """The value of a message's `traceparent`; None where its headers name no sender.
 
     `ASK` where only `extract_from` can tell: another propagator than the default one is configured,
     or the headers hold more than a plain `traceparent`. Never raises.
@@ -248,14 +249,18 @@ def plain_sender(codec: Codec, headers: Any) -> Any:
         learnt = _learnt
         if learnt is None or learnt.itself is not get_global_textmap():
             learnt = _configured()
-        if not learnt.is_default:
-            return ASK
-        value = codec.traceparent(headers)
-        if value is None or value is ASK:
-            return value
-        return w3c.parse_traceparent(value) or ASK
+        return codec.traceparent(headers) if learnt.is_default else ASK
     except Exception:  # noqa: BLE001 - a container or a propagator that fails
         return ASK
+
+
+def sender_of(traceparent: Any) -> SpanContext:
+    """The sender that a `traceparent` names, as the default propagator reads it. Never raises."""
+    found = w3c.parse_traceparent(traceparent)
+    if found is not None:
+        return found
+    context = extract_from(MAPPING, {w3c.TRACEPARENT: traceparent}, Context())
+    return get_current_span(context).get_span_context()
 
 
 def extract_from(  # noqa: PLR0911 - the shortest way is the first

@@ -24,12 +24,12 @@ from opentelemetry.trace import (
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, Outcome
-from hopspan.propagation import ASK, plain_sender
+from hopspan.propagation import ASK, plain_traceparent
 from hopspan.telemetry.context import EMPTY
 from hopspan.telemetry.enabled import has_no_sdk, is_suppressed
 from hopspan.telemetry.relations import relate
-from hopspan.telemetry.spans import UNSET, StatusSpan, with_readable_status
-from hopspan.w3c import SPAN_KEY
+from hopspan.telemetry.spans import UNRECORDED, UNSET, SenderSpan, StatusSpan
+from hopspan.w3c import SPAN_KEY, parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,34 +156,51 @@ class Operation:
             headers: The message's.
             base: The context that the processing starts from.
         """
-        sender = ASK
+        traceparent: Any = ASK
         if not base and instrumenter.relates_plainly:
-            sender = plain_sender(codec, headers)
-        parent: Context
-        if sender is ASK:
-            parent, carried, links = relate(instrumenter.config, headers, codec, base)
-        elif sender is None:
+            traceparent = plain_traceparent(codec, headers)
+        is_unobserved = instrumenter.may_be_unobserved and has_no_sdk()
+        sender = None
+        if traceparent is not ASK and traceparent is not None:
+            if is_unobserved:
+                self.span, self._carried = SenderSpan(traceparent), EMPTY
+                self.instrumenter = self.plan = self._native = None
+                self._began = 0.0
+                return
+            sender = parse_traceparent(traceparent)
+        if sender is not None:
+            if not sender[3] & 1 and instrumenter.unsampled_remote is not None:
+                self.span, self._carried = instrumenter.unsampled_remote(sender), EMPTY
+                self.instrumenter, self.plan = instrumenter, route.plan
+                self._native = None
+                self._began = perf_counter()
+                return
+            parent, carried, links = Context({SPAN_KEY: NonRecordingSpan(sender)}), EMPTY, ()
+            links = (Link(sender),)
+        elif traceparent is None:
             parent, carried, links = base, base, ()
-        elif instrumenter.may_be_unobserved and has_no_sdk():
-            self._start_as(StatusSpan(sender), EMPTY)
-            return
-        elif not sender[3] & 1 and instrumenter.unsampled_remote is not None:
-            self.span, self._carried = instrumenter.unsampled_remote(sender), EMPTY
-            self.instrumenter, self.plan = instrumenter, route.plan
-            self._native = None
-            self._began = perf_counter()
-            return
         else:
-            parent = Context({SPAN_KEY: NonRecordingSpan(sender)})
-            carried, links = EMPTY, (Link(sender),)
-        if instrumenter.may_be_unobserved and has_no_sdk():
+            parent, carried, links = relate(instrumenter.config, headers, codec, base)
+        if is_unobserved:
             self.start_unrecorded(carried, parent)
             return
+        plan = route.plan
         attributes = route.attributes.copy()
         self.describe(attributes)
         if instrumenter.describes_more:
-            attributes = instrumenter.describe(route.plan, attributes, self, codec, carried)
-        self.start(instrumenter, route.plan, (parent, carried, links), attributes)
+            attributes = instrumenter.describe(plan, attributes, self, codec, carried)
+        if not instrumenter.switch.on:
+            self.start_unrecorded(carried)
+            return
+        span = instrumenter.start_span(
+            plan.name, parent, plan.kind, attributes, links, None, False, False
+        )
+        if type(span) is not instrumenter.span_class:
+            span = instrumenter.readable(span, parent, plan)
+        self.span, self._carried = span, carried
+        self.instrumenter, self.plan = instrumenter, plan
+        self._native = None
+        self._began = perf_counter()
 
     def describe(self, attributes: dict[str, Any]) -> None:
         """Add what only this operation's message says."""
@@ -252,14 +269,14 @@ class Operation:
         if instrumenter is None or plan is None:
             return
         self.instrumenter = None  # the second time ends nothing
+        span = self.span
+        is_recorded = type(span) not in UNRECORDED
         if instrumenter.measures:
             seconds = perf_counter() - self._began if seconds is None else seconds
             try:
                 instrumenter.measure(plan, self, outcome, seconds, messages)
             except Exception:  # noqa: BLE001 - telemetry never harms the message
                 faults.report("measuring an operation")
-        span = self.span
-        is_recorded = type(span) is not StatusSpan
         if outcome.failed or (attributes and is_recorded):
             self._set_end_attributes(instrumenter, outcome, attributes)
         if instrumenter.on_end is not None:
@@ -277,7 +294,7 @@ class Operation:
         """Record what became known only at the end."""
         span = self.span
         try:
-            if attributes and type(span) is not StatusSpan:
+            if attributes and type(span) not in UNRECORDED:
                 if len(attributes) == 1:  # half the time that several take
                     ((key, value),) = attributes.items()
                     span.set_attribute(key, value)
