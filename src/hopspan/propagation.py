@@ -18,6 +18,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import (
+    DEFAULT_TRACE_STATE,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -162,9 +163,16 @@ def inject_into(
         allowed: The names of entries that may leave; None for all.
         span: To be carried instead of the context's own.
     """
-    configured = _configured()
+    configured = _learnt
+    if configured is None or configured.itself is not get_global_textmap():
+        configured = _configured()
     fresh = None
     if configured.is_default:
+        if span is not None and KEY not in context:
+            # Nearly always: a span, and no baggage around it.
+            identity = span.get_span_context()
+            if identity[5] and (identity[4] is DEFAULT_TRACE_STATE or not identity[4]):
+                return codec.with_traceparent(headers, w3c.traceparent_of(identity))
         about = (get_current_span(context) if span is None else span).get_span_context()
         try:
             fresh = w3c.fields_of(about, context, allowed, configured.itself)

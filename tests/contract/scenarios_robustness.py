@@ -418,12 +418,10 @@ def _publish(client: Client) -> str:
 
 
 SENDING = {
-    "telemetry.recording.plan": "starting to publish",
     "telemetry.recording.inject_into": "injecting context into message headers",
     "interception.sends.start_send": "starting to publish",
-    "telemetry.operation:Operation.start": "starting to publish",
-    "conventions.message_attributes": "starting to publish",
-    "telemetry.operation:Operation.call_on_start": "starting to publish",
+    "telemetry.operation:Operation.start_span": "starting to publish",
+    "telemetry.recording._outgoing_attributes": "starting to publish",
     "telemetry.operation:Operation.end": "ending a publish",
     "telemetry.metrics:Meters.prepared": MEASURE,
 }

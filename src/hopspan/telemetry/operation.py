@@ -135,6 +135,48 @@ class Operation:
         self._native = None
         self._began = perf_counter()
 
+    def start_unsampled(self, instrumenter: Instrumenter, plan: Plan, ambient: Context) -> bool:
+        """Start below an unsampled span where that needs no span; whether it is started."""
+        parent: Any = ambient.get(SPAN_KEY) if ambient else None
+        if parent is None:
+            return False
+        identity = parent.get_span_context()
+        if identity[3] & 1 or not identity[5]:
+            return False
+        make = instrumenter.unsampled_remote if identity[2] else instrumenter.unsampled_local
+        if make is None or instrumenter.is_watched:
+            return False
+        self.span, self._carried = make(identity), ambient
+        self.instrumenter, self.plan = instrumenter, plan
+        self._native = None
+        self._began = perf_counter()
+        return True
+
+    def start_span(
+        self, instrumenter: Instrumenter, plan: Plan, parent: Context, attributes: dict[str, Any]
+    ) -> None:
+        """Start as a child of a context, which is also what is carried. Never raises."""
+        try:
+            span = instrumenter.start_span(
+                plan.name, parent, plan.kind, attributes, (), None, False, False
+            )
+            kind = type(span)
+            if kind is not instrumenter.span_class and (
+                kind is not NonRecordingSpan
+                or plan.status_matters
+                or instrumenter.is_watched
+                or not span.get_span_context()[5]
+            ):
+                span = instrumenter.readable(span, parent, plan)
+        except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
+            faults.report(f"starting a {plan.action.type.value} span")
+            self.start_unrecorded(parent)
+            return
+        self.span, self._carried = span, parent
+        self.instrumenter, self.plan = instrumenter, plan
+        self._native = None
+        self._began = perf_counter()
+
     def start_process(
         self,
         instrumenter: Instrumenter,

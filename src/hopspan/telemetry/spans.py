@@ -130,8 +130,8 @@ class UnsampledSpan(StatusSpan):
             return self._context
 
 
-UNRECORDED = frozenset({StatusSpan, SenderSpan, UnsampledSpan})
-"""The classes of spans that nothing but the status is set on."""
+UNRECORDED = frozenset({NonRecordingSpan, SenderSpan, StatusSpan, UnsampledSpan})
+"""The classes of spans that record nothing."""
 
 
 class StatusProxySpan(StatusSpan):
