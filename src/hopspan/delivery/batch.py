@@ -92,6 +92,9 @@ class Batch(Delivery):
         )
         return batch if is_same else None
 
+    def is_ignored(self, instrumenter: Instrumenter, route: Route) -> bool:  # noqa: ARG002
+        return not instrumenter.not_ignored(self.members)
+
     def start_process(
         self,
         instrumenter: Instrumenter,
@@ -101,9 +104,6 @@ class Batch(Delivery):
         base: Context,
     ) -> None:
         members = instrumenter.not_ignored(self.members)
-        if not members:
-            self.start_unrecorded(base)
-            return
         about, relation = relate_batch(instrumenter.config, members, codec, base)
         attributes = instrumenter.describe_several(route.plan, about, relation[1])
         self.start(instrumenter, route.plan, relation, attributes)

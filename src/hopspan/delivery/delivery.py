@@ -516,7 +516,9 @@ class Delivery(Operation):
             faults.report("reading a delivery")
             route = Route(plan(names.PROCESS, Endpoint(self.client.system)))
             headers = None
-        if ambient and subscription.is_silenced(ambient):
+        if (ambient and subscription.is_silenced(ambient)) or (
+            instrumenter.is_ignored is not None and self.is_ignored(instrumenter, route)
+        ):
             self.start_unrecorded(ambient)
         else:
             try:
@@ -537,6 +539,11 @@ class Delivery(Operation):
             warn_of_settled_already(subscription.policy, self._destination())
         if instrumenter.is_watched:
             self.announce()
+
+    def is_ignored(self, instrumenter: Instrumenter, route: Route) -> bool:
+        """Whether the settings leave this destination untraced."""
+        ignores = instrumenter.is_ignored
+        return ignores is not None and ignores(route.endpoint)
 
     def announce(self) -> None:
         """Call the `on_start` hook with the native delivery."""
