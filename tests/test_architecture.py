@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("config",),
     ("telemetry", "logs"),
-    ("processing",),
+    ("processing", "offsets"),
     ("interception", "carrying"),
     ("adapters",),
     ("instrumentation", "testing", "examples", "doctor", "cli", "sdk", "", "__main__"),
@@ -66,11 +66,10 @@ SHARED_BY_ADAPTERS = (
     "_amqp_ledger",
     "_amqp_recording",
     "_amqp_settlements",
-    "_kafka",
-    "_kafka_frontier",
+    "kafka_common",
 )
 
-MOST_LINES = {"adapters": 180}
+MOST_LINES = {"adapters": 400, "offsets": 400}
 MOST_LINES_OF_CORE = 200
 MEDIAN_FUNCTION = 6
 
@@ -233,12 +232,15 @@ def entangled_adapters(all_modules: list[Module]) -> list[str]:
                 theirs = each.target.split(".")[1]
                 is_shared = theirs in SHARED_BY_ADAPTERS
                 if (theirs != mine and not is_shared) or (
-                    is_shared
-                    and mine in SHARED_BY_ADAPTERS
-                    and theirs.split("_")[1] != (mine.split("_")[1])
+                    is_shared and mine in SHARED_BY_ADAPTERS and _system(theirs) != _system(mine)
                 ):
                     found.append(str(each))
     return found
+
+
+def _system(shared: str) -> str:
+    """The system of a shared part: `_amqp_ledger` and `kafka_common` are named after theirs."""
+    return shared.strip("_").split("_")[0]
 
 
 def literals(module: Module) -> Iterator[tuple[int, str]]:
@@ -257,7 +259,7 @@ def literals(module: Module) -> Iterator[tuple[int, str]]:
 
 SYSTEMS = {
     "adapters._amqp": "rabbitmq",
-    "adapters._kafka": "kafka",
+    "adapters.kafka_common": "kafka",
     "adapters.celery": "celery",
 }
 """Whose prefix a shared part or an adapter may spell."""
@@ -410,7 +412,7 @@ def test_imports_for_types_point_down_as_well() -> None:
 
 
 def test_files_hold_one_idea_each() -> None:
-    """Core under 200 lines of code, adapters under 180, documentation and comments not counted."""
+    """Core under 200 lines of code, adapters and offsets under 400, documentation and comments not counted."""
     table = "\n".join(
         f"{lines:5}  {name or 'hopspan'}"
         for name, lines in sorted(sizes(modules()).items(), key=lambda item: -item[1])
@@ -498,8 +500,8 @@ BROKEN: list[tuple[Rule, Mapping[str, str], list[str]]] = [
     ),
     (
         entangled_adapters,
-        {"adapters._kafka": "from hopspan.adapters import _amqp"},
-        ["adapters._kafka:1 imports hopspan.adapters._amqp"],
+        {"adapters.kafka_common": "from hopspan.adapters import _amqp"},
+        ["adapters.kafka_common:1 imports hopspan.adapters._amqp"],
     ),
     (entangled_adapters, {"adapters.pika.calls": "from hopspan.adapters import _amqp"}, []),
     (entangled_adapters, {"adapters._amqp_ledger": "from hopspan.adapters import _amqp"}, []),
@@ -552,7 +554,7 @@ BROKEN: list[tuple[Rule, Mapping[str, str], list[str]]] = [
     (clients_imported, {"model": "if TYPE_CHECKING:\n    import typing_extensions"}, []),
     (oversized, {"config": "x = 1\n" * 200}, ["config: 200 lines, of 200 at most"]),
     (oversized, {"config": "x = 1\n" * 199 + '"""no\ncode"""\n# none\n\n'}, []),
-    (oversized, {"adapters.pika": "x = 1\n" * 180}, ["adapters.pika: 180 lines, of 180 at most"]),
+    (oversized, {"adapters.pika": "x = 1\n" * 400}, ["adapters.pika: 400 lines, of 400 at most"]),
 ]  # fmt: skip
 
 

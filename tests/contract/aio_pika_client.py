@@ -814,7 +814,7 @@ def on_fake(loop: Loop, features: Features, **shape: Any) -> Iterator[AioPikaCli
 
 
 NOT_HERE = {
-    "a_body_that_has_not_run_is_passed_on_and_has_failed": "a coroutine's generator is its result",
+    "a_body_that_has_not_run_is_passed_on_has_failed_and_is_left_unsettled": "a coroutine's generator is its result",
     "a_counter_only_ever_rises": "a consumer goes on while somebody sends",
     "a_dead_letter_block_is_refused_on_entering": "told in pika's words",
     "a_dead_letter_decorator_is_refused_at_the_first_message": "told in pika's words",

@@ -798,7 +798,7 @@ NOT_HERE = {
     ),
     **dict.fromkeys(
         (
-            "a_body_that_has_not_run_is_passed_on_and_has_failed",
+            "a_body_that_has_not_run_is_passed_on_has_failed_and_is_left_unsettled",
             "a_decorator_that_the_channel_cannot_see_still_has_its_say",
             "an_exception_of_the_users_comes_out_as_it_went_in",
             "what_a_handler_returns_is_what_the_client_gets",

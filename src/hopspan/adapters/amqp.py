@@ -67,6 +67,15 @@ class Server(NamedTuple):
     port: int | None = None
 
 
+_DEFAULT_PORT = 5672
+
+
+def server(host: Any, port: Any) -> Server:
+    """The broker's address; the default port says nothing, and is left out."""
+    known = isinstance(port, int) and port != _DEFAULT_PORT
+    return Server(host if isinstance(host, str) else None, port if known else None)
+
+
 def text(value: Any) -> Any:
     """A short string of the protocol as text; clients give those that are no UTF-8 as bytes."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
@@ -143,12 +152,14 @@ class AmqpDelivery(Delivery):
     A subclass has the attributes below and `settle`; `routes` is `routes_of` its queue and server.
     """
 
-    __slots__ = ("auto_ack", "ledger", "queue", "routes")
+    __slots__ = ("auto_ack", "ledger", "queue", "routes", "seen_before")
 
     routes: Routes
     ledger: Ledger
     queue: str | None
     auto_ack: bool
+    seen_before: bool
+    """Whether it was handled or settled before its handling began."""
     tag: int
     """The delivery tag."""
     properties: Any

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from hopspan.delivery import Delivery
     from hopspan.telemetry import Instrumenter
 
+    class Entered(Delivery):
+        """A delivery that knows whether it was handled before."""
+
+        seen_before: bool
+
 
 Sent = tuple[int, bool, Verdict]
 """Delivery tag, multiple, verdict."""
@@ -53,7 +58,7 @@ class Ledger:
     Thread-safe. Bounded: what is forgotten is the oldest.
     """
 
-    __slots__ = ("_newest", "_old", "_upto", "_young", "left", "lock", "open")
+    __slots__ = ("_newest", "_old", "_upto", "_young", "highest", "left", "lock", "open")
 
     MOST = 10_000
 
@@ -67,6 +72,8 @@ class Ledger:
         self.open: dict[int, Any] = {}
         """By tag, the delivery that is being handled; a list where there are several."""
         self.left: dict[int, Unsettled] = {}
+        self.highest: int = 0
+        """The highest tag that was entered or settled."""
         # Two dictionaries that take turns: between them they hold at least the newest `MOST`.
         self._young: dict[int, Verdict] = {}
         self._old: dict[int, Verdict] = {}
@@ -75,15 +82,20 @@ class Ledger:
 
     # -- deliveries ------------------------------------------------------------------------------
 
-    def enter(self, tag: int, delivery: Delivery) -> Verdict | None:
+    def enter(self, tag: int, delivery: Entered) -> Verdict | None:
         """Enter a delivery that is handled from now on; return how it was settled already."""
+        if tag > self.highest:  # nobody has seen it before, nor settled it
+            self.highest = tag
+            delivery.seen_before = False
+            self.open[tag] = delivery
+            return None
+        delivery.seen_before = self.is_known(tag)
         if self.open.setdefault(tag, delivery) is not delivery:
             self._enter_another(tag, delivery)
-        if self.left:
-            self.left.pop(tag, None)
+        self.left.pop(tag, None)
         return self.verdict_of(tag)
 
-    def _enter_another(self, tag: int, delivery: Delivery) -> None:
+    def _enter_another(self, tag: int, delivery: Entered) -> None:
         """Enter a delivery that is handled twice at a time: alone and in a batch, say."""
         with self.lock:
             self.open[tag] = [*self.handlings(tag), delivery]
@@ -137,6 +149,8 @@ class Ledger:
 
     def settle(self, tag: int, verdict: Verdict) -> None:
         """Keep that one delivery is settled."""
+        if tag > self.highest:
+            self.highest = tag
         self._young[tag] = verdict
         if len(self._young) > self.MOST:
             with self.lock:
@@ -148,6 +162,7 @@ class Ledger:
         known = (*self.open, *self.left, *self._young, self._newest())
         highest = tag or max(known, default=0)
         with self.lock:
+            self.highest = max(self.highest, highest)
             if highest > self._upto[0]:
                 self._upto = (highest, verdict)
 

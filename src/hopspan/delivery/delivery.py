@@ -911,8 +911,12 @@ class Delivery(Operation):
     def described(self) -> SettledMessage:
         """The message as the span of its settlement describes it, without body and headers."""
         attributes: dict[str, Any] = {}
-        self.describe_message(attributes)
-        return SettledMessage(self.endpoint, attributes)
+        try:
+            self.describe_message(attributes)
+            return SettledMessage(self.endpoint, attributes)
+        except Exception:  # noqa: BLE001 - its settlement can be told without it
+            faults.report("reading a delivery")
+            return SettledMessage(Endpoint(self.client.system), {})
 
     def describe_message(self, attributes: dict[str, Any]) -> None:
         """Add what is special to this message to a span that is not its process span."""

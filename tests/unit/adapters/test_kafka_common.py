@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hopspan.adapters import _kafka
-from hopspan.adapters._kafka import Origin, Server, dead_letter_headers, endpoint, key, server
+from hopspan.adapters import kafka_common
+from hopspan.adapters.kafka_common import Origin, Server, dead_letter_headers, endpoint, key, server
 from hopspan.conventions import Action
 from hopspan.model import Endpoint, OperationType, Verdict
 
@@ -137,7 +137,7 @@ def test_the_headers_given_are_left_as_they_are() -> None:
 
 
 def test_operations_have_kafkas_names() -> None:
-    assert (_kafka.SEND, _kafka.POLL, _kafka.COMMIT) == (
+    assert (kafka_common.SEND, kafka_common.POLL, kafka_common.COMMIT) == (
         Action("send", OperationType.SEND),
         Action("poll", OperationType.RECEIVE),
         "commit",
@@ -145,4 +145,4 @@ def test_operations_have_kafkas_names() -> None:
 
 
 def test_verdicts_have_kafkas_names_and_an_ack_has_none() -> None:
-    assert _kafka.SETTLE_NAMES == {Verdict.REQUEUE: "seek", Verdict.REJECT: "dead_letter"}
+    assert kafka_common.SETTLE_NAMES == {Verdict.REQUEUE: "seek", Verdict.REJECT: "dead_letter"}

@@ -1,4 +1,4 @@
-"""What the Kafka clients share: Kafka's names, where records come from, what a dead letter says.
+"""The part that the Kafka clients share: Kafka's names, servers and endpoints, dead letters.
 
 Imports no client. Naming follows the conventions' Kafka page.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
+from hopspan import offsets
 from hopspan.model import Endpoint, OperationType, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SYSTEM = "kafka"
 SEND = names.Action("send", OperationType.SEND)
 POLL = names.Action("poll", OperationType.RECEIVE)
-COMMIT = "commit"
-"""What Kafka calls the settlement of all that is done."""
+COMMIT = offsets.COMMIT
 
 OFFSET = "messaging.kafka.offset"
 KEY = "messaging.kafka.message.key"
@@ -93,6 +93,16 @@ def endpoint(topic: str, where: Server, group: str | None = None) -> Endpoint:
     return Endpoint(
         SYSTEM, topic, group=group, server_address=where.address, server_port=where.port
     )
+
+
+def record_attributes(
+    about: Mapping[str, Any], partition: int, offset: int, *, is_tombstone: bool
+) -> dict[str, Any]:
+    """The attributes of a record besides those of its consumer, `about`."""
+    attributes = {**about, names.PARTITION_ID: str(partition), OFFSET: offset}
+    if is_tombstone:
+        attributes[TOMBSTONE] = True
+    return attributes
 
 
 def key(value: Any) -> tuple[str, str] | None:

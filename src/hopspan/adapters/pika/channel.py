@@ -1,4 +1,4 @@
-"""What hopspan keeps for one pika channel: its ledger, its thread, and what it fetched.
+"""The state that hopspan keeps of one pika channel: its ledger, its thread, its destinations.
 
 A `BlockingChannel` has a `Channel` inside (`_impl`) and calls it for everything that goes on the
 wire. So the state is kept on the inner channel, and settlements are recorded there: all of them
@@ -22,16 +22,16 @@ from pika.exceptions import (
     UnroutableError,
 )
 
-from hopspan.adapters import _amqp, _amqp_ledger, _amqp_recording
-from hopspan.adapters._amqp_settlements import SETTLEMENTS
+from hopspan.adapters import amqp
+from hopspan.adapters.amqp_ledger import SETTLEMENTS, Ledger, recorded
+from hopspan.conventions import Route, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
     from hopspan.adapters.pika.confirms import Confirms
-    from hopspan.model import Endpoint
-    from hopspan.processing import Loop
+    from hopspan.delivery import Loop
 
 _STATE = "_hopspan_state"
 _MOST = 256
@@ -39,59 +39,49 @@ _MOST = 256
 _making = threading.Lock()
 
 
-class Received(NamedTuple):
-    """A delivery as pika hands it out. `queue` and `auto_ack` are None where they are not known."""
-
-    channel: Any
-    method: Any
-    properties: Any
-    body: Any
-    queue: str | None = None
-    auto_ack: bool | None = None
-    state: State | None = None
-    """The channel's, where it is at hand."""
-
-
 class Fetched(NamedTuple):
-    """What only the call of `basic_get` knew about the delivery that it brought."""
+    """A delivery that `basic_get` brought, with what only that call knew about it."""
 
     method: Any
-    queue: str
-    auto_ack: bool
+    source: tuple[Any, str | None, bool]
 
 
 class State:
-    """What hopspan knows of one channel: kept on the inner channel, so that it goes with it."""
+    """The state of one channel: kept on the inner channel, so that it goes with it."""
 
-    __slots__ = ("confirms", "destination", "fetched", "ledger", "loop", "server", "thread")
+    __slots__ = (
+        "_routes", "confirms", "destination", "fetched", "ledger", "loop", "server", "thread",
+    )  # fmt: skip
 
     def __init__(self, channel: Any) -> None:
-        self.ledger: _amqp_ledger.Ledger = _amqp_ledger.Ledger(
-            partial(newest_tag, weakref.ref(channel))
-        )
-        self.server: _amqp.Server = _server(channel)
-        self.destination: Callable[..., tuple[Endpoint, dict[str, Any]]] = lru_cache(_MOST)(
+        self.ledger: Ledger = Ledger(partial(newest_tag, weakref.ref(channel)))
+        self.server: amqp.Server = _server(channel)
+        self.destination: Callable[..., Route] = lru_cache(_MOST)(
             partial(_destination, self.server)
         )
-        """By exchange and routing key: where a publish goes, and what its span says of it."""
+        """The route of publishes, by exchange and routing key."""
+        self._routes: dict[str | None, amqp.Routes] = {}
         self.thread: int | None = None
         """The thread that the client does its I/O in, once we have seen it there."""
         self.fetched: dict[int, Fetched] = {}
-        """What a `basic_get` brought, and a receive span has counted."""
+        """The deliveries that a `basic_get` brought, and a receive span has counted."""
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.confirms: Confirms | None = None
 
+    def source(self, queue: str | None, auto_ack: bool) -> tuple[amqp.Routes, str | None, bool]:
+        """The part that all deliveries of a queue have in common."""
+        routes = self._routes.get(queue)
+        if routes is None:
+            if len(self._routes) >= _MOST:
+                self._routes.clear()
+            routes = self._routes[queue] = amqp.Routes(queue, self.server)
+        return routes, queue, auto_ack
 
-def _destination(
-    server: _amqp.Server, exchange: str | bytes, routing_key: str | bytes
-) -> tuple[Endpoint, dict[str, Any]]:
-    key = _text(routing_key)
-    return _amqp.sent_to(_text(exchange), key, server), {_amqp.ROUTING_KEY: key} if key else {}
 
-
-def _text(name: str | bytes) -> str:
-    """A name as text; pika takes bytes as well."""
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+def _destination(server: amqp.Server, exchange: str | bytes, routing_key: str | bytes) -> Route:
+    key = amqp.text(routing_key)
+    endpoint = amqp.sent_to(amqp.text(exchange), key, server)
+    return Route(plan(amqp.PUBLISH, endpoint), {amqp.ROUTING_KEY: key} if key else {})
 
 
 def inner(channel: Any) -> Any:
@@ -114,37 +104,32 @@ def _made(impl: Any) -> State:
         state = State(impl)
         for name, read in SETTLEMENTS.items():
             bound = getattr(impl, name)
-            recorded = _amqp_recording.recording(
+            impl.__dict__[name] = recorded(
                 bound, state.ledger, name.removeprefix("basic_"), read, error_type
             )
-            impl.__dict__[name] = recorded
         impl.__dict__[_STATE] = state
         return state
 
 
-def _server(impl: Any) -> _amqp.Server:
+def _server(impl: Any) -> amqp.Server:
     parameters = getattr(getattr(impl, "connection", None), "params", None)
     host, port = getattr(parameters, "host", None), getattr(parameters, "port", None)
-    return _amqp.Server(
-        host if isinstance(host, str) else None, port if isinstance(port, int) else None
-    )
+    return amqp.server(host, port)
 
 
 def error_type(error: BaseException) -> str | None:
     """The broker's own word for an error, where it said one."""
     if isinstance(error, ChannelClosedByBroker | ConnectionClosedByBroker):
-        return _amqp.REPLY_CODES.get(error.reply_code, str(error.reply_code))
+        return amqp.REPLY_CODES.get(error.reply_code, str(error.reply_code))
     if isinstance(error, UnroutableError):
         code = (error.messages[0].method.reply_code if error.messages else None) or 312
-        return _amqp.REPLY_CODES.get(code, str(code))
-    return _amqp.NACKED if isinstance(error, NackError) else None
+        return amqp.REPLY_CODES.get(code, str(code))
+    return amqp.NACKED if isinstance(error, NackError) else None
 
 
-def hop(native: Received) -> Callable[[Callable[[], None]], None] | None:
-    """How to run something on the connection's thread; None where we are on it."""
-    loop = _loop(native.channel)
-    if _is_here(state_of(native.channel), loop):
-        return None
+def scheduler(channel: Any) -> Callable[[Callable[[], None]], None] | None:
+    """The function that runs something on the connection's thread; None where there is none."""
+    loop = _loop(channel)
     for name in ("add_callback_threadsafe", "call_soon_threadsafe", "add_callback"):
         schedule: Callable[[Callable[[], None]], None] | None = getattr(loop, name, None)
         if schedule is not None:
@@ -153,24 +138,23 @@ def hop(native: Received) -> Callable[[Callable[[], None]], None] | None:
 
 
 def _loop(channel: Any) -> Any:
-    """What runs callbacks on the connection's thread."""
+    """The object that runs callbacks on the connection's thread."""
     connection = getattr(channel, "connection", None)
     return (
         connection if isinstance(channel, BlockingChannel) else getattr(connection, "ioloop", None)
     )
 
 
-def _is_here(state: State, loop: Any) -> bool:
-    """Whether this is the connection's thread.
+def is_here(state: State, channel: Any) -> bool:
+    """Whether this is the connection's thread, where no call has told yet which one that is.
 
-    Nothing in pika tells. Where no call of the channel has been intercepted yet, the thread that
-    runs pika's code is it; where none does, the program asks for messages by itself, and does so
-    in its main thread, or else had better be waited for.
+    Nothing in pika tells. The thread that runs pika's code is it; where none does, the program asks
+    for messages by itself, and does so in its main thread, or else had better be waited for.
     """
-    if state.thread is None:
-        if isinstance(loop, asyncio.AbstractEventLoop):
-            return loop is asyncio._get_running_loop()  # noqa: SLF001 - None where there is none
-        state.thread = _thread_in_client()
+    loop = _loop(channel)
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop is asyncio._get_running_loop()  # noqa: SLF001 - None where there is none
+    state.thread = _thread_in_client()
     here = threading.get_ident()
     if state.thread is None:
         return here == threading.main_thread().ident

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.trace import SpanContext
 
-from hopspan.adapters._kafka_frontier import Done, Frontier
-from tests.unit.support import delivery
+from hopspan.offsets.frontier import Done, Frontier
 
 
 class Record(NamedTuple):
@@ -22,13 +21,13 @@ def records(*offsets: int) -> list[Record]:
 
 
 def done(number: int) -> Done:
-    return Done(number, delivery(), SpanContext(1, number, is_remote=False))
+    return Done(number, False, SpanContext(1, number, is_remote=False))
 
 
 def handed(*offsets: int, settles: bool = True) -> Frontier:
     """A partition of which these have been handed out."""
     frontier = Frontier()
-    frontier.hand(records(*offsets), settles=settles)
+    frontier.handed_out(records(*offsets), settles=settles)
     return frontier
 
 
@@ -48,8 +47,12 @@ def handle(frontier: Frontier, *offsets: int) -> None:
 
 def test_at_first_nobody_knows() -> None:
     frontier = Frontier()
-    assert (frontier.frontier(), frontier.due(), frontier.held_by()) == (None, None, None)
-    assert (frontier.alive, frontier.counted, frontier.is_dirty) == (True, set(), False)
+    assert (frontier.frontier(), frontier.committable(), frontier.blocking_offset()) == (
+        None,
+        None,
+        None,
+    )
+    assert (frontier.alive, frontier.counted_by_poll, frontier.is_dirty) == (True, set(), False)
     assert (frontier.epoch, frontier.position) == (-1, None)
 
 
@@ -85,14 +88,14 @@ def test_offsets_that_no_record_has_are_passed_over(concluded: tuple[int, ...], 
 def test_a_record_at_offset_0_is_one_like_any_other() -> None:
     frontier = handed(0, 1)
     conclude(frontier, 1)
-    assert (frontier.frontier(), frontier.held_by()) == (0, 0)
+    assert (frontier.frontier(), frontier.blocking_offset()) == (0, 0)
     conclude(frontier, 0)
-    assert (frontier.frontier(), frontier.due()) == (2, 2)
+    assert (frontier.frontier(), frontier.committable()) == (2, 2)
 
 
 def test_later_records_join_the_open_ones() -> None:
     frontier = handed(10, 11)
-    frontier.hand(records(12, 13), settles=True)
+    frontier.handed_out(records(12, 13), settles=True)
     conclude(frontier, 11, 12)
     assert frontier.frontier() == 10
     conclude(frontier, 10)
@@ -107,16 +110,16 @@ def two_unsettled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_unsettled")
 def test_where_nobody_settles_the_oldest_are_forgotten() -> None:
     frontier = handed(10, settles=False)
-    frontier.hand(records(11), settles=False)
+    frontier.handed_out(records(11), settles=False)
     assert frontier.frontier() == 10
-    frontier.hand(records(12), settles=False)
+    frontier.handed_out(records(12), settles=False)
     assert frontier.frontier() == 12
 
 
 @pytest.mark.usefixtures("two_unsettled")
 def test_where_hopspan_settles_nothing_is_forgotten() -> None:
     frontier = handed(10, 11)
-    frontier.hand(records(12), settles=True)
+    frontier.handed_out(records(12), settles=True)
     assert frontier.frontier() == 10
 
 
@@ -124,7 +127,7 @@ def test_where_hopspan_settles_nothing_is_forgotten() -> None:
 def test_what_is_handled_is_kept_where_nobody_settles() -> None:
     frontier = handed(10, 11, settles=False)
     handle(frontier, 11)
-    frontier.hand(records(12, 13), settles=False)
+    frontier.handed_out(records(12, 13), settles=False)
     assert frontier.frontier() == 11
 
 
@@ -134,7 +137,7 @@ def test_what_is_handled_and_concluded_is_not_kept_again() -> None:
     frontier = handed(10, 11, 12, settles=False)
     handle(frontier, 10)
     conclude(frontier, 10)
-    frontier.hand(records(13), settles=False)
+    frontier.handed_out(records(13), settles=False)
     assert frontier.frontier() == 13
 
 
@@ -145,30 +148,30 @@ def test_what_is_handled_and_concluded_is_not_kept_again() -> None:
 def counted() -> Frontier:
     """Three records, which a poll has counted."""
     frontier = handed(10, 11, 12)
-    frontier.counted = {10, 11, 12}
+    frontier.counted_by_poll = {10, 11, 12}
     return frontier
 
 
 def test_a_record_is_counted_until_it_is_done(counted: Frontier) -> None:
     conclude(counted, 11)
-    assert counted.counted == {10, 12}
+    assert counted.counted_by_poll == {10, 12}
 
 
 def test_a_requeued_record_is_counted_again(counted: Frontier) -> None:
     """When it is handed out again, by whoever does that."""
     counted.requeue(11)
-    assert counted.counted == {10, 12}
+    assert counted.counted_by_poll == {10, 12}
 
 
 def test_what_the_application_settled_is_forgotten(counted: Frontier) -> None:
     counted.settle_below(12)
-    assert counted.counted == {12}
+    assert counted.counted_by_poll == {12}
 
 
 def test_what_is_left_by_seeking_is_forgotten(counted: Frontier) -> None:
     handle(counted, 11)
-    counted.sought(50)
-    assert counted.counted == {11}
+    counted.on_seek(50)
+    assert counted.counted_by_poll == {11}
 
 
 # -- what is due -----------------------------------------------------------------------------------
@@ -183,14 +186,14 @@ def test_due_is_what_is_further_than_the_last_commit(
     frontier = handed(10, 11, 12)
     conclude(frontier, 10, 11)
     frontier.committed = committed
-    assert frontier.due() == due
+    assert frontier.committable() == due
 
 
 def test_where_the_first_record_was_read_from_is_no_progress() -> None:
     """A commit that says what the broker knows is not sent."""
     frontier = handed(10, 11)
     conclude(frontier, 11)
-    assert (frontier.frontier(), frontier.due()) == (10, None)
+    assert (frontier.frontier(), frontier.committable()) == (10, None)
 
 
 def test_a_conclusion_is_to_be_told() -> None:
@@ -217,7 +220,7 @@ def test_the_highest_epoch_is_told_with_it(epochs: tuple[int | None, ...], highe
 def test_only_the_very_record_is_held() -> None:
     (first,) = records(10)
     frontier = Frontier()
-    frontier.hand([first], settles=True)
+    frontier.handed_out([first], settles=True)
     assert (frontier.holds(first), frontier.holds(Record(10))) == (True, False)
     conclude(frontier, 10)
     assert frontier.holds(first) is False
@@ -226,8 +229,8 @@ def test_only_the_very_record_is_held() -> None:
 def test_a_record_that_is_handed_out_again_takes_the_place_of_the_first() -> None:
     first, second = Record(10), Record(10)
     frontier = Frontier()
-    frontier.hand([first], settles=True)
-    frontier.hand([second], settles=True)
+    frontier.handed_out([first], settles=True)
+    frontier.handed_out([second], settles=True)
     assert (frontier.holds(first), frontier.holds(second)) == (False, True)
 
 
@@ -236,16 +239,16 @@ def test_a_record_that_is_handed_out_again_takes_the_place_of_the_first() -> Non
 
 def test_where_no_handing_out_was_seen_what_is_handled_is_open() -> None:
     frontier = Frontier()
-    frontier.saw(Record(10))
-    assert (frontier.frontier(), frontier.position, frontier.due()) == (10, 11, None)
+    frontier.infer(Record(10))
+    assert (frontier.frontier(), frontier.position, frontier.committable()) == (10, 11, None)
     conclude(frontier, 10)
-    assert (frontier.frontier(), frontier.due()) == (11, 11)
+    assert (frontier.frontier(), frontier.committable()) == (11, 11)
 
 
 def test_seeing_one_does_not_go_back() -> None:
     frontier = Frontier()
-    frontier.saw(Record(12))
-    frontier.saw(Record(5))
+    frontier.infer(Record(12))
+    frontier.infer(Record(5))
     assert (frontier.position, frontier.frontier()) == (13, 5)
 
 
@@ -254,19 +257,19 @@ def test_what_was_not_handed_out_does_not_count(offset: int) -> None:
     """It is done, or of a batch from before, and comes again."""
     frontier = handed(10, 11)
     conclude(frontier, 10)
-    frontier.saw(Record(offset))
+    frontier.infer(Record(offset))
     assert (frontier.frontier(), frontier.position) == (11, 12)
 
 
 def test_what_the_application_settled_is_not_open_again() -> None:
     frontier = Frontier()
-    frontier.saw(Record(10))
+    frontier.infer(Record(10))
     frontier.settle_below(12)
-    frontier.saw(Record(11))
+    frontier.infer(Record(11))
     conclude(frontier, 11)
-    frontier.saw(Record(12))
+    frontier.infer(Record(12))
     conclude(frontier, 12)
-    assert (frontier.frontier(), frontier.due()) == (13, 13)
+    assert (frontier.frontier(), frontier.committable()) == (13, 13)
 
 
 # -- handing out again -----------------------------------------------------------------------------
@@ -276,8 +279,8 @@ def test_a_requeued_record_is_open_until_it_is_done() -> None:
     frontier = handed(10, 11)
     frontier.requeue(10)
     conclude(frontier, 11)
-    assert (frontier.frontier(), frontier.due()) == (10, None)
-    frontier.hand(records(10, 11), settles=True)
+    assert (frontier.frontier(), frontier.committable()) == (10, None)
+    frontier.handed_out(records(10, 11), settles=True)
     conclude(frontier, 10)
     assert frontier.frontier() == 11
 
@@ -292,7 +295,7 @@ def test_a_record_that_is_done_cannot_be_requeued() -> None:
 def test_requeueing_keeps_the_record_itself() -> None:
     (first,) = records(10)
     frontier = Frontier()
-    frontier.hand([first], settles=True)
+    frontier.handed_out([first], settles=True)
     frontier.requeue(10)
     assert frontier.holds(first)
 
@@ -328,7 +331,7 @@ def test_attempts_are_forgotten_when_a_record_is_done() -> None:
 @pytest.mark.parametrize(("to", "at"), [(5, 5), (11, 11), (100, 100), (0, 0), (None, None)])
 def test_what_was_not_begun_is_left_by_seeking(to: int | None, at: int | None) -> None:
     frontier = handed(10, 11, 12)
-    frontier.sought(to)
+    frontier.on_seek(to)
     assert (frontier.position, frontier.frontier()) == (to, at)
 
 
@@ -336,32 +339,32 @@ def test_what_was_not_begun_is_left_by_seeking(to: int | None, at: int | None) -
 def test_what_is_handled_stays_open_wherever_one_seeks(to: int | None, at: int | None) -> None:
     frontier = handed(10, 11, 12)
     handle(frontier, 11)
-    frontier.sought(to)
+    frontier.on_seek(to)
     assert frontier.frontier() == at
 
 
 def test_seeking_by_itself_is_nothing_to_commit() -> None:
     frontier = handed(10)
     conclude(frontier, 10)
-    frontier.sought(50)
-    assert frontier.due() is None
-    frontier.hand(records(50), settles=True)
+    frontier.on_seek(50)
+    assert frontier.committable() is None
+    frontier.handed_out(records(50), settles=True)
     conclude(frontier, 50)
-    assert frontier.due() == 51
+    assert frontier.committable() == 51
 
 
 def test_what_is_handled_and_concluded_does_not_come_back_by_seeking() -> None:
     frontier = handed(10, 11)
     handle(frontier, 10)
     conclude(frontier, 10)
-    frontier.sought(50)
+    frontier.on_seek(50)
     assert frontier.frontier() == 50
 
 
 def test_seeking_begins_to_count_anew() -> None:
     frontier = handed(10)
     frontier.requeue(10)
-    frontier.sought(10)
+    frontier.on_seek(10)
     assert frontier.attempt(10) == 1
 
 
@@ -370,17 +373,17 @@ def test_seeking_back_takes_commits_back_as_well() -> None:
     frontier = handed(10, 11)
     conclude(frontier, 10, 11)
     frontier.committed = 12
-    frontier.sought(5)
-    frontier.hand(records(5, 6), settles=True)
+    frontier.on_seek(5)
+    frontier.handed_out(records(5, 6), settles=True)
     conclude(frontier, 5)
-    assert frontier.due() == 6
+    assert frontier.committable() == 6
 
 
 @pytest.mark.parametrize(("to", "below"), [(5, 5), (12, 12), (13, 12), (None, 0)])
 def test_seeking_back_opens_what_the_application_had_settled(to: int | None, below: int) -> None:
     frontier = handed(10, 11, 12)
     frontier.settle_below(12)
-    frontier.sought(to)
+    frontier.on_seek(to)
     assert frontier.settled_below == below
 
 
@@ -391,7 +394,7 @@ def test_a_commit_settles_what_lies_below_it() -> None:
     frontier = handed(10, 11, 12)
     frontier.settle_below(12)
     assert (frontier.frontier(), frontier.committed, frontier.settled_below) == (12, 12, 12)
-    assert frontier.due() is None
+    assert frontier.committable() is None
 
 
 def test_a_commit_below_everything_settles_nothing() -> None:
@@ -430,9 +433,9 @@ def test_a_commit_that_covers_everything_leaves_nothing_to_tell(
 def test_what_is_handed_out_again_is_not_settled_any_more() -> None:
     frontier = handed(10, 11)
     frontier.settle_below(12)
-    frontier.hand(records(10, 11), settles=True)
+    frontier.handed_out(records(10, 11), settles=True)
     assert (frontier.settled_below, frontier.frontier()) == (10, 10)
-    frontier.hand(records(12), settles=True)
+    frontier.handed_out(records(12), settles=True)
     assert frontier.settled_below == 10
 
 
@@ -441,7 +444,8 @@ def test_who_handles_what_lies_below_a_commit() -> None:
     first, second, third = ((object(), each) for each in "abc")
     given: Any = {10: [first, second], 11: [third], 12: [(object(), "d")]}
     frontier.handling = given
-    assert frontier.handled_below(12) == [first, second, third]
+    found: list[Any] = frontier.handled_below(12)
+    assert found == [first, second, third]
 
 
 # -- what commits cover ----------------------------------------------------------------------------
@@ -518,7 +522,7 @@ def test_commits_stop_below_what_cannot_be_kept_apart(first: int) -> None:
 @pytest.mark.usefixtures("two_at_most")
 def test_they_stop_below_the_first_of_these() -> None:
     frontier = handed(10, 11, 12)
-    frontier.hand(records(13, 14), settles=True)
+    frontier.handed_out(records(13, 14), settles=True)
     conclude(frontier, 10, 11)
     assert frontier.frontier() == 12
 
@@ -526,7 +530,7 @@ def test_they_stop_below_the_first_of_these() -> None:
 @pytest.mark.usefixtures("two_at_most")
 def test_they_stop_lower_for_what_is_handed_out_again() -> None:
     frontier = handed(10, 11, 12)
-    frontier.hand(records(5), settles=True)
+    frontier.handed_out(records(5), settles=True)
     conclude(frontier, 10, 11)
     assert frontier.frontier() == 5
 
@@ -535,7 +539,7 @@ def test_they_stop_lower_for_what_is_handed_out_again() -> None:
 def test_what_can_be_kept_again_goes_on_below_it() -> None:
     frontier = handed(10, 11, 12)
     conclude(frontier, 10, 11)
-    frontier.hand(records(13), settles=True)
+    frontier.handed_out(records(13), settles=True)
     conclude(frontier, 13)
     assert frontier.frontier() == 12
 
@@ -553,7 +557,7 @@ def test_a_commit_past_them_lifts_it_and_no_further(below: int) -> None:
 def test_a_commit_past_everything_frees_it() -> None:
     frontier = handed(10, 11, 12, 13)
     frontier.settle_below(14)
-    frontier.hand(records(14), settles=True)
+    frontier.handed_out(records(14), settles=True)
     conclude(frontier, 14)
     assert frontier.frontier() == 15
 
@@ -562,7 +566,7 @@ def test_a_commit_past_everything_frees_it() -> None:
 def test_a_record_that_is_kept_can_be_handed_out_again() -> None:
     frontier = handed(10, 11)
     frontier.requeue(10)
-    frontier.hand(records(10, 11), settles=True)
+    frontier.handed_out(records(10, 11), settles=True)
     conclude(frontier, 10, 11)
     assert frontier.frontier() == 12
 
@@ -570,8 +574,8 @@ def test_a_record_that_is_kept_can_be_handed_out_again() -> None:
 @pytest.mark.usefixtures("two_at_most")
 def test_seeking_frees_it() -> None:
     frontier = handed(10, 11, 12)
-    frontier.sought(10)
-    frontier.hand(records(10), settles=True)
+    frontier.on_seek(10)
+    frontier.handed_out(records(10), settles=True)
     conclude(frontier, 10)
     assert frontier.frontier() == 11
 
@@ -582,9 +586,9 @@ def test_seeking_frees_it() -> None:
 )
 def test_what_was_counted_and_never_handled_is_forgotten(counted: set[int], left: set[int]) -> None:
     frontier = Frontier()
-    frontier.counted = counted
-    frontier.hand(records(10, 11), settles=False)
-    assert frontier.counted == left
+    frontier.counted_by_poll = counted
+    frontier.handed_out(records(10, 11), settles=False)
+    assert frontier.counted_by_poll == left
 
 
 # -- what holds commits back -----------------------------------------------------------------------
@@ -593,22 +597,22 @@ def test_what_was_counted_and_never_handled_is_forgotten(counted: set[int], left
 def test_an_open_record_that_nobody_handles_holds() -> None:
     frontier = handed(10, 11)
     conclude(frontier, 11)
-    assert frontier.held_by() == 10
+    assert frontier.blocking_offset() == 10
 
 
 def test_a_record_that_is_handled_is_not_forgotten() -> None:
     frontier = handed(10, 11)
     handle(frontier, 10)
-    assert frontier.held_by() is None
+    assert frontier.blocking_offset() is None
 
 
 def test_a_record_that_comes_again_is_not_forgotten() -> None:
     frontier = handed(10, 11)
     frontier.requeue(10)
-    assert frontier.held_by() is None
+    assert frontier.blocking_offset() is None
 
 
 def test_where_everything_is_done_nothing_holds() -> None:
     frontier = handed(10)
     conclude(frontier, 10)
-    assert frontier.held_by() is None
+    assert frontier.blocking_offset() is None

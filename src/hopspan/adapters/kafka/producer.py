@@ -1,4 +1,9 @@
-"""Publishing with `KafkaProducer`: the span ends when the future does."""
+"""Publishing with `KafkaProducer`: the span ends when the future does.
+
+Dead letters go the same way. The application owns their producer: hopspan uses it, and neither
+wraps nor closes it. What the consumer did not deserialise is copied byte by byte; anything else
+goes through the producer's serialisers, which have to take the same objects.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,14 @@ import os
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from kafka import KafkaProducer
+from kafka.errors import BrokerResponseError
+
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.adapters import _kafka
-from hopspan.adapters.kafka.errors import failure
+from hopspan.adapters import kafka_common
 from hopspan.interception import INTERCEPTED, sends
-from hopspan.model import MessageInfo
+from hopspan.model import MessageInfo, Outcome
 from hopspan.processing import adapter_of
 from hopspan.telemetry import Binding, binding_of
 
@@ -24,6 +31,20 @@ if TYPE_CHECKING:
 
 _HEADERS_SINCE = (0, 11)
 """The first broker version whose message format has headers."""
+_TIMEOUT = 120.0
+"""Seconds to wait for the broker, where the producer has no such setting."""
+_BYTES = (bytes, bytearray, memoryview, type(None))
+
+
+def error_type(error: BaseException) -> str | None:
+    """The protocol's own word for an error, where the broker said one."""
+    return error.message if isinstance(error, BrokerResponseError) else None
+
+
+def failure(error: BaseException) -> Outcome:
+    """The outcome of something that the client or the broker refused."""
+    kind = error_type(error) or names.error_type(error)
+    return Outcome(failed=True, error=error, error_type=kind, description=str(error))
 
 
 def send(  # noqa: PLR0917 - as in kafka-python
@@ -63,10 +84,10 @@ class _Sends:
     __slots__ = ("_about", "endpoint", "is_acked", "plain")
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        where = _kafka.server(config.get("bootstrap_servers"))
+        where = kafka_common.server(config.get("bootstrap_servers"))
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
-            lambda topic: _kafka.endpoint(topic, where)
+            lambda topic: kafka_common.endpoint(topic, where)
         )
         self.is_acked: bool = config.get("acks") != 0
         self.plain: MessageInfo = MessageInfo(attributes=self._about)
@@ -78,8 +99,8 @@ class _Sends:
         if partition is not None:
             attributes[names.PARTITION_ID] = str(partition)
         if value is None:
-            attributes[_kafka.TOMBSTONE] = True
-        return MessageInfo(attributes=attributes, key=_kafka.key(key))
+            attributes[kafka_common.TOMBSTONE] = True
+        return MessageInfo(attributes=attributes, key=kafka_common.key(key))
 
 
 def _keep(producer: Any) -> _Sends:
@@ -151,13 +172,13 @@ def _answered(operation: Operation, is_acked: bool, answer: Any) -> None:
             return
         attributes: dict[str, Any] = {names.PARTITION_ID: str(answer.partition)}
         if is_acked and answer.offset is not None and answer.offset >= 0:
-            attributes[_kafka.OFFSET] = answer.offset
+            attributes[kafka_common.OFFSET] = answer.offset
         operation.end(attributes=attributes)
     except Exception:  # noqa: BLE001 - or the client would log it as one of the application's
         faults.report("ending a send")
 
 
-_traced: Any = sends(_kafka.SEND, send, completes)
+_traced: Any = sends(kafka_common.SEND, send, completes)
 
 
 def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]:
@@ -167,3 +188,53 @@ def traced_send(producer: Any, instrumenter: Instrumenter) -> Callable[..., Any]
         return bare
     intercepted = _traced(type(producer).send, Binding(adapter_of(type(producer)), instrumenter))
     return partial(intercepted, producer)
+
+
+# -- dead letters ----------------------------------------------------------------------------------
+
+
+def publish_copy(
+    target: tuple[str, Any], record: Any, headers: Any, instrumenter: Instrumenter | None
+) -> None:
+    """Publish a copy of a record with these headers, and wait until the broker has it.
+
+    Raises:
+        Exception: the producer's.
+    """
+    topic, producer = target
+    send = producer.send
+    if isinstance(producer, KafkaProducer) and instrumenter is not None:
+        # The context of the copy came with the record; nobody has put it there on purpose.
+        if instrumenter.config.keep_context:
+            instrumenter = instrumenter.with_settings({"keep_context": False})
+        send = traced_send(producer, instrumenter)
+    future = send(topic, value=record.value, key=record.key, headers=headers)
+    seconds = (producer.config.get("delivery_timeout_ms") or _TIMEOUT * 1000) / 1000
+    future.get(timeout=seconds + 1)
+
+
+def refusal(target: tuple[str, Any], record: Any) -> str | None:
+    """Why a record could not be dead-lettered as the producer is configured, or None."""
+    topic, producer = target
+    config = getattr(producer, "config", None)
+    if not isinstance(config, dict) or not callable(getattr(producer, "send", None)):
+        return (
+            f"dead_letter({topic!r}, producer=...) needs a KafkaProducer, and was given "
+            f"{type(producer).__name__}"
+        )
+    if config.get("acks") == 0 or config.get("transactional_id"):
+        setting = "acks" if config.get("acks") == 0 else "transactional_id"
+        return (
+            f"the producer of dead_letter({topic!r}) has {setting}={config[setting]!r}, so nobody "
+            "knows whether the broker has the copy and keeps it. Give dead_letter a producer of "
+            "its own, with acks and without transactions"
+        )
+    for what in ("key", "value"):
+        given = getattr(record, what)
+        if config.get(f"{what}_serializer") is None and not isinstance(given, _BYTES):
+            return (
+                f"the consumer deserialises each {what} (this one is {type(given).__name__}), and "
+                f"the producer of dead_letter({topic!r}) has no {what}_serializer to write it "
+                f"again. Give it one, or leave {what}_deserializer out of the consumer"
+            )
+    return None

@@ -10,18 +10,29 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic, BasicProperties
 
 from hopspan import faults
-from hopspan.adapters import _amqp, _amqp_ledger
-from hopspan.adapters.pika.channels import Fetched, Received, error_type, state_of
+from hopspan.adapters import amqp
+from hopspan.adapters.amqp_ledger import Ledger
+from hopspan.adapters.pika.channel import Fetched, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
-from hopspan.adapters.pika.deliveries import delivery
-from hopspan.interception import INTERCEPTED, Fetch, Subscription
-from hopspan.model import Delivery, make
+from hopspan.adapters.pika.delivery import PikaDelivery
+from hopspan.interception import (
+    INTERCEPTED,
+    Fetch,
+    Point,
+    Registration,
+    consumes,
+    iterates,
+    notifies,
+    receives,
+    returns_wrapped,
+    sends,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hopspan.model import Leaving
-    from hopspan.processing import Loop
+    from hopspan.delivery import Loop
+    from hopspan.model import OutgoingFields
     from hopspan.telemetry import Operation
 
 
@@ -34,7 +45,7 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     mandatory: bool = False,
     *rest: Any,
     **added: Any,
-) -> Leaving | None:
+) -> OutgoingFields | None:
     """`basic_publish` of both channels."""
     outer = channel.__dict__.get("_cookie")
     if outer is not None and _is_left_alone(outer):
@@ -46,10 +57,11 @@ def basic_publish(  # noqa: PLR0917 - as in pika
         properties = None
 
     def call(headers: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-        carrying = _carrying(properties, headers)
+        carrying = _with_headers(properties, headers)
         return (exchange, routing_key, body, carrying, mandatory, *rest), added
 
-    endpoint, attributes = state.destination(exchange, routing_key)
+    route = state.destination(exchange, routing_key)
+    endpoint, attributes = route.endpoint, route.particular
     if properties is None:
         return endpoint, (None, None, attributes, None), None, call
     message = properties.message_id, properties.correlation_id, attributes, None
@@ -62,7 +74,7 @@ def _is_left_alone(outer: Any) -> bool:
     return isinstance(outer, BlockingChannel) and not hasattr(publish, INTERCEPTED)
 
 
-def _carrying(properties: Any, headers: Any) -> Any:
+def _with_headers(properties: Any, headers: Any) -> Any:
     """A copy of properties with other headers. The application may publish its own again.
 
     Field by field (AMQP 0-9-1, *basic*): to ask for an instance's `__dict__` makes it a slower one,
@@ -101,20 +113,22 @@ def basic_consume(
     auto_ack: bool = False,
     *rest: Any,
     **added: Any,
-) -> Subscription | None:
+) -> Registration | None:
     """`basic_consume` of both channels; not the one that a `BlockingChannel` makes of its own."""
     if _is_of_blocking(on_message_callback):
         return None
     state = state_of(channel)
 
-    def native(delivered_by: Any, method: Any, properties: Any, body: Any) -> Received:
-        state.thread = threading.get_ident()
-        return make(Received, (delivered_by, method, properties, body, queue, auto_ack, state))
+    source = state.source(queue, bool(auto_ack))
 
-    return Subscription(
+    def make(delivered_by: Any, method: Any, properties: Any, body: Any) -> PikaDelivery:
+        state.thread = threading.get_ident()
+        return PikaDelivery(state, source, delivered_by, method, properties, body)
+
+    return Registration(
         on_message_callback,
         lambda handler: ((queue, handler, auto_ack, *rest), added),
-        native,
+        make,
         not auto_ack,
         f"a consumer of {queue!r}",
     )
@@ -122,21 +136,22 @@ def basic_consume(
 
 def consume(
     channel: Any, queue: str, auto_ack: bool = False, *_rest: Any, **_added: Any
-) -> Callable[[Any], Received | None]:
+) -> Callable[[Any], PikaDelivery | None]:
     """`BlockingChannel.consume`: a tick of `inactivity_timeout` is no message."""
     state = state_of(channel)
+    source = state.source(queue, bool(auto_ack))
 
-    def native_of(item: Any) -> Received | None:
+    def make(item: Any) -> PikaDelivery | None:
         method, properties, body = item
         state.thread = threading.get_ident()
-        return (
-            None if method is None else Received(channel, method, properties, body, queue, auto_ack)
-        )
+        if method is None:
+            return None
+        return PikaDelivery(state, source, channel, method, properties, body)
 
-    return native_of
+    return make
 
 
-def keep_loop(channel: Any, loop: Loop[Any]) -> None:
+def remember_loop(channel: Any, loop: Loop[Any]) -> None:
     """Remember the loop of `consume`, for `cancel`."""
     state_of(channel).loop = weakref.ref(loop)
 
@@ -155,34 +170,34 @@ def basic_get(
     """`BlockingChannel.basic_get`."""
     state = state_of(channel)
 
-    def read(result: Any) -> list[Delivery]:
+    source = state.source(queue, bool(auto_ack))
+
+    def read(result: Any) -> list[PikaDelivery]:
         method, properties, body = result
         if method is None:
             return []
-        received = Received(channel, method, properties, body, queue, auto_ack)
-        described = delivery(received)
         state.thread = threading.get_ident()
-        state.fetched[method.delivery_tag] = Fetched(method, queue, auto_ack)
-        while len(state.fetched) > _amqp_ledger.Ledger.MOST:
+        state.fetched[method.delivery_tag] = Fetched(method, source)
+        while len(state.fetched) > Ledger.MOST:
             del state.fetched[next(iter(state.fetched))]
-        return [described]
+        return [PikaDelivery(state, source, channel, method, properties, body)]
 
-    return Fetch(_amqp.consumed_from("", queue, queue, state.server), read)
+    return Fetch(amqp.consumed_from("", queue, queue, state.server), read)
 
 
-def async_get(
+def basic_get_callback(
     channel: Any,
     queue: str,
     callback: Any,
     auto_ack: bool = False,
     *rest: Any,
     **added: Any,
-) -> Subscription | None:
+) -> Registration | None:
     """`Channel.basic_get`, which pushes to a callback; not the one of a `BlockingChannel`."""
     if _is_of_blocking(callback):
         return None
-    subscription = basic_consume(channel, queue, callback, auto_ack)
-    return subscription and subscription._replace(
+    registration = basic_consume(channel, queue, callback, auto_ack)
+    return registration and registration._replace(
         call=lambda handler: ((queue, handler, auto_ack, *rest), added),
         whom=f"basic_get of {queue!r}",
     )
@@ -201,7 +216,7 @@ def confirm_delivery(channel: Any, ack_nack_callback: Any, *_rest: Any, **_added
         state.confirms = Confirms(channel, error_type)
 
 
-def awaits_confirm(channel: Any, operation: Operation, _result: Any) -> bool:
+def wait_for_confirm(channel: Any, operation: Operation, _result: Any) -> bool:
     """Whether a publish waits for a confirm, which will end its operation."""
     confirms = state_of(channel).confirms
     if confirms is not None:
@@ -216,3 +231,37 @@ def awaits_confirm(channel: Any, operation: Operation, _result: Any) -> bool:
 
 def channel(connection: Any, channel_number: Any = None, *rest: Any, **added: Any) -> None:
     """`channel` of every connection: a wrapped connection's channels are wrapped."""
+
+
+_BLOCKING = "pika.adapters.blocking_connection:BlockingChannel"
+_CHANNEL = "pika.channel:Channel"
+
+POINTS = (
+    Point(_BLOCKING, "basic_publish", sends(amqp.PUBLISH, basic_publish), basic_publish),
+    Point(_BLOCKING, "basic_consume", consumes(basic_consume), basic_consume, carries_policy=True),
+    Point(_BLOCKING, "consume", iterates(consume, remember_loop), consume),
+    Point(_BLOCKING, "cancel", notifies(cancel), cancel),
+    Point(_BLOCKING, "basic_get", receives(basic_get), basic_get),
+    Point(
+        _CHANNEL,
+        "basic_publish",
+        sends(amqp.PUBLISH, basic_publish, wait_for_confirm),
+        basic_publish,
+    ),
+    Point(_CHANNEL, "basic_consume", consumes(basic_consume), basic_consume, carries_policy=True),
+    Point(
+        _CHANNEL,
+        "basic_get",
+        consumes(basic_get_callback),
+        basic_get_callback,
+        carries_policy=True,
+    ),
+    Point(_CHANNEL, "confirm_delivery", notifies(confirm_delivery), confirm_delivery),
+)
+
+INSTANCE_POINTS = (
+    Point(
+        "pika.adapters.blocking_connection:BlockingConnection", "channel", returns_wrapped, channel
+    ),
+    Point("pika.connection:Connection", "channel", returns_wrapped, channel),
+)

@@ -1,40 +1,45 @@
-"""The consumer's calls that are intercepted: each reader has the parameters of what it reads."""
+"""The intercepted calls: each reader has the parameters of the method that it reads."""
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer
-from kafka.structs import TopicPartition
 
-from hopspan.adapters import _kafka
-from hopspan.adapters.kafka.consumers import Received, State, state_of
-from hopspan.adapters.kafka.describing import Polled
-from hopspan.adapters.kafka.tracking import Records, track
-from hopspan.interception import Fetch
+from hopspan.adapters import kafka_common
+from hopspan.adapters.kafka.consumer import (
+    ConsumerState,
+    Records,
+    partition_named,
+    state_of,
+    track,
+)
+from hopspan.adapters.kafka.producer import completes, send
+from hopspan.adapters.kafka.record import polled, taken
+from hopspan.interception import Fetch, Point, iterates, receives, sends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hopspan.adapters.kafka.record import Record
     from hopspan.model import Delivery
     from hopspan.processing import Loop
 
 
 def prepare(instance: Any) -> None:
-    """A consumer is tracked before its methods are replaced."""
+    """Track a consumer before its methods are replaced."""
     if isinstance(instance, KafkaConsumer):
         track(instance)
 
 
-def _tracked(consumer: Any) -> State:
+def _tracked(consumer: Any) -> ConsumerState:
     """A consumer's state; one that is made only now has not seen what the call in hand returns."""
     state = state_of(consumer)
     if state is None:
         state = track(consumer)
         state.missed = True
-        state.thread = threading.get_ident()  # it is being polled
+        state.seen_here()  # it is being polled
     return state
 
 
@@ -50,10 +55,10 @@ def poll(
     if state.is_iterating:
         return None
 
-    def read(batches: Any) -> Any:
-        return _taken(state, batches)
+    def read(runs: Any) -> Any:
+        return _taken(state, runs)
 
-    return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
+    return Fetch(_polled_endpoint(consumer, state), read, kafka_common.POLL, several=True)
 
 
 def next_record(consumer: Any) -> Any:
@@ -63,31 +68,35 @@ def next_record(consumer: Any) -> Any:
         return None
 
     def read(record: Any) -> Any:
-        return _taken(state, {TopicPartition(record.topic, record.partition): [record]})
+        return _taken(state, {partition_named(record.topic, record.partition): [record]})
 
-    return Fetch(_asked(consumer, state), read, _kafka.POLL, several=True)
+    return Fetch(_polled_endpoint(consumer, state), read, kafka_common.POLL, several=True)
 
 
-def _taken(state: State, batches: Any) -> Sequence[Delivery]:
+def _taken(state: ConsumerState, runs: Any) -> Sequence[Delivery]:
     """The deliveries of a poll, now in the application's hands."""
     if state.missed:
         state.missed = False
-        state.hand(batches)
-    state.count(batches)
-    return Polled([each for several in batches.values() for each in several], state)
+        state.tracker.handed_out(runs)
+    state.tracker.partitions.counted_by_poll(runs)
+    return polled([record for several in runs.values() for record in several], state)
 
 
-def _asked(consumer: Any, state: State) -> Any:
-    """Where a poll that brings nothing is from: the topic, if there is only one."""
+def _polled_endpoint(consumer: Any, state: ConsumerState) -> Any:
+    """The endpoint of a poll that brings nothing: the topic, if there is only one."""
     topics = consumer.subscription() or {each.topic for each in consumer.assignment()}
     return state.endpoint(next(iter(topics)) if len(topics) == 1 else "")
 
 
-def iterate(consumer: Any) -> Callable[[Any], Received | None]:
+def iterate(consumer: Any) -> Callable[[Any], Record | None]:
     """`for record in consumer`."""
     state = _tracked(consumer)
     state.missed = False
-    return state.received
+
+    def take(record: Any) -> Record:
+        return taken(record, state)
+
+    return take
 
 
 def source_of(consumer: Any, source: Any) -> Records | None:
@@ -101,3 +110,14 @@ def keep_loop(consumer: Any, loop: Loop[Any]) -> None:
     state = state_of(consumer)
     if state is not None:
         state.loop = weakref.ref(loop)
+
+
+_CONSUMER = "kafka.consumer.group:KafkaConsumer"
+_PRODUCER = "kafka.producer.kafka:KafkaProducer"
+
+POINTS = (
+    Point(_PRODUCER, "send", sends(kafka_common.SEND, send, completes), send),
+    Point(_CONSUMER, "poll", receives(poll), poll),
+    Point(_CONSUMER, "__iter__", iterates(iterate, keep_loop, source_of), iterate),
+    Point(_CONSUMER, "__next__", receives(next_record, (StopIteration,)), next_record),
+)
