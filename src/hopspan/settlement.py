@@ -135,8 +135,8 @@ dropped where it has none."""
 
 def _seen_before(delivery: Any, times: int) -> bool:
     if delivery.attempt is not None:
-        return delivery.attempt > times
-    return delivery.redelivered
+        return bool(delivery.attempt > times)
+    return bool(delivery.redelivered)
 
 
 def _is_positive(times: object) -> bool:

@@ -156,7 +156,7 @@ class Given(Delivery):
         self.settlements: list[Settlement] = []
 
     @classmethod
-    def of(cls, message: Any, via: Any) -> Delivery | None:  # noqa: ARG003
+    def of(cls, message: Any, via: Any) -> Delivery | None:
         return message if isinstance(message, cls) else None
 
     def read(self) -> tuple[Route, Any]:

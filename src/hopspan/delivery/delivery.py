@@ -224,7 +224,7 @@ class Delivery(Operation):
 
     @property
     def headers(self) -> Any:
-        """The client's own header container (a mapping, a list of pairs, or None); never changed."""
+        """The client's own headers (a mapping, a list of pairs, or None); never changed."""
         return self.read()[1]
 
     @property
@@ -312,7 +312,7 @@ class Delivery(Operation):
         return (self,)
 
     @property
-    def endpoint(self) -> Endpoint:  # type: ignore[override]
+    def endpoint(self) -> Endpoint:
         """Where the message came from."""
         return self.read()[0].endpoint
 
@@ -413,7 +413,7 @@ class Delivery(Operation):
     def join_batch(self, batch: Delivery) -> None:
         """Become a member of a batch, which is what is handled."""
         self.subscription, self.span, self.plan = batch.subscription, batch.span, batch.plan
-        self._carried, self._context = batch._carried, batch.context  # noqa: SLF001
+        self._carried, self._context = batch._carried, batch.context
         self._rare = self.verdict = self.outcome = self.instrumenter = None
         self.is_turn = False
         self._native = _ref(batch)
@@ -864,9 +864,9 @@ class Delivery(Operation):
         if settlement.reason is not None or outcome is None or outcome.failed:
             self.rare().sent = handling.rare().sent = settlement
         verdict = settlement.verdict
-        if verdict in handling.subscription.instrumenter.recorded:
-            if verdict in self.client.settle_names:
-                self.record_settlement(settlement, SUCCESS, clock, handling)
+        is_recorded = verdict in handling.subscription.instrumenter.recorded
+        if is_recorded and verdict in self.client.settle_names:
+            self.record_settlement(settlement, SUCCESS, clock, handling)
 
     def failed_to_settle(
         self, settlement: Settlement, error: Exception, clock: float, handling: Delivery
@@ -1004,8 +1004,8 @@ class Delivery(Operation):
 class Inner:
     """A further scope around a delivery that goes on.
 
-    It does not conclude, for what comes after it belongs to the handling as well; but in the turn of
-    a loop, which does not see how its body ends, it does.
+    It does not conclude, for what comes after it belongs to the handling as well; but in the turn
+    of a loop, which does not see how its body ends, it does.
     """
 
     __slots__ = ("_concludes", "_token", "delivery")

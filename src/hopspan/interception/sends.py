@@ -6,9 +6,9 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
+from hopspan.delivery import failure
 from hopspan.interception.points import active_call, call_is_invalid
 from hopspan.model import SUCCESS
-from hopspan.delivery import failure
 from hopspan.telemetry import start_send
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def send_starter(
             changed = (args, kwargs) if headers is before else call(headers)
             operation.call_on_start(client)
         except Exception as error:  # noqa: BLE001
-            if operation is not None or not call_is_invalid(
-                error, reader, (client, *args), kwargs
-            ):
+            if operation is not None or not call_is_invalid(error, reader, (client, *args), kwargs):
                 faults.report(f"starting to {action.name}")
             if operation is not None:
                 end_send(operation, SUCCESS)

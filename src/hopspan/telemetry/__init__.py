@@ -4,7 +4,15 @@ It knows nothing of clients, policies or settlement. An `Instrumenter` is immuta
 all threads and tasks.
 """
 
-from hopspan.telemetry.context import EMPTY, Attachment, attach, detach, get_current, revert, whereabouts
+from hopspan.telemetry.context import (
+    EMPTY,
+    Attachment,
+    attach,
+    detach,
+    get_current,
+    revert,
+    whereabouts,
+)
 from hopspan.telemetry.enabled import is_suppressed, without_nested
 from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.operation import OTHER_ERROR, Operation, call_hook

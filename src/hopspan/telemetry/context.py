@@ -1,9 +1,10 @@
 """The current OpenTelemetry context: read it, make another one current, and put it back.
 
-`opentelemetry.context.detach` logs an error where it is called in another `contextvars.Context` than
-`attach` was, and nothing tells beforehand. A context variable does: to reset it succeeds exactly in
-the `contextvars.Context` that set it. So the variable of the API's own runtime is used directly
-where it is laid out as known (asked once, on import), else one of our own beside the public calls.
+`opentelemetry.context.detach` logs an error where it is called in another `contextvars.Context`
+than `attach` was, and nothing tells beforehand. A context variable does: to reset it succeeds
+exactly in the `contextvars.Context` that set it. So the variable of the API's own runtime is used
+directly where it is laid out as known (asked once, on import), else one of our own beside the
+public calls.
 
 A context that cannot be put back from here, because a loop or a scope of baggage ends in another
 thread or task, is emptied in place: whoever still has it current sees what was current before.

@@ -62,7 +62,7 @@ class Instrumenter:
         self.relates_plainly: bool = (
             config.correlation == "auto" and config.trust and not config.ignore
         )
-        """Whether the relation to a message with a plain `traceparent` needs no setting looked up."""
+        """Whether a plain `traceparent` relates a message without any setting looked up."""
         self.span_class: type | None = None
         """The class of this tracer's spans, once it is known that their status can be read."""
         self.unsampled_remote: Unsampled | None = None

@@ -28,7 +28,7 @@ from hopspan.propagation import ASK, plain_sender
 from hopspan.telemetry.context import EMPTY
 from hopspan.telemetry.enabled import is_suppressed
 from hopspan.telemetry.relations import relate
-from hopspan.telemetry.spans import UNSET, StatusSpan, with_readable_status
+from hopspan.telemetry.spans import UNSET, StatusSpan
 from hopspan.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ _ERROR = StatusCode.ERROR
 class Operation:
     """One publish, receive, process or settle operation. Given to the hooks.
 
-    Whoever starts it ends it, once. Not thread-safe in itself: at most one thread at a time works on
-    an operation.
+    It is ended once, by the code that started it. Not thread-safe in itself: at most one thread at
+    a time works on an operation.
     """
 
     __slots__ = ("_began", "_carried", "_native", "instrumenter", "plan", "span")
@@ -86,7 +86,7 @@ class Operation:
 
     # -- starting --------------------------------------------------------------------------------
 
-    def start(
+    def start(  # noqa: PLR0917 - positional, for it is called for every message
         self,
         instrumenter: Instrumenter,
         plan: Plan,
@@ -295,7 +295,8 @@ _in_hook: ContextVar[bool] = ContextVar("hopspan-in-hook", default=False)
 def call_hook(name: str, hook: Hook, operation: Operation, native: Any) -> None:
     """Call a hook; log its errors once, and never raise them.
 
-    A publish of the hook's own is traced, but calls no hook: it would call this one again, for ever.
+    A publish of the hook's own is traced, but calls no hook: it would call this one again, for
+    ever.
     """
     if _in_hook.get():
         return
@@ -306,4 +307,3 @@ def call_hook(name: str, hook: Hook, operation: Operation, native: Any) -> None:
         faults.report(f"calling the {name} hook")
     finally:
         _in_hook.reset(token)
-

@@ -1,7 +1,7 @@
 """Operations other than processing: sends, receives, settlements, and reports.
 
-`start_send` returns a running operation, which its caller ends when the outcome is known. The others
-are recorded when they are over already.
+`start_send` returns a running operation, which its caller ends when the outcome is known. The
+others are recorded when they are over already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from hopspan.model import Endpoint, OutgoingFields, Outcome, SettledMessage, Settlement
+    from hopspan.model import Endpoint, Outcome, OutgoingFields, SettledMessage, Settlement
     from hopspan.telemetry.instrumenter import Instrumenter
 
 _NO_LINKS: Sequence[Link] = ()
@@ -62,15 +62,13 @@ def start_send(
     try:
         if kept and instrumenter.allowed is not None:
             return operation, narrowed(codec, headers, instrumenter.allowed)
-        return operation, inject_into(
-            codec, headers, ambient, instrumenter.allowed, operation.span
-        )
+        return operation, inject_into(codec, headers, ambient, instrumenter.allowed, operation.span)
     except Exception:  # noqa: BLE001 - better without context than not at all
         faults.report("injecting context into message headers")
         return operation, emptied(codec, headers, instrumenter.allowed)
 
 
-def start_receive(
+def start_receive(  # noqa: PLR0917 - none of them can be left out
     instrumenter: Instrumenter,
     action: Action,
     endpoint: Endpoint,
@@ -102,7 +100,7 @@ def start_receive(
     return operation
 
 
-def record_settle(
+def record_settle(  # noqa: PLR0917 - likewise
     instrumenter: Instrumenter,
     name: str,
     settlement: Settlement,
@@ -176,7 +174,7 @@ def start_internal(
     return start(instrumenter, action, endpoint, relation, attributes)
 
 
-def start(
+def start(  # noqa: PLR0917 - likewise
     instrumenter: Instrumenter,
     action: Action,
     endpoint: Endpoint,

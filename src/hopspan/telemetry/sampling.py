@@ -1,9 +1,10 @@
 """Unsampled at once: spans that would be thrown away are not started.
 
-Where the parent is not sampled and the sampler is the SDK's own plain `ParentBased` whose description
-says that it then samples nothing, the SDK would look at name, attributes and links for nothing, and
-return a `NonRecordingSpan`. The stand-in made here has the same identity and a status that can be
-read. The guard is asked once for each tracer; for every other sampler or SDK the tracer is called.
+Where the parent is not sampled and the sampler is the SDK's own plain `ParentBased` whose
+description says that it then samples nothing, the SDK would look at name, attributes and links for
+nothing, and return a `NonRecordingSpan`. The stand-in made here has the same identity and a status
+that can be read. The guard is asked once for each tracer; for every other sampler or SDK the tracer
+is called.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _RANDOM = 2
 
 
 def unsampled(tracer: Any, *, remote: bool) -> Unsampled | None:
-    """How to make the span of an unsampled parent, remote or local; None where it must be started."""
+    """How to make a span below an unsampled parent; None where it must be started."""
     try:
         if not _never_samples(tracer, "remote" if remote else "local"):
             return None

@@ -24,7 +24,10 @@ def end(
 ) -> Operation:
     operation = start(
         telemetry.instrumenter(exceptions=exceptions),
-        Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
+        Action("act", type_),
+        Endpoint("memory", "orders"),
+        (Context(), Context(), ()),
+        {},
     )
     operation.end(ERROR)
     return operation
@@ -84,7 +87,10 @@ def test_an_unsampled_span_has_its_log_record_all_the_same(unsampled: Telemetry)
 def test_a_failure_without_an_exception_has_no_record(telemetry: Telemetry) -> None:
     operation = start(
         telemetry.instrumenter(exceptions="logs/dup"),
-        Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
+        Action("act", OperationType.PROCESS),
+        Endpoint("memory"),
+        (Context(), Context(), ()),
+        {},
     )
     operation.end(Outcome(failed=True, error_type="invalid_order"))
     assert (telemetry.only.events, telemetry.logs) == ((), [])
@@ -144,7 +150,10 @@ def test_the_trace_begins_at_the_handler(telemetry: Telemetry) -> None:
         error = raised
     operation = start(
         telemetry.instrumenter(exceptions="logs"),
-        Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
+        Action("act", OperationType.PROCESS),
+        Endpoint("memory"),
+        (Context(), Context(), ()),
+        {},
     )
     operation.end(Outcome(True, error, "ValueError", "bad"))
     (record,) = telemetry.logs

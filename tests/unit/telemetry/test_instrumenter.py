@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hopspan import conventions as names
-from hopspan.config import Config
 from hopspan.conventions import Action
 from hopspan.model import (
     SUCCESS,
@@ -99,8 +98,11 @@ def processed(
 def test_a_send_is_a_producer_span_whose_context_leaves_with_the_message(
     telemetry: Telemetry,
 ) -> None:
-    operation, headers = start_send(telemetry.instrumenter(), 
-        PUBLISH, outgoing({"color": "red"}, MessageInfo("m1", "c1", {"x": 1})), MAPPING
+    operation, headers = start_send(
+        telemetry.instrumenter(),
+        PUBLISH,
+        outgoing({"color": "red"}, MessageInfo("m1", "c1", {"x": 1})),
+        MAPPING,
     )
     operation.end()
     assert telemetry.only == Seen(
@@ -141,8 +143,8 @@ def test_a_context_that_the_message_brings_is_replaced(telemetry: Telemetry) -> 
 
 def test_a_context_that_is_kept_is_linked_to(telemetry: Telemetry) -> None:
     """The send span is then a client's, for another made the message (*Context propagation*)."""
-    operation, headers = start_send(telemetry.instrumenter(keep_context=True), 
-        PUBLISH, outgoing(SENT), MAPPING
+    operation, headers = start_send(
+        telemetry.instrumenter(keep_context=True), PUBLISH, outgoing(SENT), MAPPING
     )
     operation.end()
     assert (headers is not None, headers, telemetry.only.kind, telemetry.only.links) == (
@@ -154,8 +156,8 @@ def test_a_context_that_is_kept_is_linked_to(telemetry: Telemetry) -> None:
 
 
 def test_without_a_context_there_is_nothing_to_keep(telemetry: Telemetry) -> None:
-    operation, headers = start_send(telemetry.instrumenter(keep_context=True), 
-        PUBLISH, outgoing({}), MAPPING
+    operation, headers = start_send(
+        telemetry.instrumenter(keep_context=True), PUBLISH, outgoing({}), MAPPING
     )
     operation.end()
     assert (headers, telemetry.only.kind) == (propagated(operation.context), SpanKind.PRODUCER)
@@ -164,8 +166,8 @@ def test_without_a_context_there_is_nothing_to_keep(telemetry: Telemetry) -> Non
 def test_a_suppressed_send_leaves_the_headers_alone(telemetry: Telemetry) -> None:
     headers = {"color": "red"}
     with current(set_value("suppress_instrumentation", True)):
-        operation, carried = start_send(telemetry.instrumenter(), 
-            PUBLISH, outgoing(headers), MAPPING
+        operation, carried = start_send(
+            telemetry.instrumenter(), PUBLISH, outgoing(headers), MAPPING
         )
     operation.end()
     assert (carried is headers, operation.plan, telemetry.spans) == (True, None, [])
@@ -214,8 +216,8 @@ RECEIVED = {
 
 
 def received(telemetry: Telemetry, *deliveries: Given) -> None:
-    operation = start_receive(telemetry.instrumenter(), 
-        names.RECEIVE, ORDERS, deliveries, MAPPING, 1_000
+    operation = start_receive(
+        telemetry.instrumenter(), names.RECEIVE, ORDERS, deliveries, MAPPING, 1_000
     )
     operation.end(messages=len(deliveries))
 
@@ -231,7 +233,11 @@ def received(telemetry: Telemetry, *deliveries: Given) -> None:
             (SENDER,),
         ),
         (
-            [delivery(SENT, attributes={"messaging.message.id": "m1"}), delivery(LATER), delivery()],
+            [
+                delivery(SENT, attributes={"messaging.message.id": "m1"}),
+                delivery(LATER),
+                delivery(),
+            ],
             {"messaging.batch.message_count": 3},
             (SENDER, 0xC),
         ),
@@ -523,8 +529,13 @@ FAILED = Outcome(failed=True, error_type="precondition-failed", description="too
 def test_which_settlements_have_a_span_and_a_duration(
     wanted: str, verdict: Verdict, outcome: Outcome, spans: int, telemetry: Telemetry
 ) -> None:
-    record_settle(telemetry.instrumenter(settle_spans=wanted), 
-        "settle", Settlement(verdict), [delivery().described()], outcome, (1_000, 0.5)
+    record_settle(
+        telemetry.instrumenter(settle_spans=wanted),
+        "settle",
+        Settlement(verdict),
+        [delivery().described()],
+        outcome,
+        (1_000, 0.5),
     )
     points = telemetry.points("messaging.client.operation.duration")
     assert (len(telemetry.spans), sum(value for _, value in points)) == (spans, spans)
@@ -546,8 +557,14 @@ SETTLED = {
 
 def settle(telemetry: Telemetry, *deliveries: Given, **where: Any) -> Seen:
     outcome = where.pop("outcome", SUCCESS)
-    record_settle(telemetry.instrumenter(), 
-        "nack", Settlement(Verdict.REJECT, "failed"), described(deliveries), outcome, (1_000, 0.5), **where
+    record_settle(
+        telemetry.instrumenter(),
+        "nack",
+        Settlement(Verdict.REJECT, "failed"),
+        described(deliveries),
+        outcome,
+        (1_000, 0.5),
+        **where,
     )
     return next(span for span in telemetry.seen if span.name.startswith("nack"))
 
@@ -610,8 +627,13 @@ def test_a_settlement_tells_the_hooks(telemetry: Telemetry) -> None:
         assert operation.action is not None
         names.append(operation.action.name)
 
-    record_settle(telemetry.instrumenter(on_start=on_start), 
-        "nack", Settlement(Verdict.REJECT), described([delivery()]), SUCCESS, (1_000, 0.5)
+    record_settle(
+        telemetry.instrumenter(on_start=on_start),
+        "nack",
+        Settlement(Verdict.REJECT),
+        described([delivery()]),
+        SUCCESS,
+        (1_000, 0.5),
     )
     assert names == ["nack"]
 
@@ -795,7 +817,8 @@ def test_a_sampler_sees_chosen_entries_and_headers_and_none_of_them_wins_over_ou
 def test_a_settlement_says_nothing_of_baggage(telemetry: Telemetry) -> None:
     instrumenter = telemetry.instrumenter(baggage_attributes=("*",), capture_headers=("color",))
     with current(with_baggage(tenant="acme")):
-        record_settle(instrumenter, 
+        record_settle(
+            instrumenter,
             "nack",
             Settlement(Verdict.REJECT),
             described([delivery({"color": "red"})]),
@@ -839,8 +862,8 @@ def test_a_stranger_is_linked_to_by_ids_alone(telemetry: Telemetry) -> None:
     for number in (1, 2):
         messages = [delivery(headers) for _ in range(number)]
         handle(messages, pushed=True, trust=False, **telemetry.settings)
-        start_receive(instrumenter, 
-            names.RECEIVE, ORDERS, [delivery(headers)] * number, MAPPING, 1
+        start_receive(
+            instrumenter, names.RECEIVE, ORDERS, [delivery(headers)] * number, MAPPING, 1
         ).end()
     links = [link.context for span in telemetry.spans for link in span.links]
     assert links == [trace.SpanContext(TRACE, SENDER, is_remote=True)] * 6
@@ -908,7 +931,8 @@ def test_a_commit_for_ignored_destinations_alone_is_not_recorded(telemetry: Tele
     ping, pong = (delivery(endpoint=Endpoint("memory", f"health.{each}")) for each in "12")
     instrumenter = telemetry.instrumenter(ignore=("health.*",))
     for covered in ([ping, pong], [ping, delivery()]):
-        record_settle(instrumenter, 
+        record_settle(
+            instrumenter,
             "commit",
             Settlement(Verdict.ACK),
             covered,
@@ -923,8 +947,8 @@ def test_a_commit_for_ignored_destinations_alone_is_not_recorded(telemetry: Tele
 def test_an_allowed_list_holds_though_the_context_keeps_all(telemetry: Telemetry) -> None:
     instrumenter = telemetry.instrumenter(baggage_allow=("app.*",))
     with current(with_baggage(**MINE)):
-        operation, headers = start_send(instrumenter, 
-            PUBLISH, outgoing({"Baggage": "old=yes"}), MAPPING
+        operation, headers = start_send(
+            instrumenter, PUBLISH, outgoing({"Baggage": "old=yes"}), MAPPING
         )
     assert headers["baggage"] == "app.region=eu"
     assert list(headers) == ["traceparent", "baggage"]

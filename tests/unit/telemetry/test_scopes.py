@@ -10,16 +10,16 @@ import pytest
 import hopspan
 from hopspan.config import Config
 from hopspan.model import ConfigurationError, Outcome, PolicyError, Verdict
+from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.scopes import (
     NO_OVERRIDES,
     Binding,
     Overrides,
     cached_overrides,
     forget_defaults,
-    set_for_client,
     instrumenter_for,
+    set_for_client,
 )
-from hopspan.telemetry.instrumenter import Instrumenter
 from tests.unit.support import Telemetry
 
 
@@ -115,7 +115,9 @@ def test_later_changes_to_the_given_settings_do_not_matter() -> None:
 
 def test_equal_settings_have_one_face() -> None:
     """`process` is called for every message."""
-    assert cached_overrides({"policy": hopspan.requeue_once}) is cached_overrides({"policy": hopspan.requeue_once})
+    assert cached_overrides({"policy": hopspan.requeue_once}) is cached_overrides(
+        {"policy": hopspan.requeue_once}
+    )
 
 
 def test_no_settings_have_one_face() -> None:
@@ -127,7 +129,7 @@ class Unhashable:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __call__(self, outcome: Outcome, delivery: Delivery) -> Verdict:
+    def __call__(self, outcome: Outcome, delivery: Any) -> Verdict:
         return Verdict.ACK
 
 
