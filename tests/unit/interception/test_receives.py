@@ -248,6 +248,7 @@ def test_a_registered_handler_emits_nothing_once_it_is_switched_off(
     ran: list[Message] = []
     channel.consume("orders", ran.append)
     binding.instrumenter.switch.on = False
+    set_for_client("memory", None)  # as `uninstrument` does
     message = handled(channel)
     assert (ran, message.verdict, telemetry.spans) == ([message], None, [])
 
