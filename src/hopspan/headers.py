@@ -140,8 +140,9 @@ class _PairsCodec(Codec):
     def traceparent(self, headers: Any) -> Any:
         found, harmless = None, self._harmless
         try:
-            for name, value in headers if type(headers) is list else self.items(headers):
-                if name == "traceparent" and found is None:
+            for pair in headers if type(headers) is list else self.items(headers):
+                name, value = pair
+                if name == "traceparent" and found is None and type(pair) is tuple:
                     found = value
                 elif name not in harmless and not self._is_harmless(name):
                     return ASK

@@ -228,7 +228,7 @@ class Delivery(Operation):
 
     @property
     def headers(self) -> Any:
-        """The client's own header container (a mapping, a list of pairs, or None); never changed."""
+        """The client's own headers (a mapping, a list of pairs, or None); never changed."""
         return self.read()[1]
 
     @property
@@ -320,7 +320,7 @@ class Delivery(Operation):
         return (self,)
 
     @property
-    def endpoint(self) -> Endpoint:  # type: ignore[override]
+    def endpoint(self) -> Endpoint:
         """Where the message came from."""
         return self.read()[0].endpoint
 
@@ -421,7 +421,7 @@ class Delivery(Operation):
     def join_batch(self, batch: Delivery) -> None:
         """Become a member of a batch, which is what is handled."""
         self.subscription, self.span, self.plan = batch.subscription, batch.span, batch.plan
-        self._carried, self._context = batch._carried, batch.context  # noqa: SLF001
+        self._carried, self._context = batch._carried, batch.context
         self._rare = self.verdict = self.outcome = self.instrumenter = None
         self.is_turn = False
         self._native = _ref(batch)
@@ -528,9 +528,8 @@ class Delivery(Operation):
             faults.report("reading a delivery")
             route = Route(plan(names.PROCESS, Endpoint(self.client.system)))
             headers = None
-        is_ignored = instrumenter.is_ignored
         if (ambient and subscription.is_silenced(ambient)) or (
-            is_ignored is not None and is_ignored(route.endpoint)
+            instrumenter.is_ignored is not None and self.is_ignored(instrumenter, route)
         ):
             self.start_unrecorded(ambient)
         else:
@@ -552,6 +551,11 @@ class Delivery(Operation):
             warn_of_settled_already(subscription.policy, self._destination())
         if instrumenter.is_watched:
             self.announce()
+
+    def is_ignored(self, instrumenter: Instrumenter, route: Route) -> bool:
+        """Whether the settings leave this destination untraced."""
+        ignores = instrumenter.is_ignored
+        return ignores is not None and ignores(route.endpoint)
 
     def announce(self) -> None:
         """Call the `on_start` hook with the native delivery."""
@@ -650,7 +654,7 @@ class Delivery(Operation):
                 self._revert()
 
     def _revert(self) -> None:
-        """Undo a scope that was entered elsewhere: a block in a generator closed in another task."""
+        """Undo a scope entered elsewhere: a block in a generator that another task closes."""
         revert(self._context, EMPTY)
 
     def begin_turn(
@@ -801,7 +805,9 @@ class Delivery(Operation):
         try:
             if error is None and rare is None:
                 status = getattr(self.span, "status", None)
-                is_error = status is not UNSET and status is not None and status.status_code is _ERROR
+                is_error = (
+                    status is not UNSET and status is not None and status.status_code is _ERROR
+                )
                 outcome = self.failed_status() if is_error else SUCCESS
             else:
                 outcome = self._outcome(error)
@@ -905,9 +911,9 @@ class Delivery(Operation):
         if settlement.reason is not None or outcome is None or outcome.failed:
             self.rare().sent = handling.rare().sent = settlement
         verdict = settlement.verdict
-        if verdict in handling.subscription.instrumenter.recorded:
-            if verdict in self.client.settle_names:
-                self.record_settlement(settlement, SUCCESS, clock, handling)
+        is_recorded = verdict in handling.subscription.instrumenter.recorded
+        if is_recorded and verdict in self.client.settle_names:
+            self.record_settlement(settlement, SUCCESS, clock, handling)
 
     def failed_to_settle(
         self, settlement: Settlement, error: Exception, clock: float, handling: Delivery
@@ -1047,8 +1053,8 @@ class Delivery(Operation):
 class Inner:
     """A further scope around a delivery that goes on.
 
-    It does not conclude, for what comes after it belongs to the handling as well; but in the turn of
-    a loop, which does not see how its body ends, it does.
+    It does not conclude, for what comes after it belongs to the handling as well; but in the turn
+    of a loop, which does not see how its body ends, it does.
     """
 
     __slots__ = ("_concludes", "_token", "delivery")

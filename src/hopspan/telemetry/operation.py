@@ -52,8 +52,8 @@ _ERROR = StatusCode.ERROR
 class Operation:
     """One publish, receive, process or settle operation. Given to the hooks.
 
-    Whoever starts it ends it, once. Not thread-safe in itself: at most one thread at a time works on
-    an operation.
+    It is ended once, by the code that started it. Not thread-safe in itself: at most one thread at
+    a time works on an operation.
     """
 
     __slots__ = ("_began", "_carried", "_native", "instrumenter", "plan", "span")
@@ -86,7 +86,7 @@ class Operation:
 
     # -- starting --------------------------------------------------------------------------------
 
-    def start(
+    def start(  # noqa: PLR0917 - positional, for it is called for every message
         self,
         instrumenter: Instrumenter,
         plan: Plan,
@@ -359,7 +359,8 @@ _in_hook: ContextVar[bool] = ContextVar("hopspan-in-hook", default=False)
 def call_hook(name: str, hook: Hook, operation: Operation, native: Any) -> None:
     """Call a hook; log its errors once, and never raise them.
 
-    A publish of the hook's own is traced, but calls no hook: it would call this one again, for ever.
+    A publish of the hook's own is traced, but calls no hook: it would call this one again, for
+    ever.
     """
     if _in_hook.get():
         return
@@ -370,4 +371,3 @@ def call_hook(name: str, hook: Hook, operation: Operation, native: Any) -> None:
         faults.report(f"calling the {name} hook")
     finally:
         _in_hook.reset(token)
-
