@@ -476,7 +476,7 @@ class Client(ABC):
         """Whether the OpenTelemetry context is the one in which the scenario began."""
         return context.get_current() == self._before
 
-    def move_on(self) -> None:
+    def move_on(self) -> None:  # noqa: B027 - most clients do so by themselves
         """Have the client let go of the message that it has handed out last."""
 
     # -- what is expected --------------------------------------------------------------------------

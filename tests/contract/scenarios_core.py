@@ -311,17 +311,17 @@ def a_generator_that_is_left_in_a_loop_leaves_nothing_current(
 # -- the same for asynchronous ones ----------------------------------------------------------------
 
 
-async def fetched(client: Client, *bodies: bytes) -> AsyncIterator[Any]:
+async def _fetched(client: Client, *bodies: bytes) -> AsyncIterator[Any]:
     """What a client with an event loop of its own would hand out."""
     for _ in bodies:
         await asyncio.sleep(0)
         yield client.fetch().native
 
 
-def async_loop(client: Client, *bodies: bytes) -> Any:
+def _async_loop(client: Client, *bodies: bytes) -> Any:
     """A loop over so many messages."""
     _send(client, *bodies)
-    return hopspan.each(fetched(client, *bodies), via=client.via, **client.settings())
+    return hopspan.each(_fetched(client, *bodies), via=client.via, **client.settings())
 
 
 async def passed_on(loop: Any) -> AsyncIterator[Any]:
@@ -346,6 +346,7 @@ async def break_out(turns: AsyncIterator[Any]) -> None:
 async def return_out(turns: AsyncIterator[Any]) -> Any:
     async for item in turns:
         return item
+    return None
 
 
 async def raise_out(turns: AsyncIterator[Any]) -> None:
@@ -399,7 +400,7 @@ async def finalised() -> None:
 def an_asynchronous_generator_that_is_left_in_a_loop_leaves_nothing_current(
     client: Client, way_out: Callable[[Any], Awaitable[Any]], generator: Callable[[Any], Any]
 ) -> None:
-    loops = [async_loop(client, b"1", b"2")]
+    loops = [_async_loop(client, b"1", b"2")]
 
     async def consume() -> None:
         with client.span("around"):
@@ -422,7 +423,7 @@ def an_asynchronous_generator_that_is_left_in_a_loop_leaves_nothing_current(
 def a_task_may_end_before_its_generator_is_closed(
     client: Client, way_out: Callable[[Any], Awaitable[Any]]
 ) -> None:
-    loops = [async_loop(client, b"1", b"2")]
+    loops = [_async_loop(client, b"1", b"2")]
 
     async def consume() -> None:
         await way_out(passed_on(loops.pop()))
@@ -464,7 +465,7 @@ LEAVERS = (_leaves_by_break, _leaves_by_raise, _leaves_by_return)
 def a_loop_that_an_asynchronous_generator_has_left_leaves_nothing_current(
     client: Client, generator: Callable[[list[Any]], AsyncIterator[Any]]
 ) -> None:
-    loops = [async_loop(client, b"1", b"2")]
+    loops = [_async_loop(client, b"1", b"2")]
 
     async def consume() -> None:
         with client.span("around"):
