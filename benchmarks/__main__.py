@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from benchmarks.brokers.turns import TURN  # noqa: E402
 from benchmarks.chart import draw  # noqa: E402
 from benchmarks.gates import judge  # noqa: E402
 from benchmarks.publishing import publish, write_json  # noqa: E402
-from benchmarks.report import gates_table, rows_table  # noqa: E402
-from benchmarks.running import all_groups, measure_groups, wanted  # noqa: E402
+from benchmarks.report import calls_table, gates_table, rows_table  # noqa: E402
+from benchmarks.running import all_groups, judge_calls, measure_groups, wanted  # noqa: E402
 from benchmarks.sampling import Effort  # noqa: E402
 
 _QUICK = Effort(rounds=15)
@@ -41,7 +42,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--count",
         action="store_true",
-        help="functions and bytecodes of a message instead of time",
+        help="functions and bytecodes of a message instead of time; exit 1 as --gate does",
     )
     parser.add_argument(
         "--gate",
@@ -67,7 +68,26 @@ def _gate(names: Sequence[str], effort: Effort) -> int:
         [name for name in names if name in rows],
         once=effort,
     )
-    print(gates_table(findings.verdicts), gating.report(findings), sep="\n\n")
+    print(gates_table(findings.verdicts), end="\n\n")
+    return _judged(gating.together(_calls(names), findings))
+
+
+def _count(names: Sequence[str]) -> int:
+    makers = all_groups()
+    for name in names:
+        print(counting.report(makers[name]()))
+    return _judged(_calls(names))
+
+
+def _calls(names: Sequence[str]) -> gating.Findings:
+    verdicts = judge_calls(names)
+    print(calls_table(verdicts), end="\n\n")
+    return gating.compare(verdicts)
+
+
+def _judged(findings: gating.Findings) -> int:
+    """The code to exit with."""
+    print(gating.report(findings))
     return int(bool(findings.missed))
 
 
@@ -87,10 +107,11 @@ def _brokers(*, quick: bool) -> results.Results:
 def _measure(asked: argparse.Namespace) -> None:
     effort = _QUICK if asked.quick else Effort()
     measured = measure_groups(wanted(asked.only), effort)
-    verdicts = judge(measured)
+    verdicts, calls = judge(measured), judge_calls(wanted(asked.only))
     print(", ".join(f"{name} {number}" for name, number in results.versions().items()))
-    print(rows_table(measured), gates_table(verdicts), sep="\n\n")
+    print(rows_table(measured), gates_table(verdicts), calls_table(calls), sep="\n\n")
     found = results.of_groups(measured, verdicts, effort.rounds)
+    found["calls"] = results.of_calls(calls)
     if asked.write:
         found["memory"] = results.of_memory(_memory(quick=asked.quick))
         found["brokers"] = _brokers(quick=asked.quick)
@@ -108,9 +129,7 @@ def main(given: Sequence[str]) -> int:
     if asked.profile:
         _profile(asked.profile, asked.row)
     elif asked.count:
-        makers = all_groups()
-        for name in wanted(asked.only):
-            print(counting.report(makers[name]()))
+        return _count(wanted(asked.only))
     elif asked.memory:
         kept = _memory(quick=asked.quick)
         return int(asked.gate and not kept.is_bounded)
@@ -124,6 +143,10 @@ def main(given: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    try:
+        code = main(sys.argv[1:])
+    except Exception:  # noqa: BLE001 - told like any other, without what follows
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     os._exit(code)  # the clients were never connected, and cannot be closed in any other way

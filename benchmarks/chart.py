@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from benchmarks.gates import EVERY
-from benchmarks.groups import API, CONTRIB, HOPSPAN, SDK
+from benchmarks.gates import EVERY, LINES, OF_CONTRIB, named
+from benchmarks.groups import API, CONTRIB, DECORATED, HOPSPAN, SDK
 from benchmarks.modes import MODES
 from benchmarks.results import Results
 
-_LEFT, _PANEL, _GAP, _TOP, _ROW = 142, 236, 34, 92, 48
+_LEFT, _PANEL, _GAP, _TOP, _ROW = 142, 236, 34, 92, 61
 _MOST = 2.0
 """What a panel shows at most, as a part of contrib's overhead; longer bars are cut, and say how long."""
 _INK, _PALE, _GATE = "#1f2933", "#d9dee5", "#c62828"
@@ -26,18 +26,24 @@ class _Bar(NamedTuple):
 
 _BARS = (
     _Bar(HOPSPAN, "#2f6fb3", 0, 12),
-    _Bar(CONTRIB, "#e0a458", 13, 12),
-    _Bar(API, "#8a95a5", 26, 5),
-    _Bar(SDK, "#bcc4cf", 32, 5),
+    _Bar(DECORATED, "#6f9fd0", 13, 12),
+    _Bar(CONTRIB, "#e0a458", 26, 12),
+    _Bar(API, "#8a95a5", 39, 5),
+    _Bar(SDK, "#bcc4cf", 45, 5),
 )
+_NUMBERED = (HOPSPAN, DECORATED)
+"""Whose gates are shown, and whose figures."""
 
 
 def draw(results: Results) -> str:
     """An SVG; what was not measured is left out."""
     parts: Mapping[str, Mapping[str, float]] = results["parts_of_contrib"]
-    gates = {each["group"]: each for each in results["ratios"] if each["what"] == "of contrib"}
+    gates = _gates(results)
     shown = [path for path in EVERY if any(f"{path}, {mode}" in parts for mode in MODES)]
-    longest = max([each for rows in parts.values() for each in rows.values()], default=1.0)
+    drawn = {bar.name for bar in _BARS}
+    longest = max(
+        [rows[name] for rows in parts.values() for name in rows.keys() & drawn], default=1.0
+    )
     scale = _PANEL / min(_MOST, max(1.1, longest))
     bottom = _TOP + len(shown) * _ROW
     lines = [*_head(_LEFT + len(MODES) * (_PANEL + _GAP), bottom + 34, is_cut=longest > _MOST)]
@@ -46,13 +52,26 @@ def draw(results: Results) -> str:
         lines += _axis(left, bottom, scale, mode)
         for number, path in enumerate(shown):
             if (group := f"{path}, {mode}") in parts:
-                top, gate = _TOP + number * _ROW, gates.get(group, {}).get("gate")
-                lines += _bars(left, top, scale, parts[group], gate)
+                top = _TOP + number * _ROW
+                lines += _bars(left, top, scale, parts[group], gates.get(group, {}))
     lines += [
         _text(_LEFT - 12, _TOP + number * _ROW + 17, path, "text-anchor='end' font-size='12'")
         for number, path in enumerate(shown)
     ]
     return "\n".join([*lines, "</svg>\n"])
+
+
+def _gates(results: Results) -> dict[str, dict[str, float]]:
+    """The gates of bars, by group and row."""
+    found = {(each["group"], each["what"]): each["gate"] for each in results["ratios"]}
+    gates: dict[str, dict[str, float]] = {}
+    for line in LINES:
+        for mode in MODES:
+            group = f"{line.path}, {mode}"
+            gate = found.get((group, named(line.way, OF_CONTRIB)))
+            if gate is not None:
+                gates.setdefault(group, {})[line.row] = gate
+    return gates
 
 
 def _head(width: int, height: int, *, is_cut: bool) -> Iterator[str]:
@@ -89,14 +108,22 @@ def _axis(left: float, bottom: int, scale: float, mode: str) -> Iterator[str]:
 
 
 def _bars(
-    left: float, top: float, scale: float, parts: Mapping[str, float], gate: float | None
+    left: float,
+    top: float,
+    scale: float,
+    parts: Mapping[str, float],
+    gates: Mapping[str, float],
 ) -> Iterator[str]:
     for bar in _BARS:
-        long = min(max(0.0, parts[bar.name]) * scale, _PANEL)
-        yield _rect(left, top + bar.top, long, bar.height, bar.colour)
-    if gate is not None:
-        yield _line(left + gate * scale, top - 3, top + 15, _GATE, 2)
-    yield _number(left, top + 10, scale, parts[HOPSPAN], gate)
+        if bar.name in parts:  # there is no policy where nothing is handled
+            long = min(max(0.0, parts[bar.name]) * scale, _PANEL)
+            yield _rect(left, top + bar.top, long, bar.height, bar.colour)
+    for bar in _BARS:
+        if bar.name in _NUMBERED and bar.name in parts:
+            gate, y = gates.get(bar.name), top + bar.top
+            if gate is not None:
+                yield _line(left + gate * scale, y - 1, y + bar.height + 1, _GATE, 2)
+            yield _number(left, y + 10, scale, parts[bar.name], gate)
 
 
 def _number(left: float, y: float, scale: float, part: float, gate: float | None) -> str:

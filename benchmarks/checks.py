@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry import propagate
@@ -12,7 +12,10 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 from benchmarks.floors import SPAN, TRACE, Shape
 from benchmarks.modes import NO_SDK, SAMPLED, Telemetry
-from benchmarks.sampling import Row, take
+from benchmarks.sampling import Row
+
+Points = Mapping[str, list[dict[str, Any]]]
+"""The attributes of all points, by metric."""
 
 
 class WrongRowError(AssertionError):
@@ -25,10 +28,15 @@ def _demand(holds: bool, row: Row, telemetry: Telemetry, what: str) -> None:
 
 
 def watched(row: Row, telemetry: Telemetry) -> list[ReadableSpan]:
-    """The spans of one message."""
-    telemetry.watch()
-    take(row, 1)
-    return telemetry.seen()
+    """The spans of one message, and none of what a row does before it."""
+    row.enter()
+    try:
+        given = row.prepare(1)
+        telemetry.watch()
+        row.run(given)
+        return telemetry.seen()
+    finally:
+        row.leave()
 
 
 def check_rows(rows: Sequence[Row], telemetry: Telemetry, shape: Shape) -> None:
@@ -97,6 +105,22 @@ def check_publish(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
         )
 
 
+def check_metrics(row: str, found: Points, wanted: Points) -> None:
+    """Metrics are those of a floor that records as much: the same names, and attributes of the same keys."""
+    told, asked = (
+        {name: sorted(map(sorted, points)) for name, points in each.items()}
+        for each in (found, wanted)
+    )
+    if told != asked:
+        raise WrongRowError(f"{row}: it measures {told}, and the floor {asked}")
+
+
+def check_settled(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
+    """What the broker, or the worker, hears of a message: an ack, and once."""
+    for row in rows:
+        _demand(path.is_settled(row), row, telemetry, "its message is not settled by one ack")
+
+
 class Look:
     """Tells what is current where a handler runs."""
 
@@ -110,6 +134,5 @@ class Look:
 def check_current(rows: Sequence[Row], look: Look, telemetry: Telemetry) -> None:
     """A handler runs in the span that is said to be of it."""
     for row in rows:
-        look.spans.clear()
         spans = [span.context.span_id for span in watched(row, telemetry) if span.context]
-        _demand(look.spans == spans, row, telemetry, "the handler runs outside its span")
+        _demand(look.spans[-1:] == spans, row, telemetry, "the handler runs outside its span")

@@ -6,6 +6,7 @@ written in C, and no goal is about it.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -49,13 +50,17 @@ def count(row: Row) -> Counts:
 
         return look
 
-    given, before = row.prepare(1), sys.gettrace()
+    before = sys.gettrace()
     row.enter()
-    sys.settrace(enter)
     try:
+        given = row.prepare(1)
+        gc.collect()  # what it would finalise is another message's
+        gc.disable()
+        sys.settrace(enter)
         row.run(given)
     finally:
         sys.settrace(before)
+        gc.enable()
         row.leave()
     return Counts(calls - 1, functions.total(), functions)
 

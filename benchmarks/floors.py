@@ -109,16 +109,24 @@ def recorder(
 ) -> Callable[[float, Context], None]:
     """Records the metrics that hopspan has recorded of one message, synchronously."""
     meter = telemetry.meter()
-    durations = {name: each for name, each in points.items() if name.endswith("duration")}
-    ((duration, (about,)),) = durations.items()
-    ((count, (counted,)),) = (
-        (name, each) for name, each in points.items() if name not in durations
-    )
-    histogram, counter = meter.create_histogram(duration, "s"), meter.create_counter(count)
+    durations = [
+        (meter.create_histogram(name, "s"), about)
+        for name, each in points.items()
+        if name.endswith("duration")
+        for about in each
+    ]
+    counts = [
+        (meter.create_counter(name), about)
+        for name, each in points.items()
+        if not name.endswith("duration")
+        for about in each
+    ]
 
     def measure(seconds: float, context: Context) -> None:
-        histogram.record(seconds, about, context)
-        counter.add(1, counted, context)
+        for histogram, about in durations:
+            histogram.record(seconds, about, context)
+        for counter, about in counts:
+            counter.add(1, about, context)
 
     return measure
 

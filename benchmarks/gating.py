@@ -1,4 +1,4 @@
-"""What a build fails for: a gate that is missed twice, and is not known to be out of reach."""
+"""What a build fails for: a gate that is missed and is not known to be; on time, one missed twice."""
 
 from __future__ import annotations
 
@@ -22,11 +22,21 @@ class Findings(NamedTuple):
 
     verdicts: Sequence[Verdict]
     missed: Sequence[Verdict]
-    """Over the gate both times: a build fails."""
+    """Over the gate, each time that it was looked at: a build fails."""
     known: Sequence[tuple[Verdict, Unreached]]
     """Over the gate, as listed."""
     reached: Sequence[tuple[Verdict, Unreached]]
     """Listed, and not over the gate any more."""
+
+
+def together(one: Findings, other: Findings) -> Findings:
+    """What has come of several gates and of some more."""
+    return Findings(
+        [*one.verdicts, *other.verdicts],
+        [*one.missed, *other.missed],
+        [*one.known, *other.known],
+        [*one.reached, *other.reached],
+    )
 
 
 def judged_rows() -> dict[str, set[str]]:
@@ -44,12 +54,28 @@ def find(
     listed: Iterable[Unreached] = UNREACHED,
     once: Effort = ONCE,
 ) -> Findings:
-    """Measure, measure again what would fail the build, and compare with the list."""
-    known = {(each.group, each.what): each for each in listed}
+    """Measure time, measure again what would fail the build, and compare with the list."""
+    known = _by_gate(listed)
     measured = {**measure(groups, once)}
     if doubtful := {each.gate.group for each in _surprising(judge(measured), known)}:
         measured |= measure([name for name in groups if name in doubtful], AGAIN)
-    verdicts = [each for each in judge(measured) if each.gate.limit is not None]
+    return _compared(judge(measured), known)
+
+
+def compare(verdicts: Iterable[Verdict], listed: Iterable[Unreached] = UNREACHED) -> Findings:
+    """Compare with the list what is the same in every run, so that it need not be found twice."""
+    return _compared(verdicts, _by_gate(listed))
+
+
+Known = Mapping[tuple[str, str], Unreached]
+
+
+def _by_gate(listed: Iterable[Unreached]) -> Known:
+    return {(each.group, each.what): each for each in listed}
+
+
+def _compared(every: Iterable[Verdict], known: Known) -> Findings:
+    verdicts = [each for each in every if each.gate.limit is not None]
     found = [(each, known[key]) for each in verdicts if (key := _key(each.gate)) in known]
     return Findings(
         verdicts,
@@ -63,31 +89,28 @@ def _key(gate: Gate) -> tuple[str, str]:
     return gate.group, gate.what
 
 
-def _surprising(
-    verdicts: Iterable[Verdict], known: Mapping[tuple[str, str], Unreached]
-) -> list[Verdict]:
+def _surprising(verdicts: Iterable[Verdict], known: Known) -> list[Verdict]:
     return [each for each in verdicts if each.is_over and _key(each.gate) not in known]
 
 
 def report(findings: Findings) -> str:
     """What is to be done, the worst last."""
     lines = [f"gates judged: {len(findings.verdicts)}"]
-    for why in dict.fromkeys((each.reason, each.profile) for _, each in findings.known):
-        lines += [f"missed as listed in {LISTED_IN}, for {why[0]} (profile: {why[1]}):"]
-        lines += [f"  {_line(each)}" for each, listed in findings.known if listed[2:] == why]
+    for why in dict.fromkeys(listed.why for _, listed in findings.known):
+        lines += [f"missed as listed in {LISTED_IN}: {why.reason} (profile: {why.profile}):"]
+        lines += [f"  {_line(each)}" for each, listed in findings.known if listed.why == why]
     if findings.reached:
         lines += [f"reached by now: take these off {LISTED_IN}:"]
         lines += [f"  {_line(each)}" for each, _ in findings.reached]
     if findings.missed:
-        lines += [f"MISSED, twice, and not in {LISTED_IN}:"]
+        lines += [f"MISSED, each time, and not in {LISTED_IN}:"]
         lines += [f"  {_line(each)}" for each in findings.missed]
     return "\n".join(lines)
 
 
 def _line(verdict: Verdict) -> str:
     gate, found = verdict.gate, verdict.found
-    target = f", target {gate.target}" if gate.target is not None else ""
-    return (
-        f"{gate.group}: {gate.what}: {found.median:.2f} "
-        f"({found.lower:.2f} to {found.upper:.2f}; gate {gate.limit}{target})"
-    )
+    target = f", target {gate.target:g}" if gate.target is not None else ""
+    spread = "" if found.lower == found.upper else f"{found.lower:.2f} to {found.upper:.2f}; "
+    median = f"{found.median:g}" if found.lower == found.upper else f"{found.median:.2f}"
+    return f"{gate.group}: {gate.what}: {median} ({spread}gate {gate.limit:g}{target})"

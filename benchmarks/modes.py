@@ -42,6 +42,7 @@ class Telemetry:
         self.mode = mode
         self.tracer_provider: TracerProvider | None = None
         self.meter_provider: MeterProvider | None = None
+        self._sizes: dict[tuple[str, Any], float] = {}
         if mode == NO_SDK:
             return
         resource = Resource({})
@@ -96,14 +97,22 @@ class Telemetry:
         return self._exporter.encoded
 
     def points(self) -> dict[str, list[dict[str, Any]]]:
-        """The attributes of all that was measured so far, by metric."""
+        """The attributes of all that was measured since this was last asked, by metric."""
         data = self._reader.get_metrics_data() if self.tracer_provider is not None else None
-        return {
-            metric.name: [dict(point.attributes or {}) for point in metric.data.data_points]
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        }
+        found: dict[str, list[dict[str, Any]]] = {}
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    for point in metric.data.data_points:
+                        if self._has_grown(metric.name, point):
+                            found.setdefault(metric.name, []).append(dict(point.attributes or {}))
+        return found
+
+    def _has_grown(self, name: str, point: Any) -> bool:
+        key = name, tuple(sorted(point.attributes.items()))
+        before = self._sizes.get(key, 0)
+        self._sizes[key] = getattr(point, "count", None) or point.value
+        return bool(self._sizes[key] > before)
 
     def close(self) -> None:
         """Stop its threads."""

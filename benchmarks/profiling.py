@@ -63,8 +63,8 @@ def profile(row: Row, seconds: float = 5.0) -> Profile:
     messages, spent, until = 0, 0.0, process_time() + seconds
     try:
         while process_time() < until:
-            given = row.prepare(200)
             row.enter()
+            given = row.prepare(200)
             signal.setitimer(signal.ITIMER_PROF, _EVERY, _EVERY)
             began = process_time()
             row.run(given)

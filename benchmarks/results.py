@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.brokers import Figures, summaries
 from benchmarks.gates import EVERY, Verdict
-from benchmarks.groups import API, CONTRIB, HOPSPAN, SDK
+from benchmarks.groups import API, CONTRIB, DECORATED, HOPSPAN, SDK, WRAPPED
 from benchmarks.memory import Kept
 from benchmarks.modes import MODES
 from benchmarks.running import Measured
@@ -59,6 +59,20 @@ def of_groups(measured: Measured, verdicts: Sequence[Verdict], rounds: int) -> R
     }
 
 
+def of_calls(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Python functions that one message enters beyond the SDK floor."""
+    return [
+        {
+            "group": each.gate.group,
+            "what": each.gate.what,
+            "calls": round(each.found.median),
+            "gate": each.gate.limit,
+            "verdict": each.word,
+        }
+        for each in verdicts
+    ]
+
+
 def of_memory(kept: Kept) -> Results:
     """What is kept of settled messages."""
     return {
@@ -92,7 +106,8 @@ def of_brokers(found: dict[str, dict[str, Figures]], turns: int, turn: int) -> R
 def _parts(rows: dict[str, Rounds] | Any) -> dict[str, float]:
     return {
         name: round(quartiles(relative(name, CONTRIB).of(rows)).median, 3)
-        for name in (SDK, API, CONTRIB, HOPSPAN)
+        for name in (SDK, API, CONTRIB, HOPSPAN, DECORATED, WRAPPED)
+        if name in rows
     }
 
 

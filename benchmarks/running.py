@@ -6,7 +6,9 @@ import fnmatch
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+from benchmarks.counting import count
 from benchmarks.encoding import encoded_groups
+from benchmarks.gates import Gate, Verdict, call_gates, judge
 from benchmarks.groups import Group, standard_groups
 from benchmarks.sampling import Effort, measure
 from benchmarks.special import special_groups
@@ -40,5 +42,22 @@ def measure_groups(
         for group in makers[name]():
             print(f"measuring {name}", file=sys.stderr, flush=True)
             asked = [row for row in group.rows if rows is None or row.name in rows[name]]
-            found[name] = measure(asked, effort)
+            seconds = max(effort.seconds, group.seconds)
+            found[name] = measure(asked, effort._replace(seconds=seconds))
     return found
+
+
+def judge_calls(names: Collection[str]) -> list[Verdict]:
+    """A verdict on the calls of one message, for each of these groups that has a gate on them."""
+    asked = [gate for gate in call_gates() if gate.group in names]
+    makers = all_groups()
+    counted = {
+        name: {row.name: (count(row).calls,) for row in group.rows if row.name in _rows(asked)}
+        for name in dict.fromkeys(gate.group for gate in asked)
+        for group in makers[name]()
+    }
+    return judge(counted, asked)
+
+
+def _rows(several: Iterable[Gate]) -> set[str]:
+    return {row for gate in several for row in gate.rows}

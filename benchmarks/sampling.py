@@ -24,7 +24,7 @@ class Row(NamedTuple):
     flush: Callable[[], Any] = _nothing
     """Exports what is queued. Timed, or one row would pay for another's spans."""
     enter: Callable[[], Any] = _nothing
-    """Switches on what is the whole process's; not timed."""
+    """Switches on what is the whole process's, before anything is made; not timed."""
     leave: Callable[[], Any] = _nothing
     warm: int = 50
     """Messages before the first sample: until what is bounded is full."""
@@ -40,9 +40,9 @@ class Effort(NamedTuple):
 
 def take(row: Row, count: int) -> float:
     """Seconds of CPU that a number of messages take, on all threads."""
-    given = row.prepare(count)
     row.enter()
     try:
+        given = row.prepare(count)
         began = process_time()
         row.run(given)
         row.flush()

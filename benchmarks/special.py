@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,13 +16,14 @@ from opentelemetry.trace import Link
 import hopspan
 from benchmarks.checks import WrongRowError, check_rows, watched
 from benchmarks.clients import celery, kafka, pika
-from benchmarks.floors import Shape, floor, traceparent
+from benchmarks.floors import Shape, floor
 from benchmarks.groups import API, CONTRIB, HOPSPAN, SDK, Group, shape_of
 from benchmarks.modes import SAMPLED, UNSAMPLED, Telemetry
 from benchmarks.sampling import Row, take
 
 ENTRIES = (3, 10)
 BATCHES = (1, 10, 100, 500)
+WITH_CONSUMER = "hopspan, with a consumer"
 
 
 # -- baggage ---------------------------------------------------------------------------------------
@@ -109,37 +111,66 @@ def baggage_consume() -> Iterator[Group]:
 # -- batches ---------------------------------------------------------------------------------------
 
 
-def records(count: int) -> list[Any]:
-    """A polled batch, each record from another trace."""
-    fetched = kafka.batch_of(count, [*kafka.PLAIN, ("traceparent", traceparent(SAMPLED).encode())])
-    consumer = kafka.open_consumer()
-    consumer.fetched = fetched
+def records(count: int, consumer: Any = None) -> list[Any]:
+    """A polled batch, each record from a trace of its own; what is polled again is other records.
+
+    Args:
+        count: Of the records.
+        consumer: The one that polls. When omitted, one that hopspan does not know, with a partition
+            that is no other's.
+    """
+    rng = random.Random(count)  # noqa: S311 - no secret
+    headers = [[*kafka.PLAIN, ("traceparent", _anybodys(rng).encode())] for _ in range(count)]
+    if consumer is None:
+        consumer = kafka.open_consumer(partition=kafka.ELSEWHERE)
+    consumer.fetched = kafka.batch_of(headers, consumer.upcoming)
+    consumer.upcoming += count
     return next(iter(consumer.poll(max_records=count).values()))
+
+
+def _anybodys(rng: random.Random) -> str:
+    return f"00-{rng.getrandbits(128) | 1:032x}-{rng.getrandbits(64) | 1:016x}-01"
+
+
+_GROUP = "messaging.consumer.group.name"
 
 
 def batches(count: int) -> Iterator[Group]:
     """A batch handled as one: a span with a link for each record."""
-    telemetry, several = Telemetry(SAMPLED), records(count)
+    telemetry, nobodys, tracked = Telemetry(SAMPLED), records(count), list[Any]()
     settings: dict[str, Any] = {**telemetry.providers, "metrics": False}
-    consumer = hopspan.wrap(kafka.open_consumer(), **settings)
+    ours, user = kafka.tracked(), object()
 
     def alone(batch: Any) -> None:
         for _ in batch:
-            with hopspan.process(several, **settings):
+            with hopspan.process(nobodys, **settings):
                 pass
 
-    def tracked(batch: Any) -> None:
+    def hand_out(_count: int) -> None:
+        tracked[:] = records(count, ours.consumer)
+        telemetry.flush()
+
+    def with_consumer(batch: Any) -> None:
         for _ in batch:
-            with hopspan.process(several, via=consumer):
+            with hopspan.process(tracked, via=ours.consumer):
                 pass
 
-    rows = [Row(HOPSPAN, alone), Row("hopspan with a consumer", tracked)]
+    rows = [
+        Row(HOPSPAN, alone),
+        Row(
+            WITH_CONSUMER,
+            with_consumer,
+            enter=lambda: ours.use(user, settings, hand_out),
+        ),
+    ]
     rows = [row._replace(flush=telemetry.flush, warm=3) for row in rows]
-    spans = [watched(row, telemetry) for row in rows]
-    if any(len(each) != 1 or not each[0].links for each in spans):
-        raise WrongRowError(f"a batch of {count}: no span with links")
-    shape = Shape.of(spans[0][0])
-    by_hand = _batch_by_hand(telemetry, shape, several)
+    # In this order: a record that was once said to be a consumer's would be found to be.
+    for row, knows_group in ((rows[0], False), (rows[1], True), (rows[0], False)):
+        (span,) = watched(row, telemetry)
+        if not span.links or (_GROUP in (span.attributes or {})) != knows_group:
+            raise WrongRowError(f"{row.name}: {len(span.links)} links, {span.attributes}")
+    shape = Shape.of(watched(rows[0], telemetry)[0])
+    by_hand = _batch_by_hand(telemetry, shape, nobodys)
     yield Group(f"batch of {count}", SAMPLED, [by_hand, *rows])
     telemetry.close()
 
@@ -171,7 +202,7 @@ def failing(mode: str) -> Iterator[Group]:
     """A handler that raises: error type, status and, where it is recorded, the exception."""
 
     def make(mode: str) -> pika.Consume:
-        return pika.Consume(mode, fail)
+        return pika.Consume(mode, fail, raises=True)
 
     shape, _ = shape_of(make)
     shape = shape._replace(

@@ -29,6 +29,11 @@ class Term(NamedTuple):
     plus: tuple[str, ...]
     minus: tuple[str, ...] = ()
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that it is made of."""
+        return (*self.plus, *self.minus)
+
     def of(self, rounds: Mapping[str, Rounds]) -> list[float]:
         """Its value in each round."""
         columns = [rounds[name] for name in self.plus]
@@ -48,6 +53,11 @@ class Ratio(NamedTuple):
 
     over: Term
     under: Term
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows that it is made of."""
+        return (*self.over.rows, *self.under.rows)
 
     def of(self, rounds: Mapping[str, Rounds]) -> list[float]:
         """Its value in each round; a round in which there was nothing to divide by is left out."""

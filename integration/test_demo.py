@@ -19,8 +19,8 @@ from kafka import KafkaAdminClient
 from pika.adapters.blocking_connection import BlockingConnection
 from pika.exceptions import ChannelClosedByBroker
 
-from hopspan.demo.embedded import WHEELS
-from hopspan.demo.stage import PREFIXES
+from hopspan.examples.demo.embedded import WHEELS
+from hopspan.examples.demo.stage import PREFIXES
 from integration.brokers.services import wait_until
 from tests.demo_story import (
     STEPS,

@@ -20,9 +20,9 @@ from pika.spec import Basic
 
 import hopspan
 from hopspan import conventions as names
-from hopspan.adapters import _amqp, _kafka
+from hopspan.adapters import _amqp, kafka_common
 from hopspan.adapters.celery import deliveries as celery
-from hopspan.adapters.kafka import sending
+from hopspan.adapters.kafka import producer as producers
 from hopspan.model import Endpoint
 from hopspan.propagation import MAPPING
 from tests.unit.adapters.kafka.conftest import ORDERS, Consumer, polled, record
@@ -40,7 +40,7 @@ def spelled() -> dict[str, str]:
     """Every name that the conventions' module and the adapters' own parts spell."""
     return {
         value: f"{module.__name__}.{name}"
-        for module in (names, _amqp, _kafka, celery)
+        for module in (names, _amqp, kafka_common, celery)
         for name, value in vars(module).items()
         if name.isupper()
         and isinstance(value, str)
@@ -335,7 +335,7 @@ def said_of_kafka(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> dict
     producer.send("orders", b"v")
     producer.error = None
     hopspan.wrap(Producer(), **settings).send("orders", b"v")
-    sending._unanswered._leave()
+    producers._unanswered._leave()
 
     consumer = hopspan.wrap(Consumer(), **settings)
     cluster = type("Cluster", (), {"cluster_id": "abc"})

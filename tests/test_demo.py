@@ -25,12 +25,13 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from packaging.requirements import Requirement
 
 import hopspan
-from hopspan import cli, demo
-from hopspan.demo import embedded, kafka, otlp, rabbitmq
-from hopspan.demo.spans import Exported, FinishedSpan, finished, from_line, to_line
-from hopspan.demo.stage import PREFIXES, DemoError
-from hopspan.demo.traces import traces
-from hopspan.demo.tree import draw, duration
+from hopspan import cli, examples
+from hopspan.examples import demo
+from hopspan.examples.demo import embedded, kafka, otlp, rabbitmq
+from hopspan.examples.demo.spans import Exported, FinishedSpan, finished, from_line, to_line
+from hopspan.examples.demo.stage import PREFIXES, DemoError
+from hopspan.examples.demo.traces import traces_of
+from hopspan.examples.demo.tree import draw, duration
 from hopspan.terminal import ASCII, BOX, Terminal, terminal_of
 from tests.demo_story import STEPS, SUMMARY, TREES_ON_KAFKA, TREES_ON_RABBITMQ, steps_in, trees_in
 from tests.fakes.amqp import FakeRabbit
@@ -82,7 +83,7 @@ STORY = [ORDER, SENT, TRIED, FAILED, NACKED, GIVEN_UP, DEAD]
 
 
 def drawn(spans: list[FinishedSpan], terminal: Terminal) -> str:
-    return "\n".join(draw(traces(spans), terminal))
+    return "\n".join(draw(traces_of(spans), terminal))
 
 
 # Trees
@@ -178,9 +179,9 @@ parcels        `- h commit             2.0 ms  client    tells Kafka that offset
 
 def test_on_kafka_a_trace_is_over_when_all_that_is_done_is_committed() -> None:
     for missing in ("h commit", "i process", "j commit"):
-        [trace] = traces(each for each in ON_A_LOG if each.name != missing)
+        [trace] = traces_of(each for each in ON_A_LOG if each.name != missing)
         assert not trace.is_over, missing
-    [trace] = traces(ON_A_LOG)
+    [trace] = traces_of(ON_A_LOG)
     assert trace.is_over
 
 
@@ -228,7 +229,7 @@ def test_a_verdict_without_a_policy_or_a_count_is_not_made_up() -> None:
 
 def test_traces_come_in_the_order_in_which_they_began() -> None:
     other = ORDER._replace(trace="f" * 32, start=ORDER.start - 1)
-    assert [trace.spans for trace in traces([SENT, ORDER, other])] == [[other], [ORDER, SENT]]
+    assert [trace.spans for trace in traces_of([SENT, ORDER, other])] == [[other], [ORDER, SENT]]
 
 
 def test_nothing_is_drawn_as_nothing_but_titles() -> None:
@@ -258,7 +259,7 @@ def test_durations_are_short_enough_to_compare(nanoseconds: int, text: str) -> N
 
 def test_a_trace_is_over_when_somebody_acked_what_was_sent() -> None:
     def over(*spans: FinishedSpan) -> list[bool]:
-        return [trace.is_over for trace in traces(spans)]
+        return [trace.is_over for trace in traces_of(spans)]
 
     assert over(ORDER) == [True]
     assert over(ORDER, SENT) == [False]
@@ -827,12 +828,26 @@ def test_the_broker_does_not_outlive_its_runner(tmp_path: Path) -> None:
 def test_missing_packages_are_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("hopspan.demo")]:
+    for name in [name for name in sys.modules if name.startswith(demo.__name__)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(hopspan, "demo")
+    monkeypatch.delattr(examples, "demo")
     monkeypatch.setitem(sys.modules, "pika", None)
     assert cli.main(["demo", "--broker", "rabbitmq"]) == 1
     assert "pip install 'hopspan[demo]'" in capsys.readouterr().err
+
+
+def test_a_demo_without_its_files_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(demo.__name__)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(examples, "__path__", [])
+    assert cli.main(["demo"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "hopspan: the demo's files are missing; install hopspan again, or run it from a whole "
+        "checkout\n",
+    )
 
 
 def scripts(folder: Path, monkeypatch: pytest.MonkeyPatch, **bodies: str) -> None:
@@ -896,7 +911,7 @@ def test_a_service_does_not_outlive_its_runner(tmp_path: Path) -> None:
     script.write_text(
         "import threading; print('ready', flush=True); threading.Event().wait()", "utf-8"
     )
-    command = [sys.executable, "-m", "hopspan.demo.launch", str(tmp_path), "service"]
+    command = [sys.executable, "-m", "hopspan.examples.demo.launch", str(tmp_path), "service"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as service:

@@ -210,7 +210,20 @@ def test_the_demo_says_what_it_is_missing() -> None:
     assert python(snippet, CLIENTS | SDK).endswith("pip install 'hopspan[demo]'\n1\n")
 
 
-@pytest.mark.parametrize("client", ["aio_pika", "celery", "kafka", "pika"])
+def test_it_brings_the_example_and_the_demo_along() -> None:
+    snippet = """
+from importlib.util import find_spec
+from pathlib import Path
+for name in ("demo", "orders"):
+    print(Path(find_spec(f"hopspan.examples.{name}").origin).parts[-3:])
+"""
+    assert python(snippet, CLIENTS | SDK).splitlines() == [
+        "('examples', 'demo', '__init__.py')",
+        "('examples', 'orders', '__init__.py')",
+    ]
+
+
+@pytest.mark.parametrize("client", ["aio_pika", "celery", "kafka", "pika", "registered"])
 def test_the_zero_code_launcher_finds_an_instrumentor(client: str, metadata: Any) -> None:
     found = entry_points(group="opentelemetry_instrumentor", name=f"hopspan_{client}")
     (entry,) = {each.value for each in found}

@@ -27,7 +27,7 @@ import hopspan
 from benchmarks.clients.captured import captured
 from benchmarks.floors import Floor, traceparent
 from benchmarks.modes import Telemetry
-from benchmarks.sampling import Row
+from benchmarks.sampling import Row, take
 
 EXCHANGE, KEY, QUEUE, TAG = "orders", "created", "billing", "ctag1"
 BODY = b"x" * 256
@@ -200,11 +200,23 @@ def _timed(
 # -- consuming -------------------------------------------------------------------------------------
 
 Handler = Callable[[Any], Awaitable[None]]
+Around = Callable[[Handler], Handler]
+
+
+def _as_it_is(handler: Handler) -> Handler:
+    return handler
 
 
 async def acknowledge(message: Any) -> None:
     """A handler that does nothing but what every handler has to."""
     await message.ack()
+
+
+POLICY = hopspan.requeue_once
+
+
+async def leave(message: Any) -> None:
+    """A handler that leaves it to a policy to settle."""
 
 
 class _Feed:
@@ -219,13 +231,14 @@ class _Feed:
             pamqp.frame.marshal(header.ContentHeader(0, len(BODY), properties), 1),
             pamqp.frame.marshal(body.ContentBody(BODY), 1),
         )
-        self._tag = 0
+        self.tag = 0
+        """Of the message that was made last."""
         self._open = 0
         self._done = asyncio.Event()
 
     def prepare(self, count: int) -> list[tuple[bytes, ...]]:
         """The next messages. Delivery tags count up on a channel, as the broker's do."""
-        first, self._tag = self._tag + 1, self._tag + count
+        first, self.tag = self.tag + 1, self.tag + count
         return [
             (
                 pamqp.frame.marshal(
@@ -234,7 +247,7 @@ class _Feed:
                 ),
                 *self._tail,
             )
-            for tag in range(first, self._tag + 1)
+            for tag in range(first, self.tag + 1)
         ]
 
     async def run(self, messages: list[tuple[bytes, ...]]) -> None:
@@ -263,51 +276,98 @@ class _Feed:
 
 
 class Consume:
-    """A callback of `Queue.consume` that acknowledges its message."""
+    """A callback of `Queue.consume`: it acknowledges its message, or a policy does."""
 
+    acks = True
+    """Whether each row settles its message."""
+    encloses = True
+    """Whether contrib's span is current in the handler."""
     warm = 12_000
     """Hopspan's ledger keeps the last 10,000 settlements of a channel: it is measured full."""
 
-    def __init__(self, mode: str, handler: Handler = acknowledge) -> None:
+    def __init__(self, mode: str, handler: Handler = acknowledge, leaves: Handler = leave) -> None:
         self.headers = {**PLAIN, "traceparent": traceparent(mode)}
         self.handler = handler
+        self.leaves = leaves
+        """The handler of rows with a policy."""
         self._mode = mode
+        self._wires: dict[str, tuple[_Feed, _Drain]] = {}
 
     def looking(self, look: Callable[[], None]) -> Consume:
-        """The same with a handler that looks around."""
+        """The same with handlers that look around."""
 
         async def handle(message: Any) -> None:
             look()
             await acknowledge(message)
 
-        return Consume(self._mode, handle)
+        async def only_look(message: Any) -> None:
+            look()
+
+        return Consume(self._mode, handle, only_look)
+
+    def policied(self) -> Consume:
+        """The same where a policy is to settle: nothing else changes."""
+        return self
 
     def bare(self) -> Row:
-        return self._row("bare", Queue)
+        return self._row("bare", Queue, self.handler)
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        return self._row("contrib", wrapped_by_contrib(telemetry, Queue, "consume"), telemetry)
+        kind = wrapped_by_contrib(telemetry, Queue, "consume")
+        return self._row("contrib", kind, self.handler, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        return self._ours(name, self.handler, telemetry, settings)
+
+    def decorated(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        """A decorated handler with a policy, on a wrapped queue."""
+        decorate = hopspan.consumer(policy=POLICY)
+        return self._ours(name, self.leaves, telemetry, settings, decorate)
+
+    def wrapped(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        """A plain handler on a queue that is wrapped with a policy."""
+        return self._ours(name, self.leaves, telemetry, {**settings, "policy": POLICY})
+
+    def floor(self, by: Floor, telemetry: Telemetry) -> Row:
+        return self._row(
+            by.name, Queue, self.handler, telemetry, lambda handler: _by_hand(by, handler)
+        )
+
+    def is_settled(self, row: Row) -> bool:
+        """Whether a message that a row handles is acked, once."""
+        feed, drain = self._wires[row.name]
+        drain.written = []
+        take(row, 1)
+        sent: list[Any] = [pamqp.frame.unmarshal(payload)[2] for payload in drain.written]
+        drain.written = None
+        return [(type(each), each.delivery_tag) for each in sent] == [(Basic.Ack, feed.tag)]
+
+    def _ours(
+        self,
+        name: str,
+        handler: Handler,
+        telemetry: Telemetry,
+        settings: Mapping[str, Any],
+        around: Around = _as_it_is,
+    ) -> Row:
         def kind(*args: Any) -> Any:
             return hopspan.wrap(Queue(*args), **{**telemetry.providers, **settings})
 
-        return self._row(name, kind, telemetry)._replace(warm=self.warm)
-
-    def floor(self, by: Floor, telemetry: Telemetry) -> Row:
-        return self._row(by.name, Queue, telemetry, lambda handler: _by_hand(by, handler))
+        return self._row(name, kind, handler, telemetry, around)._replace(warm=self.warm)
 
     def _row(
         self,
         name: str,
         kind: Any,
+        handler: Handler,
         telemetry: Telemetry | None = None,
-        around: Callable[[Handler], Handler] = lambda handler: handler,
+        around: Around = _as_it_is,
     ) -> Row:
         channel, drain = open_channel()
         queue = kind(channel, QUEUE, True, False, False, None)
         feed = _Feed(drain.channel, self.headers)
-        run(queue.consume(around(feed.counting(self.handler)), consumer_tag=TAG))
+        self._wires[name] = feed, drain
+        run(queue.consume(around(feed.counting(handler)), consumer_tag=TAG))
         drain.channel = None
         return _timed(name, feed.run, telemetry, prepare=feed.prepare)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from functools import cache
+from itertools import islice, repeat
 from time import perf_counter
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
+from kafka.future import Future
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from opentelemetry import propagate, trace
 from opentelemetry.context import attach, detach
@@ -24,6 +26,8 @@ from benchmarks.modes import Telemetry
 from benchmarks.sampling import Row
 
 TOPIC, PARTITION = "orders", TopicPartition("orders", 0)
+ELSEWHERE = TopicPartition("orders", 1)
+"""A partition that no consumer has which hopspan follows."""
 BODY = b"x" * 256
 PLAIN = (("tenant", b"acme"),)
 """What the application itself has in its headers."""
@@ -154,84 +158,225 @@ class Send:
 # -- consuming -------------------------------------------------------------------------------------
 
 
-class _Replaying(KafkaConsumer):
-    """A consumer whose next fetch has come already, as bytes."""
+class _Replay:
+    """A consumer's next fetch has come already, as bytes, and its commits are answered at once."""
 
+    partition = PARTITION
     fetched: bytes | None = None
+    upcoming = 0
+    """The offset of the record that is fetched next."""
+    told: list[Mapping[Any, Any]] | None = None
+    """What is committed, while somebody is looking."""
 
-    def _poll_once(self, timer: Any, max_records: int, update_offsets: bool = True) -> Any:
+    def _poll_once(self: Any, timer: Any, max_records: int, update_offsets: bool = True) -> Any:
         fetched, self.fetched = self.fetched, None
-        offset = self._subscription.assignment[PARTITION].position.offset
-        records = Fetcher.PartitionRecords(offset, PARTITION, MemoryRecords(fetched))
-        return {PARTITION: records.take()}
+        offset = self._subscription.assignment[self.partition].position.offset
+        records = Fetcher.PartitionRecords(offset, self.partition, MemoryRecords(fetched))
+        return {self.partition: records.take()}
+
+    def commit_async(self, offsets: Any = None, callback: Any = None) -> Any:
+        if self.told is not None:
+            self.told.append(offsets)
+        if callback is not None:
+            callback(offsets, None)
+        return Future().success(None)
 
 
-def open_consumer(kind: Any = _Replaying, **config: Any) -> Any:
+class _Replaying(_Replay, KafkaConsumer):
+    """The client's own consumer, whose broker answers at once."""
+
+
+def open_consumer(kind: Any = _Replaying, partition: Any = PARTITION, **config: Any) -> Any:
     """A consumer of a group with one partition."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     consumer = kind(**_NOWHERE, group_id="billing", **config)
     consumer._net.stop()
-    consumer.assign([PARTITION])
-    consumer.seek(PARTITION, 0)
+    consumer.partition = partition
+    consumer.assign([partition])
+    consumer.seek(partition, 0)
     _kept.append(consumer)
     return consumer
 
 
-class Next:
-    """`for record in consumer`, with a body that does nothing."""
+_UNSET: Mapping[str, Any] = {
+    "tracer_provider": None,
+    "meter_provider": None,
+    "metrics": True,
+    "policy": hopspan.manual,
+    "commits": hopspan.Commits(),
+}
+"""Settings that hold where a row says nothing else: an earlier row's must not."""
 
-    def __init__(self, mode: str) -> None:
+
+class _Tracked:
+    """The one consumer of this process that hopspan knows.
+
+    A service has one, so the rows of hopspan's share one: among several, each record that is handed
+    out has to be told apart. A row gives it settings of its own before it is timed.
+    """
+
+    def __init__(self) -> None:
+        self.consumer = hopspan.wrap(open_consumer(enable_auto_commit=False))
+        self._user: object = None
+
+    def use(
+        self,
+        user: object,
+        settings: Mapping[str, Any],
+        handle: Callable[[int], None],
+    ) -> None:
+        """Begin a sample of a row; the one that had the consumer the last time has it still.
+
+        Args:
+            user: The row, or what stands for it.
+            settings: All that are not the defaults.
+            handle: Handles so many messages of the row.
+        """
+        if user is self._user:
+            return
+        self._user = user
+        # What the row before has left undone is not this one's, and its commit is not due here.
+        self.consumer.seek(PARTITION, self.consumer.upcoming)
+        hopspan.wrap(self.consumer, **{**_UNSET, **settings, "commits": hopspan.Commits(every=1)})
+        handle(1)
+        hopspan.wrap(self.consumer, **{**_UNSET, **settings})
+        handle(_PREPARED)
+
+
+_PREPARED = 20
+"""Messages after new settings that are not timed: what is prepared for a subscription is so by then."""
+
+
+@cache
+def tracked() -> _Tracked:
+    """The one that all rows share."""
+    return _Tracked()
+
+
+@cache
+def policy() -> hopspan.Policy:
+    """What `requeue_once` is where a broker cannot reject: a second failure goes to another topic."""
+    return hopspan.requeue_times(
+        1, then=hopspan.dead_letter("orders.dead", producer=open_producer())
+    )
+
+
+Handler = Callable[[Any], None]
+
+
+def nothing(record: Any) -> None:
+    """A body of the loop that does nothing."""
+
+
+class Next:
+    """`for record in consumer`, with a body that calls a function which does nothing."""
+
+    acks = False
+    """Whether each row settles its message: here the client commits by itself, once in a while."""
+    encloses = False
+    """Whether contrib's span is current in the handler: here it is over by then."""
+
+    def __init__(self, mode: str, handler: Handler = nothing) -> None:
         self.headers: Pairs = [*PLAIN, ("traceparent", traceparent(mode).encode())]
+        self.handler = handler
+        self._mode = mode
+
+    def looking(self, look: Callable[[], None]) -> Next:
+        """The same with a handler that looks around."""
+        return Next(self._mode, lambda _record: look())
+
+    def policied(self) -> Next:
+        """The same where a policy is to settle: nothing else changes."""
+        return self
 
     def bare(self) -> Row:
         return self._row("bare", open_consumer())
 
     def contrib(self, telemetry: Telemetry) -> Row:
-        kind = type("_Replaying", (wrapped_by_contrib(telemetry, KafkaConsumer, "__next__"),), {})
-        kind._poll_once, kind.fetched = _Replaying._poll_once, None  # type: ignore[attr-defined]
+        kind = type(
+            "_Replaying", (_Replay, wrapped_by_contrib(telemetry, KafkaConsumer, "__next__")), {}
+        )
         return self._row("contrib", open_consumer(kind), telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        consumer = hopspan.wrap(open_consumer(), **{**telemetry.providers, **settings})
-        return self._row(name, consumer, telemetry)
+        return self._ours(name, self.handler, telemetry, settings)
+
+    def decorated(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        """A decorated handler with a policy, called in the loop."""
+        handler = hopspan.consumer(policy=policy())(self.handler)
+        return self._ours(name, handler, telemetry, settings)
+
+    def wrapped(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        """A consumer with a policy; in its loop a block, because a loop by itself never settles."""
+        handler = self.handler
+
+        def handle(record: Any) -> None:
+            with hopspan.process(record):
+                handler(record)
+
+        return self._ours(name, handle, telemetry, {**settings, "policy": policy()})
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
-        return self._row(by.name, open_consumer(), telemetry, _by_hand(by))
+        return self._row(by.name, open_consumer(), telemetry, _by_hand(by, self.handler))
+
+    def is_settled(self, row: Row) -> bool:
+        """Whether a record that a row handles is committed, as soon as its strategy lets it."""
+        consumer = tracked().consumer
+        row.enter()
+        hopspan.wrap(consumer, commits=hopspan.Commits(every=1))
+        consumer.told = []
+        row.run(row.prepare(1))
+        hopspan.wrap(consumer, commits=hopspan.Commits())
+        row.leave()
+        told, consumer.told = consumer.told, None
+        return [offsets[PARTITION].offset for offsets in told] == [consumer.upcoming]
+
+    def _ours(
+        self, name: str, handler: Handler, telemetry: Telemetry, settings: Mapping[str, Any]
+    ) -> Row:
+        row = self._row(name, tracked().consumer, telemetry, handler)
+        every = {**telemetry.providers, **settings}
+        user = object()
+
+        def handle(count: int) -> None:
+            row.run(row.prepare(count))
+            row.flush()
+
+        return row._replace(enter=lambda: tracked().use(user, every, handle))
 
     def _row(
         self,
         name: str,
         consumer: Any,
         telemetry: Telemetry | None = None,
-        body: Callable[[Any], None] | None = None,
+        handler: Handler | None = None,
     ) -> Row:
-        position = 0
+        body = self.handler if handler is None else handler
 
         def prepare(count: int) -> tuple[int, bytes]:
-            nonlocal position
-            first, position = position, position + count
-            return count, batch_of(count, self.headers, first)
+            first = consumer.upcoming
+            consumer.upcoming += count
+            return count, batch_of(repeat(self.headers, count), first)
 
         def run(given: tuple[int, bytes]) -> None:
             count, consumer.fetched = given
             for record in islice(consumer, count):
-                if body is not None:
-                    body(record)
+                body(record)
 
         row = Row(name, run, prepare)
         return row if telemetry is None else row._replace(flush=telemetry.flush)
 
 
-def batch_of(count: int, headers: Pairs, first: int = 0) -> bytes:
-    """A fetch of records as the broker keeps them."""
+def batch_of(headers: Iterable[Pairs], first: int = 0) -> bytes:
+    """A fetch of records as the broker keeps them, one for each of these headers."""
     builder = MemoryRecordsBuilder(2, 0, 2**30, offset=first)
-    for _ in range(count):
-        builder.append(1, None, BODY, headers)
+    for each in headers:
+        builder.append(1, None, BODY, each)
     builder.close()
     return bytes(builder.buffer())
 
 
-def _by_hand(by: Floor) -> Callable[[Any], None]:
+def _by_hand(by: Floor, handler: Handler) -> Handler:
     start, shape, measure = by.tracer.start_span, by.shape, by.measure
     name, kind, attributes = shape.name, shape.kind, shape.attributes
     is_linked = shape.is_linked
@@ -246,9 +391,12 @@ def _by_hand(by: Floor) -> Callable[[Any], None]:
         span = start(name, parent, kind, attributes, links)
         current = set_span_in_context(span, parent)
         token = attach(current)
-        detach(token)
-        if measure is not None:
-            measure(perf_counter() - began, current)
-        span.end()
+        try:
+            handler(record)
+        finally:
+            detach(token)
+            if measure is not None:
+                measure(perf_counter() - began, current)
+            span.end()
 
     return handle

@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel, BlockingConnectio
 import hopspan
 from benchmarks.floors import Floor, traceparent
 from benchmarks.modes import Telemetry
-from benchmarks.sampling import Row
+from benchmarks.sampling import Row, take
 
 EXCHANGE, KEY, QUEUE, TAG = "orders", "created", "billing", "ctag1"
 BODY = b"x" * 256
@@ -204,6 +204,13 @@ def acknowledge(channel: Any, method: Any, _properties: Any, _body: bytes) -> No
     channel.basic_ack(method.delivery_tag)
 
 
+POLICY = hopspan.requeue_once
+
+
+def leave(_channel: Any, _method: Any, _properties: Any, _body: bytes) -> None:
+    """A handler that leaves it to a policy to settle."""
+
+
 class Feed:
     """A broker that delivers, each message as bytes of its own."""
 
@@ -213,18 +220,19 @@ class Feed:
         )
         number = channel.channel_number
         self._channel: Any = channel
-        self._wire = wire_of(channel)
+        self.wire = wire_of(channel)
         self._number = number
         self._tail = (
             frame.Header(number, len(BODY), properties).marshal()
             + frame.Body(number, BODY).marshal()
         )
-        self._tag = 0
+        self.tag = 0
+        """Of the message that was made last."""
 
     def prepare(self, count: int) -> list[bytes]:
         """The next messages. Delivery tags count up on a channel, as the broker's do."""
-        first, self._tag = self._tag + 1, self._tag + count
-        return [self.message(tag) for tag in range(first, self._tag + 1)]
+        first, self.tag = self.tag + 1, self.tag + count
+        return [self.message(tag) for tag in range(first, self.tag + 1)]
 
     def message(self, tag: int, key: str = KEY) -> bytes:
         """One message as the broker sends it."""
@@ -233,14 +241,14 @@ class Feed:
 
     def run(self, messages: list[bytes]) -> None:
         """Receive and dispatch."""
-        receive, dispatch = self._wire._on_data_available, self._channel._dispatch_events
+        receive, dispatch = self.wire._on_data_available, self._channel._dispatch_events
         for message in messages:
             receive(message)
             dispatch()
 
     def run_failing(self, messages: list[bytes]) -> None:
         """`run` for a handler that raises: pika lets it through, so the application has to catch it."""
-        receive, dispatch = self._wire._on_data_available, self._channel._dispatch_events
+        receive, dispatch = self.wire._on_data_available, self._channel._dispatch_events
         for message in messages:
             receive(message)
             with suppress(ValueError):
@@ -248,26 +256,47 @@ class Feed:
 
 
 class Consume:
-    """A callback of `basic_consume` that acknowledges its message."""
+    """A callback of `basic_consume`: it acknowledges its message, or a policy does."""
 
+    acks = True
+    """Whether each row settles its message."""
+    encloses = True
+    """Whether contrib's span is current in the handler."""
     warm = 12_000
     """Hopspan's ledger keeps the last 10,000 settlements of a channel: it is measured full."""
 
-    def __init__(self, mode: str, handler: Handler = acknowledge, baggage: str = "") -> None:
+    def __init__(
+        self,
+        mode: str,
+        handler: Handler = acknowledge,
+        leaves: Handler = leave,
+        *,
+        baggage: str = "",
+        raises: bool = False,
+    ) -> None:
         self.headers = {**PLAIN, "traceparent": traceparent(mode)}
         if baggage:
             self.headers["baggage"] = baggage
         self.handler = handler
+        self.leaves = leaves
+        """The handler of rows with a policy."""
+        self.raises = raises
+        """Whether handlers fail with a `ValueError`."""
         self._mode = mode
+        self._feeds: dict[str, Feed] = {}
 
     def looking(self, look: Callable[[], None]) -> Consume:
-        """The same with a handler that looks around."""
+        """The same with handlers that look around."""
 
         def handle(*args: Any) -> None:
             look()
             acknowledge(*args)
 
-        return Consume(self._mode, handle)
+        return Consume(self._mode, handle, lambda *_: look())
+
+    def policied(self) -> Consume:
+        """The same where a policy is to settle: nothing else changes."""
+        return self
 
     def bare(self) -> Row:
         return self._row("bare", open_channel(), self.handler)
@@ -278,20 +307,43 @@ class Consume:
         return self._row("contrib", channel, self.handler, telemetry)
 
     def hopspan(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
-        channel = hopspan.wrap(open_channel(), **{**telemetry.providers, **settings})
-        return self._row(name, channel, self.handler, telemetry)._replace(warm=self.warm)
+        return self._ours(name, self.handler, telemetry, settings)
+
+    def decorated(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        """A decorated handler with a policy, on a wrapped channel."""
+        handler = hopspan.consumer(policy=POLICY)(self.leaves)
+        return self._ours(name, handler, telemetry, settings)
+
+    def wrapped(self, name: str, telemetry: Telemetry, **settings: Any) -> Row:
+        """A plain handler on a channel that is wrapped with a policy."""
+        return self._ours(name, self.leaves, telemetry, {**settings, "policy": POLICY})
 
     def floor(self, by: Floor, telemetry: Telemetry) -> Row:
         return self._row(by.name, open_channel(), _by_hand(by, self.handler), telemetry)
+
+    def is_settled(self, row: Row) -> bool:
+        """Whether a message that a row handles is acked, once."""
+        feed = self._feeds[row.name]
+        feed.wire.written = []
+        take(row, 1)
+        sent: list[Any] = [frame.decode_frame(data)[1] for data in feed.wire.written]
+        feed.wire.written = None
+        methods = [each.method for each in sent]
+        return [(type(each), each.delivery_tag) for each in methods] == [(spec.Basic.Ack, feed.tag)]
+
+    def _ours(
+        self, name: str, handler: Handler, telemetry: Telemetry, settings: Mapping[str, Any]
+    ) -> Row:
+        channel = hopspan.wrap(open_channel(), **{**telemetry.providers, **settings})
+        return self._row(name, channel, handler, telemetry)._replace(warm=self.warm)
 
     def _row(
         self, name: str, channel: Any, handler: Handler, telemetry: Telemetry | None = None
     ) -> Row:
         channel.basic_consume(QUEUE, handler, consumer_tag=TAG)
         wire_of(channel).begun()
-        feed = Feed(channel, self.headers)
-        run = feed.run if self.handler is acknowledge else feed.run_failing
-        row = Row(name, run, feed.prepare)
+        feed = self._feeds[name] = Feed(channel, self.headers)
+        row = Row(name, feed.run_failing if self.raises else feed.run, feed.prepare)
         return row if telemetry is None else row._replace(flush=telemetry.flush)
 
 

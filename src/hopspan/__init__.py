@@ -12,7 +12,6 @@ from hopspan.instrumentation import instrument, uninstrument
 from hopspan.interception import wrap
 from hopspan.model import (
     ConfigurationError,
-    Delivery,
     Endpoint,
     HopspanError,
     MessageInfo,
@@ -22,7 +21,7 @@ from hopspan.model import (
     UnknownMessageError,
     Verdict,
 )
-from hopspan.processing import Deferred, Processing, consumer, current, each, process
+from hopspan.delivery import Deferred, Delivery, consumer, current, each, process
 from hopspan.propagation import extract
 from hopspan.settlement import (
     Commits,
@@ -37,6 +36,9 @@ from hopspan.settlement import (
 )
 from hopspan.telemetry import Operation
 from hopspan.version import VERSION as __version__  # noqa: N811 - what Python calls it
+
+Processing = Delivery
+"""The earlier name of `Delivery`."""
 
 __all__ = [
     "Baggage", "Commits", "Config", "ConfigurationError", "Deferred", "Delivery", "Endpoint",

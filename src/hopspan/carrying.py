@@ -21,8 +21,7 @@ from opentelemetry.context import get_current
 from hopspan import propagation
 from hopspan.entries import ANY, leaving
 from hopspan.model import ConfigurationError
-from hopspan.processing.scope import Attachment, undo_leftovers
-from hopspan.telemetry import in_force
+from hopspan.telemetry import Attachment, active_instrumenters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -65,7 +64,6 @@ class Baggage:
         return f"<hopspan baggage {', '.join(self._entries)}>"  # the values are nobody's business
 
     def __enter__(self) -> None:
-        undo_leftovers()
         attachment = Attachment(self._applied(get_current()))
         self._open.add(attachment)
         others = (each for each in _entered.get() if not each.attachment.is_done)
@@ -97,10 +95,9 @@ class Baggage:
         self.__exit__(kind, error, frames)
 
     def _leave(self, attachment: Attachment) -> None:
-        """Undo it here; where that cannot be, whoever comes across it will."""
+        """Undo it, from wherever this is called."""
         self._open.discard(attachment)
-        attachment.is_over = True
-        attachment.detach()
+        attachment.leave()
 
     def _applied(self, context: Context) -> Context:
         for key, value in self._entries.items():
@@ -240,9 +237,8 @@ def inject(
 
     Thread and task safety: no state; reads the caller's current context.
     """
-    undo_leftovers()
     context = get_current() if context is None else context
-    lists = [each.allowed for each in in_force() if each.allowed is not None]
+    lists = [each.allowed for each in active_instrumenters() if each.allowed is not None]
     for allowed in lists:
         context = leaving(context, allowed)
     carried: dict[str, Any] | list[tuple[str, Any]] = propagation.injected(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from hopspan.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_DEMO_MODULE = "hopspan.examples.demo"
 _DEMO = """\
 Run the three services of examples/orders, each in a process of its own, send
 orders through a broker, and show the trace of each as a tree: some succeed, one
@@ -152,20 +154,28 @@ def _demo(broker: str, *, plain: bool) -> int:
     # Asked to end, we end as after Ctrl-C: nothing stays on the broker, and no broker.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from hopspan import demo  # noqa: PLC0415 - needs what the bare package does not
         from hopspan.terminal import terminal_of  # noqa: PLC0415
 
+        demo = importlib.import_module(_DEMO_MODULE)  # needs what the bare package does not
         demo.run(broker, _say, terminal_of(sys.stdout, os.environ, plain=plain))
     except ImportError as error:
-        return _fail(
-            "the demo needs the OpenTelemetry SDK and the broker's client "
-            f"({error}): pip install 'hopspan[demo]'"
-        )
+        return _fail(_missing(error))
     except HopspanError as error:  # a DemoError, which can only be named with the SDK at hand
         return _fail(str(error))
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _missing(error: ImportError) -> str:
+    if error.name == _DEMO_MODULE:
+        return (
+            "the demo's files are missing; install hopspan again, or run it from a whole checkout"
+        )
+    return (
+        "the demo needs the OpenTelemetry SDK and the broker's client "
+        f"({error}): pip install 'hopspan[demo]'"
+    )
 
 
 def _say(line: str) -> None:

@@ -45,6 +45,7 @@ __all__ = [
     "SENT_MESSAGES",
     "Action",
     "Plan",
+    "Route",
 ]
 
 # Older releases of the package do not know this version yet; the data we emit is the same.
@@ -97,7 +98,7 @@ _KINDS = {
     OperationType.SETTLE: SpanKind.CLIENT,
     OperationType.INTERNAL: SpanKind.INTERNAL,
 }
-_DECIDING = frozenset({OperationType.PROCESS, OperationType.INTERNAL})
+_STATUS_MATTERS = frozenset({OperationType.PROCESS, OperationType.INTERNAL})
 
 _VERDICTS = {each: each.value for each in Verdict}  # `value` of an Enum is a slow property
 
@@ -124,7 +125,7 @@ class Plan:
     """
 
     __slots__ = (
-        "action", "attributes", "counts", "decides", "duration_attributes", "durations",
+        "action", "attributes", "counts", "status_matters", "duration_attributes", "durations",
         "endpoint", "exception_event", "kind", "name",
     )  # fmt: skip
 
@@ -140,7 +141,7 @@ class Plan:
             self.durations = (*self.counts, (OPERATION_TYPE, action.type.value))
         self.duration_attributes: dict[str, Any] = dict(self.durations)
         self.exception_event = f"messaging.{action.type.value}.exception"
-        self.decides: bool = action.type in _DECIDING
+        self.status_matters: bool = action.type in _STATUS_MATTERS
         """Whether anything depends on the status that the application sets on the span."""
 
 
@@ -148,6 +149,26 @@ class Plan:
 def plan(action: Action, endpoint: Endpoint) -> Plan:
     """The plan of an action on an endpoint. Bounded: reply queues and per-user keys are endless."""
     return Plan(action, endpoint)
+
+
+class Route:
+    """Messages of one origin or destination: their plan, and all that each of them will say.
+
+    Thread-safe: nothing in it changes after construction.
+    """
+
+    __slots__ = ("attributes", "particular", "plan")
+
+    def __init__(self, planned: Plan, more: Mapping[str, Any] = _NONE) -> None:
+        self.plan: Plan = planned
+        self.particular: Mapping[str, Any] = more
+        """The attributes of the messages that their plan does not have."""
+        self.attributes: dict[str, Any] = {**planned.attributes, **more}
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where these messages go to or come from."""
+        return self.plan.endpoint
 
 
 def _low_cardinality_destination(endpoint: Endpoint) -> str | None:
@@ -226,9 +247,8 @@ def header_attribute(header: str) -> str:
     return f"messaging.header.{header}"
 
 
-def settled_attributes(message: MessageInfo) -> dict[str, Any]:
-    """What a settle span says about its message: no system's word for a destination in it."""
-    attributes = message_attributes(message)
+def settled_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a settle span about its message: no system's word for a destination in it."""
     return {
         key: value
         for key, value in attributes.items()

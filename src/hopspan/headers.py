@@ -26,8 +26,24 @@ _MOST_KEYS = 1024
 """A propagator that looks at all keys copies its baggage for each that it takes."""
 
 
+ASK: Any = object()
+"""The answer of `Codec.traceparent` for headers that only a propagator can read."""
+_CONTEXT = frozenset({"traceparent", "tracestate", "baggage"})
+_MOST_NAMES = 1024
+"""Bounds what is remembered of header names, which senders choose."""
+
+
 class Codec(ABC):
-    """Reads and writes one shape of header container. Stateless, so shared by all threads."""
+    """Reads and writes one shape of header container. Shared by all threads."""
+
+    @abstractmethod
+    def traceparent(self, headers: Any) -> Any:
+        """The value of `traceparent`, where it is the only header of a context; None where none is.
+
+        `ASK` for every other case: `tracestate` or baggage beside it, a name given twice, or a
+        container of another class than clients make. Names are compared in any letter case; what was
+        found out about names is remembered, since messages repeat them.
+        """
 
     @abstractmethod
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
@@ -53,6 +69,30 @@ class Codec(ABC):
 class _MappingCodec(Codec):
     """AMQP header tables and their like: `str` values travel as text."""
 
+    def __init__(self) -> None:
+        self._layouts: dict[tuple[Any, ...], Any] = {}
+
+    def traceparent(self, headers: Any) -> Any:
+        if type(headers) is not dict:
+            return ASK
+        names = tuple(headers)
+        try:
+            key = self._layouts[names]
+        except KeyError:
+            key = self._learn(names)
+        return key if key is None or key is ASK else headers[key]
+
+    def _learn(self, names: tuple[Any, ...]) -> Any:
+        """Find the key of `traceparent` among the names of headers, and remember it."""
+        ours = [name for name in names if folded(name) in _CONTEXT]
+        key = ASK if ours else None
+        if len(ours) == 1 and folded(ours[0]) == "traceparent":
+            key = ours[0]
+        if len(self._layouts) >= _MOST_NAMES:
+            self._layouts.clear()
+        self._layouts[names] = key
+        return key
+
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
         # Whatever has items will do for a client, so it does for us; for anything else this raises,
         # and the message leaves as it is.
@@ -72,6 +112,30 @@ class _MappingCodec(Codec):
 
 class _PairsCodec(Codec):
     """Kafka record headers: a list of pairs whose values are bytes."""
+
+    def __init__(self) -> None:
+        self._harmless: set[str] = set()
+
+    def traceparent(self, headers: Any) -> Any:
+        found, harmless = None, self._harmless
+        try:
+            for name, value in headers if type(headers) is list else self.items(headers):
+                if name == "traceparent" and found is None:
+                    found = value
+                elif name not in harmless and not self._is_harmless(name):
+                    return ASK
+        except (TypeError, ValueError):  # no pair, or a name that cannot be one
+            return ASK
+        return found
+
+    def _is_harmless(self, name: Any) -> bool:
+        """Whether a name is text and no header of a context; if so, remember it."""
+        if type(name) is not str or name.lower() in _CONTEXT:
+            return False
+        if len(self._harmless) >= _MOST_NAMES:
+            self._harmless.clear()
+        self._harmless.add(name)
+        return True
 
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
         if isinstance(headers, Mapping) or headers is None:

@@ -8,13 +8,13 @@ import threading
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, cast
 
-from hopspan import faults
-from hopspan.adapters import ADAPTERS, adapter_named
+from hopspan import adapters, faults
+from hopspan.adapters import ADAPTERS, adapter_named, registered
 from hopspan.config import Config
 from hopspan.interception import unweave, weave
 from hopspan.model import ConfigurationError
-from hopspan.processing import refuse
-from hopspan.telemetry import Binding, Instrumenter, install
+from hopspan.delivery import refuse
+from hopspan.telemetry import Binding, Instrumenter, set_for_client
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,19 +37,21 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
     that another instrumentation wraps already is left alone, which is logged.
 
     Args:
-        clients: `"aio-pika"`, `"celery"`, `"kafka"` (kafka-python), `"pika"`.
+        clients: `"aio-pika"`, `"celery"`, `"kafka"` (kafka-python), `"pika"`, and those that
+            installed packages register adapters for (`hopspan.adapters`), by their modules' names.
         settings: See `hopspan.Config`. Without a policy, hopspan settles nothing.
 
     Raises:
-        ConfigurationError: a client or a setting is unknown, a client is not installed, or a method
-            that the policy needs cannot be instrumented.
+        ConfigurationError: a client or a setting is unknown, a client is not installed, its
+            registered adapter cannot be used, or a method that the policy needs cannot be
+            instrumented.
         PolicyError: the policy can never work with a client.
 
     Thread safety: safe, but not while messages are in flight on other threads: those may be traced
     or not.
     """
     named = tuple(name.replace("-", "_") for name in clients)
-    chosen = named or tuple(name for name in ADAPTERS if _is_installed(name))
+    chosen = named or tuple(filter(_can_be_traced, adapters.clients()))
     config = Config.from_environment().override(settings)
     for name in chosen:
         _check(name)
@@ -58,12 +60,13 @@ def instrument(*clients: str, **settings: Unpack[Settings]) -> None:
 
 
 def _check(name: str) -> None:
-    if name not in ADAPTERS:
-        known = ", ".join(ADAPTERS).replace("_", "-")
+    if name not in adapters.clients():
+        known = ", ".join(adapters.clients()).replace("_", "-")
         raise ConfigurationError(f"unknown client {name!r}; hopspan knows {known}")
-    if not _is_installed(name):
-        extra = name.replace("_", "-")
-        raise ConfigurationError(f"{extra} is not installed: pip install 'hopspan[{extra}]'")
+    if not is_installed(name):
+        client = name.replace("_", "-")
+        remedy = f": pip install 'hopspan[{client}]'" if name in ADAPTERS else ""
+        raise ConfigurationError(f"{client} is not installed{remedy}")
 
 
 def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
@@ -76,17 +79,19 @@ def _instrument(name: str, config: Config, settings: dict[str, Any]) -> None:
                 )
             return
         adapter = adapter_named(name)
-        refuse(config.policy, adapter, ())
+        if config.policy.settles:
+            reason = adapter.delivery.refusal(config.policy)
+            refuse(config.policy, adapter.client, reason)
         binding = Binding(adapter, Instrumenter(config))
-        woven = weave(adapter.POINTS, binding)
-        if adapter.SIGNALS is not None:
+        woven = weave(adapter.points, binding)
+        if adapter.signals is not None:
             try:
-                adapter.SIGNALS.connect(binding)
+                adapter.signals.connect(binding)
             except Exception:
                 unweave(woven)
                 raise
         _woven[name] = (binding, woven, settings)
-        install(adapter.NAME, binding.instrumenter)
+        set_for_client(adapter.name, binding.instrumenter)
 
 
 def uninstrument(*clients: str) -> None:
@@ -106,13 +111,22 @@ def uninstrument(*clients: str) -> None:
                 binding, woven, _ = _woven.pop(name)
                 binding.instrumenter.switch.on = False
                 unweave(woven)
-                if binding.adapter.SIGNALS is not None:
-                    binding.adapter.SIGNALS.disconnect(binding)
-                install(binding.adapter.NAME, None)
+                if binding.adapter.signals is not None:
+                    binding.adapter.signals.disconnect(binding)
+                set_for_client(binding.adapter.name, None)
 
 
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name.replace("-", "_")) is not None
+def _can_be_traced(name: str) -> bool:
+    """Whether the client is installed, and its adapter not one that has to be left alone."""
+    return is_installed(name) and (name in ADAPTERS or adapters.usable(name) is not None)
+
+
+def is_installed(name: str) -> bool:
+    """Whether there is the client of a name; a part of a package is there only with the package."""
+    try:
+        return importlib.util.find_spec(name.replace("-", "_")) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 _GROUP = "opentelemetry_instrumentor"
@@ -121,9 +135,8 @@ _DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 
 def _yields_to(client: str, rival: str) -> bool:
     """Whether the launcher loads another instrumentation of a client too; if so, say it."""
-    disabled = [name.strip() for name in os.environ.get(_DISABLED, "").split(",")]
     found = next(iter(entry_points(group=_GROUP, name=rival)), None)
-    if found is None or rival in disabled:
+    if found is None or rival in _disabled():
         return False
     ours = "hopspan_" + client.replace("-", "_")
     theirs = found.dist.name if found.dist else found.value
@@ -134,6 +147,19 @@ def _yields_to(client: str, rival: str) -> bool:
         )
     faults.once("hopspan leaves %s alone, or spans would be doubled: %s", client, why)
     return True
+
+
+def _disabled() -> set[str]:
+    """What the launcher is told to leave out."""
+    return {name.strip() for name in os.environ.get(_DISABLED, "").split(",")}
+
+
+def _launch(client: str, rival: str, options: dict[str, Any]) -> None:
+    """Instrument a client that is installed, unless another instrumentation of it is."""
+    if _can_be_traced(client.replace("-", "_")) and not _yields_to(client, rival):
+        known = ("tracer_provider", "meter_provider", "logger_provider")
+        given = {key: options[key] for key in known if options.get(key) is not None}
+        instrument(client, **cast("Settings", given))
 
 
 class _Instrumentor:
@@ -152,10 +178,7 @@ class _Instrumentor:
         Raises:
             ConfigurationError: the policy that the environment sets would be lost by that.
         """
-        if _is_installed(self._client) and not _yields_to(self._client, self._rival):
-            known = ("tracer_provider", "meter_provider", "logger_provider")
-            given = {key: options[key] for key in known if options.get(key) is not None}
-            instrument(self._client, **cast("Settings", given))
+        _launch(self._client, self._rival, options)
 
     def uninstrument(self, **_options: Any) -> None:
         """Undo it."""
@@ -184,3 +207,21 @@ class PikaInstrumentor(_Instrumentor):
     """pika."""
 
     _client = _rival = "pika"
+
+
+class RegisteredInstrumentor:
+    """The clients that installed packages register adapters for.
+
+    `hopspan_tinyq` among the disabled instrumentations leaves out the client `tinyq` alone.
+    """
+
+    def instrument(self, **options: Any) -> None:
+        """As of the other instrumentors, for each of these clients."""
+        for client in registered():
+            if f"hopspan_{client}" not in _disabled():
+                _launch(client, client, options)
+
+    def uninstrument(self, **_options: Any) -> None:
+        """Undo it."""
+        for client in registered():
+            uninstrument(client)

@@ -114,8 +114,8 @@ if TYPE_CHECKING:
 make: _Make = tuple.__new__
 """Makes a value, given its class and a tuple of *all* of its fields.
 
-What a `NamedTuple` has for that is written in Python and takes twice as long: this is for what is
-made of each message."""
+The constructor of a `NamedTuple` is a Python function and takes twice as long: this is for values
+that are made of each message."""
 
 
 class MessageInfo(NamedTuple):
@@ -129,29 +129,18 @@ class MessageInfo(NamedTuple):
     """The message's key with its attribute's name. Data of the application: set only on request."""
 
 
-class Delivery(NamedTuple):
-    """One message in our hands. What a policy is asked about, and what `current().delivery` is."""
+class SettledMessage(NamedTuple):
+    """A message as the span of its settlement describes it: without its body and headers."""
 
     endpoint: Endpoint
-    message: MessageInfo
-    headers: Any
-    """The client's own header container (a mapping, a list of pairs, or None); never changed."""
-    native: Any
-    """What the adapter needs to settle this delivery. Opaque to the core."""
-    redelivered: bool = False
-    """The broker says that it has handed this message out before (not that a handler saw it)."""
-    attempt: int | None = None
-    """1 for the first attempt; None where the broker does not count."""
-    settles: bool = True
-    """False when the broker settled it already by handing it over (`auto_ack`)."""
-    counted: bool = False
-    """A receive operation has counted this message already, for the consumed messages metric."""
+    attributes: Mapping[str, Any]
+    """The attributes of this message alone, as on its process span."""
 
 
 if TYPE_CHECKING:
     Message = tuple[str | None, str | None, Mapping[str, Any], tuple[str, str] | None]
     Call = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any]]]
-    Leaving = tuple[Endpoint, Message, Any, Call]
+    OutgoingFields = tuple[Endpoint, Message, Any, Call]
     """An `Outgoing`, or a plain tuple like it, which is made in a fifth of the time."""
 
 

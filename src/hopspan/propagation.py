@@ -29,7 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from hopspan import faults, w3c
 from hopspan.entries import KEY, Names, encodable, leaving, with_only
-from hopspan.headers import GETTER, MAPPING, PAIRS, SETTER, Codec, Stale, codec_of, folded
+from hopspan.headers import ASK, GETTER, MAPPING, PAIRS, SETTER, Codec, Stale, codec_of, folded
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from opentelemetry.propagators.textmap import TextMapPropagator
 
 __all__ = [
+    "ASK",
     "MAPPING",
     "PAIRS",
     "Codec",
@@ -46,6 +47,7 @@ __all__ = [
     "context_fields",
     "extract",
     "injected",
+    "plain_sender",
 ]
 
 try:
@@ -232,6 +234,28 @@ def carries_context(codec: Codec, headers: Any) -> bool:
 
 
 # -- reading ---------------------------------------------------------------------------------------
+
+
+def plain_sender(codec: Codec, headers: Any) -> Any:
+    """The sender of a message, as a remote `SpanContext`; None where its headers name none.
+
+    `ASK` where only `extract_from` can tell: another propagator than the default one is configured,
+    or the headers hold more than a plain `traceparent`. Never raises.
+    """
+    if not headers:
+        return None
+    try:
+        learnt = _learnt
+        if learnt is None or learnt.itself is not get_global_textmap():
+            learnt = _configured()
+        if not learnt.is_default:
+            return ASK
+        value = codec.traceparent(headers)
+        if value is None or value is ASK:
+            return value
+        return w3c.parse_traceparent(value) or ASK
+    except Exception:  # noqa: BLE001 - a container or a propagator that fails
+        return ASK
 
 
 def extract_from(  # noqa: PLR0911 - the shortest way is the first

@@ -18,9 +18,10 @@ from hopspan.model import PolicyError, Settlement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from hopspan.model import Delivery, Outcome
+    from hopspan.model import Outcome
 
-    Decision = Callable[[Outcome, Delivery], "Settlement | Verdict"]
+    Decision = Callable[[Outcome, Any], "Settlement | Verdict"]
+    """From an outcome and a `hopspan.Delivery` to what becomes of the message."""
 
 ALL_VERDICTS = frozenset(Verdict)
 
@@ -38,7 +39,7 @@ class Policy:
     runs on the message path, once per handled delivery.
     """
 
-    __slots__ = ("_decide", "name", "pauses", "settles", "target", "verdicts")
+    __slots__ = ("decision", "name", "pauses", "settles", "target", "verdicts")
 
     def __init__(
         self,
@@ -56,15 +57,16 @@ class Policy:
         """Where it dead-letters to, where the broker does not do that by itself."""
         self.pauses: bool = pauses
         """Whether it wants a pause before a message is handed out again."""
-        self._decide = decide
+        self.decision: Decision = decide
+        """The function itself, without the check of what it returns."""
 
-    def decide(self, outcome: Outcome, delivery: Delivery) -> Settlement:
+    def decide(self, outcome: Outcome, delivery: Any) -> Settlement:
         """The settlement of one delivery.
 
         Raises:
             PolicyError: the decision was no verdict, or one that the policy did not declare.
         """
-        decision: object = self._decide(outcome, delivery)
+        decision: object = self.decision(outcome, delivery)
         settlement = Settlement(decision) if isinstance(decision, Verdict) else decision
         if not isinstance(settlement, Settlement) or settlement.verdict not in self.verdicts:
             declared = ", ".join(sorted(verdict.name for verdict in self.verdicts))
@@ -115,7 +117,7 @@ def _always(settlement: Settlement) -> Decision:
     return lambda outcome, delivery: settlement  # noqa: ARG005
 
 
-def _reject_on_error(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
+def _reject_on_error(outcome: Outcome, delivery: Any) -> Settlement:  # noqa: ARG001
     return _because(Verdict.REJECT, outcome) if outcome.failed else _ACKED
 
 
@@ -131,7 +133,7 @@ reject_on_error: Policy = Policy("reject_on_error", _reject_on_error, {Verdict.A
 dropped where it has none."""
 
 
-def _seen_before(delivery: Delivery, times: int) -> bool:
+def _seen_before(delivery: Any, times: int) -> bool:
     if delivery.attempt is not None:
         return delivery.attempt > times
     return delivery.redelivered
@@ -183,7 +185,7 @@ def requeue_times(
         raise PolicyError(f"requeue_times(pause={pause!r}): a pause is a number of seconds")
     last = then if isinstance(then, Verdict) else as_policy(then)
 
-    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
+    def decide(outcome: Outcome, delivery: Any) -> Settlement:
         if not outcome.failed:
             return _ACKED
         if delivery.attempt is None and times > 1:
@@ -206,7 +208,7 @@ def requeue_times(
 
 
 _once = requeue_times(1)
-requeue_once: Policy = Policy("requeue_once", _once.decide, _once.verdicts)
+requeue_once: Policy = Policy("requeue_once", _once.decision, _once.verdicts)
 """Ack on success; on failure requeue the first time, reject the second.
 
 On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it
@@ -231,7 +233,7 @@ def dead_letter(topic: str, *, producer: Any) -> Policy:
         producer: The native producer that publishes them.
     """
 
-    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
+    def decide(outcome: Outcome, delivery: Any) -> Settlement:
         settlement = _reject_on_error(outcome, delivery)
         return settlement._replace(target=(topic, producer)) if outcome.failed else settlement
 
@@ -301,7 +303,7 @@ def by_exception(verdicts: Mapping[Any, Verdict | PolicyLike], *, default: Polic
             _always_on_error(choice) if isinstance(choice, Verdict) else as_policy(choice)
         )
 
-    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:
+    def decide(outcome: Outcome, delivery: Any) -> Settlement:
         if outcome.failed and outcome.error is not None:
             for kind in type(outcome.error).__mro__:
                 if kind in chosen:
@@ -325,7 +327,7 @@ def _is_exception_class(kind: object) -> bool:
 
 
 def _always_on_error(verdict: Verdict) -> Policy:
-    def decide(outcome: Outcome, delivery: Delivery) -> Settlement:  # noqa: ARG001
+    def decide(outcome: Outcome, delivery: Any) -> Settlement:  # noqa: ARG001
         return _because(verdict, outcome)
 
     return Policy(verdict.value, decide, {verdict})

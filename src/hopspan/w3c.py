@@ -61,31 +61,35 @@ def is_laid_out(kind: Any) -> bool:
     return isinstance(made, tuple) and tuple(made) == parts
 
 
-_IS_LAID_OUT = is_laid_out(SpanContext)
+IS_LAID_OUT = is_laid_out(SpanContext)
 
 
 def sender(fields: Mapping[str, Any]) -> SpanContext | None:
-    """Who has sent a message with these fields, in lower case."""
-    told = fields.get(TRACEPARENT)
-    if type(told) is bytes:  # as the values of Kafka's headers are
-        told = told.decode("latin-1")  # what is no ASCII then is no number
-    elif type(told) is not str:
-        told = text(told)
-    if type(told) is not str or TRACESTATE in fields or len(told) != _LENGTH:
+    """The span that sent a message with these fields, whose names are in lower case."""
+    return None if TRACESTATE in fields else parse_traceparent(fields.get(TRACEPARENT))
+
+
+def parse_traceparent(value: Any) -> SpanContext | None:
+    """The span that a `traceparent` of the plain form names; None for every other value."""
+    if type(value) is bytes:  # as the values of Kafka's headers are
+        value = value.decode("latin-1")  # what is no ASCII then is no number
+    elif type(value) is not str:
+        value = text(value)
+    if type(value) is not str or len(value) != _LENGTH:
         return None
     try:
-        version, of_trace, of_span, of_flags = told.split("-")
+        version, of_trace, of_span, of_flags = value.split("-")
         # Half the time that a regular expression takes.
         trace_id = _number(unhexlify(of_trace), "big")
         span_id, flags = _number(unhexlify(of_span), "big"), _FLAGS[of_flags]
     except (ValueError, KeyError):
         return None
-    # Flags have two digits, or they are not found: what is left of the length is the span's.
+    # Flags are two digits, or the lookup fails: so the remaining length is the span id's.
     if version != "00" or len(of_trace) != _LENGTH_OF_TRACE_ID:
         return None
-    if not trace_id or not span_id or told != told.lower():  # `unhexlify` takes capitals as well
+    if not trace_id or not span_id or value != value.lower():  # `unhexlify` takes capitals as well
         return None
-    if not _IS_LAID_OUT:
+    if not IS_LAID_OUT:
         return SpanContext(trace_id, span_id, True, flags)
     return make(SpanContext, (trace_id, span_id, True, flags, DEFAULT_TRACE_STATE, True))
 

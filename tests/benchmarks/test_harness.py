@@ -10,15 +10,26 @@ import pytest
 pytest.importorskip("opentelemetry.instrumentation.pika", reason="needs the extra `bench`")
 
 from aio_pika import Exchange, Message
+from celery.exceptions import Reject
+from kombu.messaging import Producer
 from pamqp.commands import Basic
 
+from benchmarks import running, special
 from benchmarks.attributes import FEWER, with_as_few
-from benchmarks.checks import WrongRowError, check_rows, watched
-from benchmarks.clients import aio_pika, kafka, pika
+from benchmarks.checks import WrongRowError, check_metrics, check_rows, check_settled, watched
+from benchmarks.clients import aio_pika, celery, kafka, pika
 from benchmarks.encoding import encoded_groups
 from benchmarks.floors import floor, traceparent
-from benchmarks.gates import Gate, Verdict, gates, judge
-from benchmarks.groups import SDK, shape_of, standard
+from benchmarks.gates import OF_CONTRIB, Gate, Verdict, call_gates, gates, judge
+from benchmarks.groups import (
+    DECORATED,
+    DECORATED_METRICS,
+    SDK,
+    WRAPPED,
+    shape_of,
+    standard,
+    standard_groups,
+)
 from benchmarks.modes import MODES, SAMPLED, Telemetry
 from benchmarks.report import gates_table, rows_table
 from benchmarks.sampling import Effort, Row, measure, take
@@ -26,7 +37,7 @@ from benchmarks.statistics import Quartiles, relative
 
 
 def verdict(lower: float, median: float, upper: float) -> Verdict:
-    gate = Gate("pika publish, sampled", "of contrib", relative("a", "b"), 0.85, 0.78)
+    gate = Gate("pika publish, sampled", "what", relative("a", "b"), 0.85, 0.78)
     return Verdict(gate, Quartiles(lower, median, upper))
 
 
@@ -53,8 +64,14 @@ def test_what_is_only_reported_is_not_judged() -> None:
 
 
 def test_gates_are_told_apart() -> None:
-    names = [(gate.group, gate.what) for gate in gates()]
+    names = [(gate.group, gate.what) for gate in (*gates(), *call_gates())]
     assert len(names) == len(set(names))
+
+
+def test_a_target_is_below_its_gate() -> None:
+    judged = [gate for gate in gates() if gate.limit is not None and gate.target is not None]
+    assert judged
+    assert [gate for gate in judged if gate.target >= gate.limit] == []
 
 
 def test_every_row_has_a_sample_in_each_round_in_random_order() -> None:
@@ -131,6 +148,140 @@ def test_a_floor_that_emits_another_span_is_refused() -> None:
     telemetry.close()
 
 
+# -- rows in which a policy settles ----------------------------------------------------------------
+
+
+def late(mode: str) -> celery.Run:
+    return celery.Run(mode, acks_late=True)
+
+
+HANDLING = [pika.Consume, aio_pika.Consume, kafka.Next, late]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("make", HANDLING)
+def test_a_policy_settles_each_message_once(make: Any, mode: str) -> None:
+    telemetry, made = Telemetry(mode), make(mode)
+    rows = [made.decorated("decorated", telemetry), made.wrapped("wrapped", telemetry)]
+    check_settled(made, [*rows, *rows], telemetry)
+    telemetry.close()
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+async def nothing_async(_message: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mode: pika.Consume(mode, nothing),
+        lambda mode: aio_pika.Consume(mode, nothing_async),
+        kafka.Next,
+    ],
+)
+def test_a_row_that_leaves_its_message_unsettled_is_refused(make: Any) -> None:
+    telemetry, made = Telemetry(SAMPLED), make(SAMPLED)
+    with pytest.raises(WrongRowError, match="not settled"):
+        check_settled(made, [made.hopspan("hopspan", telemetry)], telemetry)
+    telemetry.close()
+
+
+def rejected(_order: int) -> None:
+    raise Reject(requeue=False)
+
+
+def test_a_task_whose_message_is_rejected_is_refused() -> None:
+    telemetry, made = Telemetry(SAMPLED), celery.Run(SAMPLED, rejected, acks_late=True)
+    with pytest.raises(WrongRowError, match="not settled"):
+        check_settled(made, [made.decorated("decorated", telemetry)], telemetry)
+    telemetry.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["pika consume", "aio-pika consume", "kafka-python next", "Celery run"]
+)
+def test_every_client_has_rows_with_a_policy(path: str) -> None:
+    (group,) = standard_groups()[f"{path}, sampled"]()
+    assert {DECORATED, WRAPPED, DECORATED_METRICS} <= {row.name for row in group.rows}
+
+
+def test_metrics_that_the_floor_does_not_record_are_refused() -> None:
+    _, points = shape_of(pika.Consume)
+    check_metrics("row", points, points)
+    with pytest.raises(WrongRowError, match="it measures"):
+        check_metrics("row", {**points, "another": [{}]}, points)
+
+
+# -- what one row leaves to another ----------------------------------------------------------------
+
+
+def test_a_row_of_kafkas_has_its_own_settings_and_nothing_of_the_one_before() -> None:
+    telemetry, made = Telemetry(SAMPLED), kafka.Next(SAMPLED)
+    policied, plain = made.decorated("decorated", telemetry), made.hopspan("plain", telemetry)
+    for _ in range(2):
+        (settled,), (left,) = watched(policied, telemetry), watched(plain, telemetry)
+        assert (settled.attributes or {})["hopspan.settlement"] == "ack"
+        assert "hopspan.settlement" not in (left.attributes or {})
+    telemetry.close()
+
+
+def test_all_rows_of_kafkas_have_one_consumer_that_is_tracked() -> None:
+    telemetry = Telemetry(SAMPLED)
+    before = kafka.tracked().consumer
+    for make in (kafka.Next(SAMPLED).hopspan, kafka.Next(SAMPLED).wrapped):
+        watched(make("row", telemetry), telemetry)
+    assert kafka.tracked().consumer is before
+    telemetry.close()
+
+
+def test_what_hopspan_weaves_into_kombu_is_there_in_its_own_rows_alone() -> None:
+    telemetry, made = Telemetry(SAMPLED), celery.ApplyAsync()
+    native = Producer.publish
+    ours, bare = made.hopspan("hopspan", telemetry), made.bare()
+    again = celery.ApplyAsync().hopspan("again", telemetry)
+    assert Producer.publish is native
+    found = []
+    for row in (ours, bare, again):
+        row.enter()
+        found.append(Producer.publish)
+        row.leave()
+    assert (
+        found[0] is not native
+    )  # what kombu publishes with is silenced for other instrumentations
+    assert found[1:] == [native, found[0]]
+    assert Producer.publish is native
+    telemetry.close()
+
+
+def test_a_batch_has_records_of_traces_and_of_its_own() -> None:
+    one, other = special.records(100), special.records(100)
+    assert len({dict(each.headers)["traceparent"] for each in one}) == 100
+    assert not {*map(id, one)} & {*map(id, other)}
+
+
+def test_a_batch_is_measured_with_a_consumer_and_without_one() -> None:
+    (group,) = special.batches(10)
+    assert [row.name for row in group.rows] == ["API floor", "hopspan", special.WITH_CONSUMER]
+
+
+def test_a_path_may_ask_for_longer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    (group,) = standard_groups()["Celery apply_async, no SDK"]()
+    asked: list[float] = []
+
+    def measure(_rows: Any, effort: Effort) -> dict[str, Any]:
+        asked.append(effort.seconds)
+        return {}
+
+    monkeypatch.setattr(running, "measure", measure)
+    running.measure_groups(["Celery apply_async, no SDK", "pika publish, no SDK"], Effort())
+    assert asked == [group.seconds, Effort().seconds]
+    assert group.seconds == 0.02
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_sender_in_the_same_mode_says_so(mode: str) -> None:
     assert traceparent(mode).endswith("00" if mode == "unsampled" else "01")
@@ -152,4 +303,4 @@ def test_the_tables_hold_every_row_and_every_gate_that_was_measured() -> None:
     verdicts = judge(found)
     assert {each.gate.group for each in verdicts} == set(found)
     assert rows_table(found).count("API floor") == 3
-    assert gates_table(verdicts).count("of contrib") == 3
+    assert gates_table(verdicts).count(OF_CONTRIB) == 3

@@ -1249,7 +1249,7 @@ def a_policy_that_another_instrumentation_would_lose_is_refused(client: AioPikaC
         "instrumentation wraps aio_pika.queue:Queue.consume already; use one of the two, or spans "
         "are doubled"
     ) == str(refused.value)
-    assert interception.owner_of(adapter_named(client.NAME).POINTS[0].owner) is aio_pika.Exchange
+    assert interception.owner_of(adapter_named(client.NAME).points[0].owner) is aio_pika.Exchange
 
 
 # -- in aio-pika's words ---------------------------------------------------------------------------

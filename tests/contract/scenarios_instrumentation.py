@@ -256,7 +256,7 @@ def _changed(before: dict[type, dict[str, Any]], after: dict[type, dict[str, Any
 
 def _woven(client: Client) -> set[str]:
     """The methods that are replaced when the process is instrumented."""
-    return {_method(point) for point in adapter_named(client.NAME).POINTS}
+    return {_method(point) for point in adapter_named(client.NAME).points}
 
 
 def _method(point: Any) -> str:
@@ -337,11 +337,11 @@ class Heir:
 
 def a_method_that_was_inherited_is_inherited_again(client: Client) -> None:
     adapter = adapter_named(client.NAME)
-    point = adapter.POINTS[0]
+    point = adapter.points[0]
     parent = interception.owner_of(point.owner)
     heir = type("Heir", (parent,), {})
     inheriting = [point._replace(owner=f"{__name__}:Heir")]
-    with mock.patch.dict(globals(), Heir=heir), mock.patch.object(adapter, "POINTS", inheriting):
+    with mock.patch.dict(globals(), Heir=heir), mock.patch.object(adapter, "points", inheriting):
         client.instrument()
         assert point.method in vars(heir)
         hopspan.uninstrument()
@@ -583,11 +583,11 @@ def a_method_that_another_instrumentation_wraps_is_left_alone(
     client: Client, rival: Callable[[Any], Any]
 ) -> None:
     adapter = adapter_named(client.NAME)
-    point = adapter.POINTS[0]
+    point = adapter.points[0]
     wrapped = f"{point.owner}.{point.method}"
     # One by which another instrumentation of this client is known: it has the whole client.
-    whole = wrapped in adapter.RIVALS
-    left = [_method(each) for each in adapter.POINTS] if whole else [_method(point)]
+    whole = wrapped in adapter.rivals
+    left = [_method(each) for each in adapter.points] if whole else [_method(point)]
     with _rival(point.owner, point.method, rival):
         before = _attributes(client)
         client.instrument()
@@ -607,7 +607,7 @@ def a_method_that_another_instrumentation_wraps_is_left_alone(
 def a_policy_that_would_be_lost_to_another_instrumentation_is_refused(
     client: Client, rival: Callable[[Any], Any]
 ) -> None:
-    point = next(each for each in adapter_named(client.NAME).POINTS if each.carries_policy)
+    point = next(each for each in adapter_named(client.NAME).points if each.carries_policy)
     with _rival(point.owner, point.method, rival):
         before = _attributes(client)
         with pytest.raises(hopspan.ConfigurationError) as refused:
@@ -627,13 +627,13 @@ def where_another_instrumentation_wraps_every_channel_everything_is_left_alone(
     client: Client, rival: Callable[[Any], Any]
 ) -> None:
     adapter = adapter_named(client.NAME)
-    path, _, method = adapter.RIVALS[0].rpartition(".")
+    path, _, method = adapter.rivals[0].rpartition(".")
     with _rival(path, method, rival):
         before = _attributes(client)
         client.instrument()
         _assert_same(before, _attributes(client))
         assert [
-            _declined(_method(point), adapter.RIVALS[0]) for point in adapter.POINTS
+            _declined(_method(point), adapter.rivals[0]) for point in adapter.points
         ] == client.lines.take()
         with pytest.raises(
             hopspan.ConfigurationError, match="cannot be instrumented, so policy ack_always"
@@ -648,7 +648,7 @@ def a_method_that_was_replaced_on_an_instance_is_left_alone_when_it_is_wrapped(
     native = client.via
     point = next(
         each
-        for each in adapter_named(client.NAME).POINTS
+        for each in adapter_named(client.NAME).points
         if isinstance(native, interception.owner_of(each.owner)) and not each.carries_policy
     )
     theirs = _like_functools(getattr(native, point.method))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 import time
 import traceback
@@ -266,12 +267,13 @@ def _broken(client: Client, place: str) -> Iterator[None]:
     """Something of hopspan's own fails, whenever it is called."""
     path, _, name = place.rpartition(".")
     if path == "adapter":
-        owner: Any = adapter_named(client.NAME)
+        owner: Any = adapter_named(client.NAME).delivery
     else:
         module, _, kind = path.partition(":")
         owner = import_module(f"hopspan.{module}")
         owner = getattr(owner, kind) if kind else owner
-    with mock.patch.object(owner, name, _boom):
+    is_property = isinstance(inspect.getattr_static(owner, name), property)
+    with mock.patch.object(owner, name, property(_boom) if is_property else _boom):
         yield
 
 
@@ -299,29 +301,30 @@ SETTLE, CLOSE = "recording a settlement", "ending the handling of a delivery"
 MEASURE = "measuring an operation"
 NOT_HANDLED = Fault((BEGIN,), settled=False, swallowed=False)
 HANDLING = {
-    "adapter.delivery": Fault(("reading a delivery",)),
+    "adapter.read": Fault(("reading a delivery",)),
     "adapter.opened": Fault(("opening a delivery",)),
     "adapter.closed": Fault(("closing a delivery",)),
-    "adapter.hop": Fault(("looking for the client's thread",)),
+    "adapter.is_here": Fault(("looking for the client's thread",)),
     "adapter.is_open": Fault(("looking whether a channel is open",)),
-    "adapter.owner": Fault(("looking for the settings of a wrapped object",), faces=("decorated",)),
+    "adapter.source": Fault(
+        ("looking for the settings of a wrapped object",), faces=("decorated",)
+    ),
     "adapter.handed": NOT_HANDLED._replace(faces=("decorated",)),
-    "adapter.refusal": NOT_HANDLED,
-    "telemetry.instrumenter:Instrumenter.start_process": NOT_HANDLED,
-    "telemetry.spans:Operation.announce": NOT_HANDLED,
-    "telemetry.instrumenter.plan": Fault((START, SETTLE)),
-    "telemetry.parents.extract_from": Fault((START,)),
-    "telemetry.instrumenter:Instrumenter._start_process": Fault((START,)),
-    "telemetry.instrumenter:Instrumenter._start": Fault((START, SETTLE)),
-    "conventions.message_attributes": Fault((START, SETTLE)),
-    "telemetry.instrumenter:Instrumenter.record_settle": Fault((SETTLE,)),
+    "adapter.refusal": NOT_HANDLED._replace(faces=("decorated",)),
+    "adapter.ongoing": NOT_HANDLED,
+    "delivery.delivery:Delivery.begin": NOT_HANDLED,
+    "telemetry.operation:Operation.start_process": Fault((START,)),
+    "telemetry.operation:Operation.start": Fault((START, SETTLE)),
+    "telemetry.operation.plain_sender": Fault((START,)),
+    "telemetry.recording.plan": Fault((SETTLE,)),
+    "adapter.describe": Fault((START, "reading a delivery")),
+    "delivery.delivery.record_settle": Fault((SETTLE,)),
     "telemetry.metrics:Meters.processing": Fault((MEASURE,)),
-    "telemetry.metrics:Meters.consumed": Fault((MEASURE,)),
+    "telemetry.metrics:Meters.prepared": Fault((MEASURE,)),
     "telemetry.exceptions:Exceptions.record": Fault((END,)),
-    "telemetry.spans:Operation._record": Fault((END,)),
-    "telemetry.spans:Operation.end": Fault((CLOSE, SETTLE)),
+    "telemetry.operation:Operation.end": Fault((CLOSE, SETTLE)),
     "conventions.settlement_attributes": Fault((CLOSE, SETTLE)),
-    "processing.delivery.summary": Fault((CLOSE,), swallowed=False),
+    "adapter.end_attributes": Fault((CLOSE,)),
 }
 
 
@@ -355,7 +358,11 @@ def _three_messages_while_broken(client: Client, place: str) -> Ran:
     return ran
 
 
-UNDECIDED = ("telemetry.spans:Operation.failed_status", "processing.delivery.outcome_of")
+def _fails_by_its_status(_message: Message) -> None:
+    trace.get_current_span().set_status(trace.StatusCode.ERROR)
+
+
+UNDECIDED = ("adapter.failed_status", "delivery.delivery.outcome_of")
 
 
 @over(place=UNDECIDED, face=FACES)
@@ -363,7 +370,7 @@ UNDECIDED = ("telemetry.spans:Operation.failed_status", "processing.delivery.out
 def where_it_is_not_known_how_a_handling_went_nothing_is_settled(
     client: Client, place: str
 ) -> None:
-    handler = succeeds if place == UNDECIDED[0] else raises(ValueError("no stock"))
+    handler = _fails_by_its_status if place == UNDECIDED[0] else raises(ValueError("no stock"))
     client.send_untraced()
     ran = client.subscribe(handler, policy=client.reject_on_error)
     with _broken(client, place):
@@ -414,15 +421,14 @@ def _publish(client: Client) -> str:
 
 
 SENDING = {
-    "telemetry.instrumenter.plan": "starting to publish",
-    "telemetry.instrumenter.inject_into": "injecting context into message headers",
-    "telemetry.instrumenter:Instrumenter.start_send": "starting to publish",
-    "telemetry.instrumenter:Instrumenter._start": "starting to publish",
+    "telemetry.recording.plan": "starting to publish",
+    "telemetry.recording.inject_into": "injecting context into message headers",
+    "interception.sends.start_send": "starting to publish",
+    "telemetry.operation:Operation.start": "starting to publish",
     "conventions.message_attributes": "starting to publish",
-    "telemetry.spans:Operation.announce": "starting to publish",
-    "telemetry.spans:Operation.end": "ending a publish",
-    "telemetry.metrics:Meters.client_operation": MEASURE,
-    "telemetry.metrics:Meters.sent": MEASURE,
+    "telemetry.operation:Operation.call_on_start": "starting to publish",
+    "telemetry.operation:Operation.end": "ending a publish",
+    "telemetry.metrics:Meters.prepared": MEASURE,
 }
 
 
@@ -440,7 +446,7 @@ def a_fault_while_sending_is_logged_once_and_every_message_is_sent(
     assert ["red"] * 3 == [message.headers["color"] for message in messages]
 
 
-ENDINGS = {"telemetry.spans:Operation.end", "telemetry.spans:Operation._record"}
+ENDINGS = {"telemetry.operation:Operation.end", "telemetry.operation:Operation._set_end_attributes"}
 
 
 @over(outcome="outcomes", style="senders", place=sorted(ENDINGS))
@@ -469,12 +475,12 @@ def a_fault_at_the_end_of_a_publish_does_not_hide_what_became_of_it(
 
 
 RECEIVING = {
-    "telemetry.instrumenter.plan": "recording a receive",
-    "telemetry.instrumenter:Instrumenter.start_receive": "recording a receive",
-    "telemetry.instrumenter.batch": "recording a receive",
-    "telemetry.spans:Operation.announce": "recording a receive",
-    "telemetry.spans:Operation.end": "recording a receive",
-    "telemetry.metrics:Meters.client_operation": MEASURE,
+    "telemetry.recording.plan": "recording a receive",
+    "interception.receives.start_receive": "recording a receive",
+    "telemetry.recording.batch_links": "recording a receive",
+    "telemetry.operation:Operation.call_on_start": "recording a receive",
+    "telemetry.operation:Operation.end": "recording a receive",
+    "telemetry.metrics:Meters.prepared": MEASURE,
 }
 
 
@@ -493,12 +499,12 @@ def a_fault_while_receiving_is_logged_once_and_every_message_is_received(
 
 
 LOOPING = {
-    "adapter.delivery": "reading a delivery",
+    "adapter.read": "reading a delivery",
     "adapter.opened": "opening a delivery",
-    "telemetry.instrumenter:Instrumenter.start_process": BEGIN,
-    "processing.delivery:Processing.finish_loop": "ending a turn of a loop",
-    "telemetry.spans:Operation.end": CLOSE,
-    "telemetry.spans:Operation.failed_status": "ending a turn of a loop",
+    "delivery.delivery:Delivery.begin": BEGIN,
+    "delivery.delivery:Delivery.conclude_turn": "ending a turn of a loop",
+    "telemetry.operation:Operation.end": CLOSE,
+    "telemetry.operation:Operation.failed_status": "ending a turn of a loop",
 }
 
 
@@ -522,10 +528,10 @@ def a_fault_in_a_loop_is_logged_once_and_every_turn_is_had(
 
 BLOCKS = {
     "adapter.given": "reading what process was given",
-    "adapter.delivery": "reading a delivery",
-    "telemetry.instrumenter:Instrumenter.start_process": BEGIN,
-    "telemetry.instrumenter:Instrumenter._start_process": START,
-    "telemetry.spans:Operation.end": CLOSE,
+    "adapter.read": "reading a delivery",
+    "delivery.delivery:Delivery.begin": BEGIN,
+    "telemetry.operation:Operation.start_process": START,
+    "telemetry.operation:Operation.end": CLOSE,
 }
 
 
@@ -841,7 +847,7 @@ def _while_hooks_fail(client: Client) -> tuple[dict[str, Any], ExitStack]:
 
 def _while_ending_fails(client: Client) -> tuple[dict[str, Any], ExitStack]:
     stack = ExitStack()
-    stack.enter_context(_broken(client, "telemetry.spans:Operation.end"))
+    stack.enter_context(_broken(client, "telemetry.operation:Operation.end"))
     return {}, stack
 
 

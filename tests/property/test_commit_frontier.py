@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hopspan.adapters._kafka_frontier import Frontier
+from hopspan.offsets.frontier import Frontier
 
 GAPS = st.lists(st.sampled_from([1, 1, 1, 2, 5]), min_size=1, max_size=4)
 """From each record to the next: transactions and compaction leave holes."""
@@ -63,7 +63,7 @@ class Partition(RuleBasedStateMachine):
     def poll(self, gaps: list[int]) -> None:
         at = self.next if self.next is not None else 20
         offsets = [at + sum(gaps[:number]) for number in range(len(gaps))]
-        self.frontier.hand([Record(each) for each in offsets], settles=True)
+        self.frontier.handed_out([Record(each) for each in offsets], settles=True)
         if self.told is None:
             self.told = offsets[0]
         self.settled = min(self.settled, offsets[0])
@@ -75,7 +75,7 @@ class Partition(RuleBasedStateMachine):
     def see(self, offset: int) -> None:
         """A record is handled: it counts only where no handing out was seen at all."""
         counts = self.frontier.is_guess and offset >= self.settled
-        self.frontier.saw(Record(offset))
+        self.frontier.infer(Record(offset))
         if counts:
             self.told = offset if self.told is None else self.told
             self.owed.add(offset)
@@ -123,7 +123,7 @@ class Partition(RuleBasedStateMachine):
 
     @rule(offset=st.none() | st.integers(min_value=0, max_value=30))
     def seek(self, offset: int | None) -> None:
-        self.frontier.sought(offset)
+        self.frontier.on_seek(offset)
         self.owed &= self.handled
         self.attempts.clear()
         self.settled = 0 if offset is None else min(self.settled, offset)
@@ -142,7 +142,7 @@ class Partition(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        offset = self.frontier.due()
+        offset = self.frontier.committable()
         if offset is not None:
             assert all(offset <= each for each in self.owed)
             assert self.told is None or offset > self.told
@@ -175,7 +175,7 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def what_holds_it_is_an_open_record_that_nobody_is_about(self) -> None:
-        held = self.frontier.held_by()
+        held = self.frontier.blocking_offset()
         assert held is None or held in self.owed - self.handled - set(self.attempts)
 
 

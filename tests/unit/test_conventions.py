@@ -11,7 +11,7 @@ from opentelemetry.semconv.attributes import error_attributes, exception_attribu
 from opentelemetry.trace import SpanKind
 
 from hopspan import conventions as names
-from hopspan.adapters import _amqp, _kafka
+from hopspan.adapters import _amqp, kafka_common
 from hopspan.conventions import Action, plan
 from hopspan.model import Endpoint, MessageInfo, OperationType, Settlement, Verdict
 
@@ -69,13 +69,13 @@ def test_metric_names_are_the_published_ones(ours: str, theirs: str) -> None:
         (_amqp.SYSTEM, published.MessagingSystemValues.RABBITMQ.value),
         (_amqp.ROUTING_KEY, published.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY),
         (_amqp.DELIVERY_TAG, published.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG),
-        (_kafka.SYSTEM, published.MessagingSystemValues.KAFKA.value),
-        (_kafka.OFFSET, published.MESSAGING_KAFKA_OFFSET),
-        (_kafka.KEY, published.MESSAGING_KAFKA_MESSAGE_KEY),
-        (_kafka.TOMBSTONE, published.MESSAGING_KAFKA_MESSAGE_TOMBSTONE),
+        (kafka_common.SYSTEM, published.MessagingSystemValues.KAFKA.value),
+        (kafka_common.OFFSET, published.MESSAGING_KAFKA_OFFSET),
+        (kafka_common.KEY, published.MESSAGING_KAFKA_MESSAGE_KEY),
+        (kafka_common.TOMBSTONE, published.MESSAGING_KAFKA_MESSAGE_TOMBSTONE),
         # New in 1.44; older releases of the package do not know it.
         (
-            _kafka.CLUSTER_ID,
+            kafka_common.CLUSTER_ID,
             getattr(published, "MESSAGING_KAFKA_CLUSTER_ID", "messaging.kafka.cluster.id"),
         ),
         (names.ERROR_TYPE, error_attributes.ERROR_TYPE),

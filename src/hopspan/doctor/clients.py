@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from hopspan import instrumentation
-from hopspan.adapters import ADAPTERS, adapter_named
+from hopspan import adapters, instrumentation
+from hopspan.adapters import adapter_named, registered
 from hopspan.doctor.findings import Finding, error, hint, ok, warning
-from hopspan.interception.weaving import INTERCEPTED, owner_of, reason_against
+from hopspan.interception.weaving import INTERCEPTED, owner_of, why_not_intercept
+from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,16 +25,33 @@ _DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 
 def found(environment: Environment) -> Iterable[Finding]:
     """Clients that are installed, in versions that hopspan supports."""
-    clients = [name for name in ADAPTERS if importlib.util.find_spec(name)]
+    clients = _installed()
     if not clients:
-        known = ", ".join(ADAPTERS).replace("_", "-")
+        known = ", ".join(adapters.clients()).replace("_", "-")
         yield warning(
             f"no client is installed that hopspan knows: {known}", "pip install 'hopspan[pika]'"
         )
     floors = _floors(environment.requirements)
     for name in clients:
-        yield _version(environment, name, *floors.get(name, (_distribution(name), "")))
+        if name in registered():
+            yield _registration(name)
+        else:
+            yield _version(environment, name, *floors.get(name, (_distribution(name), "")))
         yield from _misfits(name)
+
+
+def _installed() -> list[str]:
+    return [name for name in adapters.clients() if instrumentation.is_installed(name)]
+
+
+def _registration(name: str) -> Finding:
+    """Whose adapter a client has, and whether it can be used."""
+    whose = adapters.registrant(registered()[name])
+    try:
+        adapter_named(name)
+    except ConfigurationError as failure:
+        return error(str(failure), f"pip install --upgrade {whose}")
+    return ok(f"{_client(name)}, with the adapter that {whose} registers")
 
 
 def _floors(requirements: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -72,7 +89,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _misfits(name: str) -> Iterator[Finding]:
     """Methods that hopspan would leave alone, because they are not as it knows them."""
     try:
-        points = adapter_named(name).POINTS
+        points = adapter_named(name).points
+    except ConfigurationError:  # of a registered adapter, which was said already
+        return
     except Exception as failure:  # noqa: BLE001 - a client that is broken, or of an unknown age
         yield error(
             f"{name} cannot be imported: {type(failure).__name__}: {failure}",
@@ -82,7 +101,7 @@ def _misfits(name: str) -> Iterator[Finding]:
     for point in points:
         method = _at(point.owner, point.method)
         original = getattr(method, INTERCEPTED, method)
-        reason = None if _wrapper(original) else reason_against(original, point.reader)
+        reason = None if _wrapper(original) else why_not_intercept(original, point.reader)
         if reason:
             yield warning(
                 f"hopspan leaves {_shown(point.owner, point.method)} alone: {reason}",
@@ -92,7 +111,7 @@ def _misfits(name: str) -> Iterator[Finding]:
 
 def woven(environment: Environment) -> Iterable[Finding]:
     """Who intercepts the clients: hopspan, another instrumentation, or both."""
-    clients = [name for name in ADAPTERS if importlib.util.find_spec(name)]
+    clients = _installed()
     for name in clients:
         yield from _woven(environment, name)
     idle = [_client(name) for name in clients if _is_idle(environment, name)]
@@ -171,7 +190,7 @@ def _strangers(name: str) -> set[str]:
         adapter = adapter_named(name)
     except Exception:  # noqa: BLE001 - said among the clients
         return set()
-    places = [(point.owner, point.method) for point in adapter.POINTS]
+    places = [(point.owner, point.method) for point in adapter.points]
     places += [tuple(each.rsplit(".", 1)) for each in getattr(adapter, "RIVALS", ())]
     wrappers = _said(name) | {
         wrapper for owner, method in places for wrapper in _wrappers(_at(owner, method))

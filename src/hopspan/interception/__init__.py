@@ -10,15 +10,21 @@ differ in the headers only; an error in our code is logged once and the native c
 unchanged; what is woven into a class can be taken out again without a trace.
 """
 
-from hopspan.interception.asynchronous import iterates_async, receives_async, sends_async
-from hopspan.interception.consuming import consumes, iterates, receives, runs_first
-from hopspan.interception.points import Fetch, Point, Subscription
+from hopspan.interception.points import Fetch, Point, Registration
+from hopspan.interception.receives import (
+    consumes,
+    iterates,
+    iterates_async,
+    notifies,
+    receives,
+    receives_async,
+)
 from hopspan.interception.replacing import subclass
-from hopspan.interception.sending import end_send, sends
+from hopspan.interception.sends import end_send, sends, sends_async
 from hopspan.interception.weaving import INTERCEPTED, owner_of, unweave, weave
 from hopspan.interception.wrapping import (
     bind,
-    bind_new,
+    bind_child,
     returns_wrapped,
     returns_wrapped_async,
     wrap,
@@ -28,19 +34,19 @@ __all__ = [
     "INTERCEPTED",
     "Fetch",
     "Point",
-    "Subscription",
+    "Registration",
     "bind",
-    "bind_new",
+    "bind_child",
     "consumes",
     "end_send",
     "iterates",
     "iterates_async",
+    "notifies",
     "owner_of",
     "receives",
     "receives_async",
     "returns_wrapped",
     "returns_wrapped_async",
-    "runs_first",
     "sends",
     "sends_async",
     "subclass",

@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hopspan.conventions import Action
-    from hopspan.model import Delivery, Endpoint
+    from hopspan.delivery import Delivery
+    from hopspan.model import Endpoint
 
-inside: ContextVar[str] = ContextVar("hopspan-inside", default="")
-"""What the client is about while it runs inside an intercepted call, as `"{client} send"`: what it
-calls of itself for that is no operation. What the application does in between, in a serialiser or a
-rebalance listener, is another matter."""
+active_call: ContextVar[str] = ContextVar("hopspan-active-call", default="")
+"""The intercepted call in progress, as `"{client} send"`. Nested calls by the client are not traced
+again. Calls by the application in between, from a serialiser or a rebalance listener, are."""
 
 
-class Subscription(NamedTuple):
+class Registration(NamedTuple):
     """A handler that is being registered with the client."""
 
     handler: Any
     call: Callable[[Any], tuple[Sequence[Any], dict[str, Any]]]
     """Given a handler, the arguments that register it instead."""
-    native: Callable[..., Any]
-    """Given what the client calls the handler with, the native delivery."""
+    make: Callable[..., Delivery]
+    """From the arguments that the client calls the handler with to a new delivery."""
     settles: bool
+    """Whether messages are left to be settled."""
     whom: str
     """The consumer, for error messages."""
 
@@ -43,7 +44,7 @@ class Fetch(NamedTuple):
     """Given what the client returned, the deliveries in it; empty for an empty poll."""
     action: Action = RECEIVE
     """What the system calls it."""
-    several: bool = False
+    mixed_endpoints: bool = False
     """Whether the call is for whatever there is, so that only the messages tell where from."""
 
 
@@ -58,7 +59,7 @@ class Point(NamedTuple):
     """Without this point a settlement policy would be lost without a word."""
 
 
-def is_users_mistake(error: Exception, reader: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+def call_is_invalid(error: Exception, reader: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     """Whether the arguments do not even fit the method: the client is about to say so itself."""
     if isinstance(error, TypeError):
         try:
@@ -73,7 +74,7 @@ def read_call(reader: Callable[..., Any], client: Any, args: Any, kwargs: Any) -
     try:
         return reader(client, *args, **kwargs)
     except Exception as error:  # noqa: BLE001
-        if is_users_mistake(error, reader, (client, *args), kwargs):
+        if call_is_invalid(error, reader, (client, *args), kwargs):
             return None
         faults.report(f"reading the arguments of {getattr(reader, '__name__', reader)}")
         return None

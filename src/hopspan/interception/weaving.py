@@ -43,12 +43,12 @@ def weave(points: Sequence[Point], binding: Binding) -> list[_Woven]:
         ConfigurationError: a method that a settlement policy needs cannot be intercepted.
     """
     woven: list[_Woven] = []
-    rival = next(filter(_is_wrapped, binding.adapter.RIVALS), None)
+    rival = next(filter(_is_wrapped, binding.adapter.rivals), None)
     try:
         for point in points:
             owner = owner_of(point.owner)
             original = getattr(owner, point.method, None)
-            reason = _rivalry(rival) if rival else reason_against(original, point.reader)
+            reason = _rivalry(rival) if rival else why_not_intercept(original, point.reader)
             if reason is not None:
                 decline(point, reason, binding)
                 continue
@@ -92,7 +92,7 @@ def decline(point: Point, reason: str, binding: Binding) -> None:
     faults.once("hopspan leaves %s alone: %s", method, reason)
 
 
-def reason_against(original: Any, reader: Callable[..., Any]) -> str | None:
+def why_not_intercept(original: Any, reader: Callable[..., Any]) -> str | None:
     """Why a method is not to be intercepted, or None."""
     if original is None:
         return "this version of the client has no such method; look for a newer hopspan"

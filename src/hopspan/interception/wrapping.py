@@ -7,10 +7,17 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hopspan.interception.replacing import replace_on
-from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, reason_against
+from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, why_not_intercept
 from hopspan.model import UnknownMessageError
-from hopspan.processing import adapter_of, refuse, settled_already
-from hopspan.telemetry import NO_SETTINGS, Binding, Face, binding_of, instrumenter_for, keep_binding
+from hopspan.delivery import adapter_of, auto_ack_error, refuse
+from hopspan.telemetry import (
+    NO_OVERRIDES,
+    Binding,
+    Overrides,
+    binding_of,
+    instrumenter_for,
+    keep_binding,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +26,12 @@ if TYPE_CHECKING:
 
     from hopspan.config import Settings
     from hopspan.interception.points import Point
-    from hopspan.processing import Adapter
+    from hopspan.delivery import Adapter
 
 Native = TypeVar("Native")
 
 
-def bind(instance: Native, adapter: Adapter, face: Face, maker: Binding | None = None) -> Native:
+def bind(instance: Native, adapter: Adapter, overrides: Overrides, parent: Binding | None = None) -> Native:
     """Intercept the methods of one instance, and return it.
 
     The instance keeps its identity and stays an instance of its class, so that everything the
@@ -33,23 +40,23 @@ def bind(instance: Native, adapter: Adapter, face: Face, maker: Binding | None =
     """
     known = binding_of(instance)
     if known is not None:
-        face = Face({**known.face.settings, **face.settings})
-        _refuse_on(instance, adapter, face)
-        known.face = face
+        overrides = Overrides({**known.overrides.settings, **overrides.settings})
+        _refuse_on(instance, adapter, overrides)
+        known.overrides = overrides
         _listen(adapter, known, instance)
         return instance
-    points = [*adapter.POINTS, *adapter.INSTANCE_POINTS]
+    points = [*adapter.points, *adapter.instance_points]
     mine = [point for point in points if _owns(type(instance), point)]
     if not mine:
         raise _unwrappable(instance)
     adapter.prepare(instance)
-    _refuse_on(instance, adapter, face)
-    binding = Binding(adapter, face=face, maker=maker)
+    _refuse_on(instance, adapter, overrides)
+    binding = Binding(adapter, overrides=overrides, parent=parent)
     replaced: dict[str, Any] = {}
     for point in mine:
         original = getattr(type(instance), point.method, None)
         original = getattr(original, INTERCEPTED, original)
-        reason = reason_against(original, point.reader)
+        reason = why_not_intercept(original, point.reader)
         if point.method in getattr(instance, "__dict__", ()):
             reason = "another instrumentation replaced it on this instance"
         if reason is not None:
@@ -63,21 +70,21 @@ def bind(instance: Native, adapter: Adapter, face: Face, maker: Binding | None =
 
 
 def _listen(adapter: Adapter, binding: Binding, instance: Any) -> None:
-    if adapter.SIGNALS is not None:
-        adapter.SIGNALS.connect(binding, instance)
+    if adapter.signals is not None:
+        adapter.signals.connect(binding, instance)
 
 
-def bind_new(instance: Native, maker: Binding) -> Native:
+def bind_child(instance: Native, parent: Binding) -> Native:
     """Wrap what a wrapped object has made like it; what is wrapped already keeps its settings."""
     if binding_of(instance) is not None:
         return instance
-    return bind(instance, maker.adapter, NO_SETTINGS, maker)
+    return bind(instance, parent.adapter, NO_OVERRIDES, parent)
 
 
-def _refuse_on(instance: Any, adapter: Adapter, face: Face) -> None:
-    policy = face.over(instrumenter_for(adapter.NAME)).config.policy
+def _refuse_on(instance: Any, adapter: Adapter, overrides: Overrides) -> None:
+    policy = overrides.applied_to(instrumenter_for(adapter.name)).config.policy
     if policy.settles and adapter.settles_by_itself(instance):
-        raise settled_already(policy, adapter, "this consumer")
+        raise auto_ack_error(policy, adapter.client, "this consumer")
 
 
 def _unwrappable(instance: Any) -> UnknownMessageError:
@@ -120,10 +127,11 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
     adapter = adapter_of(type(native))
     if adapter is None:
         raise _unwrappable(native)
-    face = Face(settings)
-    policy = face.over(instrumenter_for(adapter.NAME)).config.policy
-    refuse(policy, adapter)
-    return bind(native, adapter, face)
+    overrides = Overrides(settings)
+    policy = overrides.applied_to(instrumenter_for(adapter.name)).config.policy
+    if policy.settles:
+        refuse(policy, adapter.client, adapter.delivery.refusal(policy))
+    return bind(native, adapter, overrides)
 
 
 def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
@@ -131,7 +139,7 @@ def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[
 
     @functools.wraps(original)
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return bind_new(original(self, *args, **kwargs), binding)
+        return bind_child(original(self, *args, **kwargs), binding)
 
     return make
 
@@ -141,6 +149,6 @@ def returns_wrapped_async(original: Callable[..., Any], binding: Binding) -> Cal
 
     @functools.wraps(original)
     async def make(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return bind_new(await original(self, *args, **kwargs), binding)
+        return bind_child(await original(self, *args, **kwargs), binding)
 
     return make

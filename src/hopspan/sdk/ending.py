@@ -32,7 +32,10 @@ _HOLDS_LOCKS = (
     "opentelemetry.sdk",
     "opentelemetry.exporter",
     "logging",
-    "hopspan.telemetry.metrics",
+    "hopspan.telemetry.aggregations",
+    "hopspan.telemetry.counts",
+    "hopspan.telemetry.durations",
+    "hopspan.telemetry.instruments",
     "hopspan.sdk.tally",
 )
 """Code that locks what an export needs. Never waited in: who is waited for might wait for it."""

@@ -4,47 +4,55 @@ It knows nothing of clients, policies or settlement. An `Instrumenter` is immuta
 all threads and tasks.
 """
 
-from hopspan.telemetry.faces import (
+from hopspan.telemetry.context import (
+    EMPTY,
+    Attachment,
+    attach,
+    detach,
+    get_current,
+    restore,
+    revert,
+    whereabouts,
+)
+from hopspan.telemetry.enabled import is_suppressed, without_nested
+from hopspan.telemetry.instrumenter import Instrumenter
+from hopspan.telemetry.operation import OTHER_ERROR, Operation, call_hook
+from hopspan.telemetry.recording import (
+    record_settle,
+    start_internal,
+    start_receive,
+    start_send,
+)
+from hopspan.telemetry.relations import (
+    Members,
+    common_endpoint,
+    link_limit,
+    messages_to_count,
+    relate,
+    relate_batch,
+)
+from hopspan.telemetry.scopes import (
     CONSUMER,
-    NO_SETTINGS,
+    GENERATION,
+    NO_OVERRIDES,
     Binding,
-    Face,
+    Overrides,
+    active_instrumenters,
     binding_of,
-    face_for,
+    cached_overrides,
     forget_defaults,
-    in_force,
-    install,
     instrumenter_for,
     keep_binding,
+    set_for_client,
 )
-from hopspan.telemetry.instrumenter import Instrumenter
-from hopspan.telemetry.internal import start_internal
-from hopspan.telemetry.links import most as most_links
-from hopspan.telemetry.parents import of_message
-from hopspan.telemetry.several import Several, common_endpoint, uncounted
-from hopspan.telemetry.spans import Operation
-from hopspan.telemetry.suppression import is_suppressed, without_nested
+from hopspan.telemetry.spans import StatusSpan
 
 __all__ = [
-    "CONSUMER",
-    "NO_SETTINGS",
-    "Binding",
-    "Face",
-    "Instrumenter",
-    "Operation",
-    "Several",
-    "binding_of",
-    "common_endpoint",
-    "face_for",
-    "forget_defaults",
-    "in_force",
-    "install",
-    "instrumenter_for",
-    "is_suppressed",
-    "keep_binding",
-    "most_links",
-    "of_message",
-    "start_internal",
-    "uncounted",
+    "CONSUMER", "EMPTY", "GENERATION", "NO_OVERRIDES", "OTHER_ERROR", "Attachment", "Binding",
+    "Instrumenter", "Members", "Operation", "Overrides", "StatusSpan", "active_instrumenters",
+    "attach", "binding_of", "cached_overrides", "call_hook", "common_endpoint", "detach",
+    "forget_defaults", "get_current", "instrumenter_for", "is_suppressed", "keep_binding",
+    "link_limit", "messages_to_count", "record_settle", "relate", "relate_batch", "restore", "revert",
+    "set_for_client", "start_internal", "start_receive", "start_send", "whereabouts",
     "without_nested",
-]
+]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry._logs import LogRecord, SeverityNumber, get_logger
 
@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from hopspan.config import Config
-    from hopspan.telemetry.spans import Operation
+    from hopspan.conventions import Plan
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span
+
+    class Recorded(Protocol):
+        """The part of an operation that exceptions are recorded on."""
+
+        @property
+        def span(self) -> Span: ...
+        @property
+        def context(self) -> Context: ...
+
 
 
 _EVENT = "exception"
@@ -35,22 +46,22 @@ class Exceptions:
             else get_logger("hopspan", VERSION, config.logger_provider, names.SCHEMA_URL)
         )
 
-    def record(self, operation: Operation, error: BaseException) -> None:
-        """Record what ended an operation. Nothing is formatted for a span that is not recorded."""
+    def record(self, operation: Recorded, plan: Plan, error: BaseException) -> None:
+        """Record the exception that ended an operation; format nothing for an unrecorded span."""
         if self._as_event and operation.span.is_recording():
             if _records_as_usual(type(operation.span)):
                 operation.span.add_event(_EVENT, _attributes(error))
             else:
                 operation.span.record_exception(error)
-        if self._logger is None or operation.plan is None:
+        if self._logger is None:
             return
-        processing = operation.plan.action.type is OperationType.PROCESS
+        processing = plan.action.type is OperationType.PROCESS
         self._logger.emit(
             LogRecord(
                 context=operation.context,
                 severity_number=SeverityNumber.ERROR if processing else SeverityNumber.WARN,
                 severity_text="ERROR" if processing else "WARN",
-                event_name=operation.plan.exception_event,
+                event_name=plan.exception_event,
                 attributes=_attributes(error),
             )
         )
@@ -79,7 +90,7 @@ def _records_as_usual(kind: type) -> bool:
     )
 
 
-_OURS = ("hopspan.processing.", "hopspan.interception.")
+_OURS = ("hopspan.delivery.", "hopspan.interception.")
 
 
 def _of_the_handler(frames: TracebackType | None) -> TracebackType | None:

@@ -1,49 +1,29 @@
-"""One running operation: its span, its clock, and the status that it ends with.
+"""Spans whose status can always be read: for non-recording spans, and for those of another SDK.
 
-`Operation` and the instrumenter beside it are the only code that starts or ends spans. An operation
-that is not recorded (unsampled, suppressed, no SDK) behaves the same: its span remembers its
-status, so that the decision about a message never depends on sampling.
+The decision about a message never depends on sampling, so the status that a handler sets is kept
+also where nothing is recorded.
 """
 
 from __future__ import annotations
 
-from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context
-from opentelemetry.trace import (
-    Span,
-    SpanContext,
-    Status,
-    StatusCode,
-    get_current_span,
-)
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, get_current_span
 
 from hopspan import conventions as names
-from hopspan import faults
-from hopspan.model import SUCCESS, OperationType, Outcome
-from hopspan.telemetry.hooks import call_hook
-from hopspan.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hopspan.conventions import Action, Plan
-    from hopspan.model import Endpoint
-    from hopspan.telemetry.instrumenter import Instrumenter
-    from hopspan.telemetry.metrics import Meters
+    from opentelemetry.context import Context
 
-OTHER_ERROR = "_OTHER"
-"""The conventions' `error.type` for a failure whose kind is not known."""
-
-
-_UNSET = Status()
+UNSET = Status()
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class RememberingSpan(Span):
-    """A span that records nothing but its status, and the kind of its failure.
+class StatusSpan(Span):
+    """A span that keeps its status and the kind of its failure, and records nothing else.
 
     Made current in place of a non-recording span, which forgets. It implements the API's `Span`
     rather than `NonRecordingSpan`: with no SDK installed, the API hands a current
@@ -56,19 +36,19 @@ class RememberingSpan(Span):
 
     def __init__(self, context: SpanContext) -> None:
         self._context = context
-        self.status: Status = _UNSET
+        self.status: Status = UNSET
         self.attributes: Mapping[str, Any] = _NONE
 
     def get_span_context(self) -> SpanContext:
-        """Its identity, which is nobody's where there is no SDK."""
+        """The identity of the span, which is invalid where there is neither SDK nor sender."""
         return self._context
 
     def is_recording(self) -> bool:
-        """Whether attributes are worth computing: they are not."""
+        """False: attributes are not worth computing."""
         return False
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Remember a status."""
+        """Keep a status."""
         if isinstance(status, StatusCode):
             status = Status(status, description if status is StatusCode.ERROR else None)
         if self.status.status_code is StatusCode.OK or status.status_code is StatusCode.UNSET:
@@ -76,26 +56,26 @@ class RememberingSpan(Span):
         self.status = status
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Remember the kind of failure, if it is among them."""
+        """Keep the kind of failure, if it is among them."""
         for key, value in attributes.items():
             self.set_attribute(key, value)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Remember the kind of failure: the outcome's must not depend on sampling."""
+        """Keep the kind of failure: the outcome must not depend on sampling."""
         if key == names.ERROR_TYPE:
             self.attributes = {key: value}
 
     def end(self, end_time: int | None = None) -> None:
-        """Forgotten, as are the others below."""
+        """Do nothing, like the others below."""
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """Forgotten."""
+        """Do nothing."""
 
     def add_link(self, context: SpanContext, attributes: Any = None) -> None:
-        """Forgotten."""
+        """Do nothing."""
 
     def update_name(self, name: str) -> None:
-        """Forgotten."""
+        """Do nothing."""
 
     def record_exception(
         self,
@@ -104,162 +84,83 @@ class RememberingSpan(Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Forgotten."""
+        """Do nothing."""
 
 
-class Operation:
-    """One publish, receive, process or settle operation. Given to the hooks.
+class StatusProxySpan(StatusSpan):
+    """A span of another SDK: passes everything on, and keeps the status that the handler sets."""
 
-    Started by an `Instrumenter`, ended once by whoever started it. Not thread-safe in itself: at
-    most one thread at a time works on an operation.
-    """
+    __slots__ = ("_span",)
 
-    __slots__ = (
-        "_carried", "_context", "_ended", "_instrumenter", "_native", "_started", "plan", "span",
-    )  # fmt: skip
+    def __init__(self, span: Span) -> None:
+        super().__init__(span.get_span_context())
+        self._span = span
 
-    def __init__(
-        self, instrumenter: Instrumenter | None, plan: Plan | None, span: Span, carried: Context
-    ) -> None:
-        self._instrumenter = instrumenter
-        self._native: Any = None
-        self._started = perf_counter()
-        self._ended = False
-        self._carried = carried
-        self._context: Context | None = None
-        self.plan: Plan | None = plan
-        """What every operation like this has in common."""
-        self.span: Span = span
-        """The running span. Where nothing is recorded, and its status decides about a message or
-        there are hooks, one that only remembers its status."""
+    def is_recording(self) -> bool:
+        """As the span answers."""
+        return self._span.is_recording()
 
-    @property
-    def context(self) -> Context:
-        """The OpenTelemetry context in which this operation's span is current."""
-        if self._context is None:  # a publish without metrics needs none
-            self._context = Context({**self._carried, SPAN_KEY: self.span})
-        return self._context
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Keep it, and pass it on."""
+        super().set_status(status, description)
+        self._span.set_status(status, description)
 
-    def keep_in_context(self, key: str, value: object) -> Context:
-        """Have something more in that context, from the start; return it."""
-        self._context = Context({**self._carried, SPAN_KEY: self.span, key: value})
-        return self._context
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Keep the kind of failure, and pass all of them on."""
+        for key, value in attributes.items():
+            super().set_attribute(key, value)
+        self._span.set_attributes(attributes)
 
-    @property
-    def action(self) -> Action | None:
-        """Name and type of the operation; None where instrumentation is suppressed."""
-        return self.plan.action if self.plan else None
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Keep the kind of failure, and pass it on."""
+        super().set_attribute(key, value)
+        self._span.set_attribute(key, value)
 
-    @property
-    def endpoint(self) -> Endpoint | None:
-        """Where the message goes to or comes from."""
-        return self.plan.endpoint if self.plan else None
+    def end(self, end_time: int | None = None) -> None:
+        """Passed on, as are the others below."""
+        self._span.end(end_time)
 
-    @property
-    def is_heard(self) -> bool:
-        """Whether anybody will hear how it ends."""
-        instrumenter = self._instrumenter
-        if instrumenter is None:
-            return False
-        return self.span.is_recording() or instrumenter.audience.hears_unrecorded()
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Passed on."""
+        self._span.add_event(name, attributes, timestamp)
 
-    def announce(self, native: Any) -> None:
-        """Tell the `on_start` hook; remember the native object for `on_end`."""
-        self._native = native
-        instrumenter = self._instrumenter
-        if instrumenter is not None and instrumenter.config.on_start is not None:
-            call_hook("on_start", instrumenter.config.on_start, self, native)
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        """Passed on."""
+        self._span.add_link(context, attributes)
 
-    def failed_status(self) -> Outcome:
-        """SUCCESS, or the failure that was set as the span's status rather than raised."""
-        status: Status | None = getattr(self.span, "status", None)
-        if status is None or status is _UNSET or status.status_code is not StatusCode.ERROR:
-            return SUCCESS
-        attributes = getattr(self.span, "attributes", None) or {}
-        kind = attributes.get(names.ERROR_TYPE) or OTHER_ERROR
-        return Outcome(failed=True, error_type=kind, description=status.description)
+    def update_name(self, name: str) -> None:
+        """Passed on."""
+        self._span.update_name(name)
 
-    def elapsed(self) -> float:
-        """Seconds since the operation started."""
-        return perf_counter() - self._started
-
-    def end(
+    def record_exception(
         self,
-        outcome: Outcome = SUCCESS,
-        attributes: Mapping[str, Any] | None = None,
-        seconds: float | None = None,
-        messages: int = 1,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
     ) -> None:
-        """End the operation once: status, exception, metrics, hook, span. Never raises.
-
-        Args:
-            outcome: How it went.
-            attributes: What became known only now.
-            seconds: The duration, when the clock stopped before now.
-            messages: How many messages to count; 0 for those that were counted elsewhere.
-        """
-        if self._ended:
-            return
-        self._ended = True
-        instrumenter, plan = self._instrumenter, self.plan
-        if instrumenter is None or plan is None:
-            return
-        if instrumenter.meters.any:
-            seconds = perf_counter() - self._started if seconds is None else seconds
-            try:
-                _measure(instrumenter.meters, plan, self.context, outcome, (seconds, messages))
-            except Exception:  # noqa: BLE001 - telemetry never harms the message
-                faults.report("measuring an operation")
-        if outcome.failed or attributes:
-            self._tell(outcome, attributes)
-        if instrumenter.config.on_end is not None:
-            call_hook("on_end", instrumenter.config.on_end, self, self._native)
-        try:
-            self.span.end()
-        except Exception:  # noqa: BLE001
-            faults.report("ending a span")
-
-    def _tell(self, outcome: Outcome, attributes: Mapping[str, Any] | None) -> None:
-        """Of what became known only now."""
-        try:
-            if attributes and type(self.span) is not RememberingSpan:
-                self.span.set_attributes(attributes)
-            if outcome.failed:
-                self._record(outcome)
-        except Exception:  # noqa: BLE001 - nor the metrics the span
-            faults.report("recording how an operation ended")
-
-    def _record(self, outcome: Outcome) -> None:
-        if self.span.is_recording():
-            if outcome.error_type is not None:
-                self.span.set_attribute(names.ERROR_TYPE, outcome.error_type)
-            self.span.set_status(Status(StatusCode.ERROR, outcome.description))
-        if outcome.error is not None and self._instrumenter is not None:
-            self._instrumenter.exceptions.record(self, outcome.error)
+        """Passed on."""
+        self._span.record_exception(exception, attributes, timestamp, escaped)
 
 
-def silent(context: Context, parent: Context | None = None) -> Operation:
-    """An operation that is not to be seen: suppressed, heard by nobody, or not to be started.
+def with_readable_status(span: Span, parent: Context, *, is_needed: bool = True) -> Span:
+    """Return the span, or a stand-in whose status can be read.
 
-    What runs inside it goes on in the trace that is there, and its status is remembered all the
-    same.
+    Where the status is never needed, the result may be a shared no-op span: a tracer that records
+    nothing may hand out whatever is current.
+
+    Args:
+        span: A span just started.
+        parent: The context that it was started in.
+        is_needed: Whether anything depends on its status, or hooks get to see it.
     """
-    within = context if parent is None else parent
-    span = RememberingSpan(get_current_span(within).get_span_context())
-    return Operation(None, None, span, context)
-
-
-def _measure(
-    meters: Meters, plan: Plan, context: Context, outcome: Outcome, measured: tuple[float, int]
-) -> None:
-    (seconds, messages), error_type, kind = measured, outcome.error_type, plan.action.type
-    if kind is OperationType.PROCESS:
-        meters.processing(plan, seconds, error_type, context)
-        if messages:
-            meters.consumed(plan, messages, error_type, context)
-    elif kind is not OperationType.INTERNAL:
-        meters.client_operation(plan, seconds, error_type, context)
-        if messages and kind is OperationType.SEND:
-            meters.sent(plan, messages, error_type, context)
-        elif messages and kind is OperationType.RECEIVE:
-            meters.consumed(plan, messages, error_type, context)
+    if type(span) is NonRecordingSpan or not span.is_recording():
+        identity = span.get_span_context()
+        if not identity.is_valid:  # without an SDK, older releases of the API pass nothing on
+            identity = get_current_span(parent).get_span_context()
+        elif not is_needed and type(span) is NonRecordingSpan:
+            return span  # a no-op, whosever it is
+        return StatusSpan(identity)
+    # Another class than the SDK's may hide its status. A property is not asked yet.
+    is_known = hasattr(type(span), "status") or hasattr(span, "status")
+    return span if is_known or not is_needed else StatusProxySpan(span)

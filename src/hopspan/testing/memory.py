@@ -9,31 +9,20 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hopspan.carrying import inject
-from hopspan.model import Delivery, Endpoint, MessageInfo, Settlement, Verdict
-from hopspan.propagation import MAPPING
+from hopspan.conventions import ATTEMPT, MESSAGE_ID, PROCESS, REDELIVERED, Route, plan
+from hopspan.delivery import Adapter, Client, Delivery
+from hopspan.model import Endpoint, Settlement, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    from hopspan.processing import Processing
+    from opentelemetry.trace import SpanContext
+
     from hopspan.settlement import Policy
-
-NAME = "memory"
-SYSTEM = "memory"
-CODEC = MAPPING
-ASYNCHRONOUS = False
-SETTLE_NAMES = {verdict: verdict.value for verdict in Verdict}
-SETTLED_ALREADY = "it was made with auto_ack=True. Make it without"
-CONTROL_FLOW: tuple[type[BaseException], ...] = ()
-RAISES = None
-SIGNALS = None
-POINTS = ()
-INSTANCE_POINTS = ()
-RIVALS = ()
-
 
 class Message:
     """A message for a handler under test.
@@ -70,7 +59,8 @@ class Message:
         self.id = id
         self.verdict: Verdict | None = None
         """How it was settled, by the policy or by the handler; None while it is not."""
-        self._handled_by: weakref.ref[Processing] | None = None
+        self._handled_by: weakref.ref[Delivery] | None = None
+        self._turn: SpanContext | None = None
 
     def __repr__(self) -> str:
         return f"<message {self.body!r}, attempt {self.attempt}: {self.verdict or 'unsettled'}>"
@@ -100,9 +90,9 @@ class Message:
                 f"{self!r} was settled a second time ({verdict.value}); a broker would object"
             )
         self.verdict = verdict
-        processing = self._handled_by() if self._handled_by is not None else None
-        if processing is not None:
-            processing.wire.note(self, verdict)
+        delivery = self._handled_by() if self._handled_by is not None else None
+        if delivery is not None:
+            delivery.verdict = verdict
 
 
 class Queue:
@@ -138,88 +128,89 @@ class Queue:
 # -- the adapter -----------------------------------------------------------------------------------
 
 
-def handed(args: tuple[Any, ...], via: Any = None) -> list[Message] | None:  # noqa: ARG001
-    """The message, or the list of them, among a handler's arguments."""
-    return next((found for found in (given(argument, None) for argument in args) if found), None)
+@lru_cache(maxsize=256)
+def _route(queue: str) -> Route:
+    return Route(plan(PROCESS, Endpoint("memory", queue)))
 
 
-def given(message: Any, via: Any) -> list[Message] | None:  # noqa: ARG001
-    """A message or a list of them."""
-    if isinstance(message, Message):
-        return [message]
-    if isinstance(message, list) and all(isinstance(each, Message) for each in message):
-        return message
-    return None
+class MemoryDelivery(Delivery):
+    """One message of a queue in memory."""
 
-
-def delivery(native: Message) -> Delivery:
-    """A delivery as a value."""
-    return Delivery(
-        Endpoint(SYSTEM, native.queue.name if native.queue else "test"),
-        MessageInfo(native.id),
-        native.headers,
-        native,
-        native.attempt > 1,
-        native.attempt,
-        not native.auto_ack,
+    __slots__ = ("queued",)
+    client = Client(
+        "memory",
+        system="memory",
+        settled_already="it was made with auto_ack=True. Make it without",
     )
 
+    def __init__(self, message: Message) -> None:
+        self.queued: Message = message
 
-def owner(native: Message) -> Queue | None:
-    """The message's queue."""
-    return native.queue
+    @classmethod
+    def of(cls, message: Any, via: Any) -> MemoryDelivery | None:  # noqa: ARG003
+        return cls(message) if isinstance(message, Message) else None
+
+    @classmethod
+    def refusal(cls, policy: Policy) -> str | None:
+        if policy.target is not None:
+            return "a queue in memory keeps what was rejected by itself, in `dead`"
+        return "a queue in memory cannot wait; leave out pause=" if policy.pauses else None
+
+    def read(self) -> tuple[Route, Any]:
+        queue = self.queued.queue
+        return _route("test" if queue is None else queue.name), self.queued.headers
+
+    def describe(self, attributes: dict[str, Any]) -> None:
+        message = self.queued
+        if message.id is not None:
+            attributes[MESSAGE_ID] = message.id
+        if message.attempt > 1:
+            attributes[ATTEMPT] = message.attempt
+            attributes[REDELIVERED] = True
+
+    @property
+    def native(self) -> Message:
+        return self.queued
+
+    @property
+    def source(self) -> Queue | None:
+        return self.queued.queue
+
+    @property
+    def attempt(self) -> int:
+        return self.queued.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        return self.queued.attempt > 1
+
+    @property
+    def settles(self) -> bool:
+        return not self.queued.auto_ack
+
+    def ongoing(self) -> Delivery | None:
+        found = self.queued._handled_by  # noqa: SLF001 - the adapter is half of the client
+        return None if found is None else found()
+
+    def finished_turn(self) -> SpanContext | None:
+        return self.queued._turn  # noqa: SLF001
+
+    def opened(self) -> Verdict | None:
+        self.queued._handled_by = weakref.ref(self)  # noqa: SLF001
+        return self.queued.verdict
+
+    def closed(self) -> None:
+        if self.is_turn and self.verdict is None:
+            self.queued._turn = self.span.get_span_context()  # noqa: SLF001
+
+    def settle(self, settlement: Settlement) -> None:
+        message = self.queued
+        actions = {
+            Verdict.ACK: message.ack,
+            Verdict.REQUEUE: message.requeue,
+            Verdict.REJECT: message.reject,
+        }
+        actions[settlement.verdict]()
 
 
-def same(native: Message, other: Message) -> bool:
-    """Whether both are one delivery."""
-    return native is other
-
-
-def opened(native: Message, processing: Processing) -> Verdict | None:
-    """Let the message tell of settlements by the handler."""
-    native._handled_by = weakref.ref(processing)  # noqa: SLF001 - the adapter is half of the client
-    return native.verdict
-
-
-def closed(native: Message, processing: Processing) -> None:
-    """Nothing to do."""
-
-
-def is_open(native: Message) -> bool:  # noqa: ARG001
-    """There is no connection that could be lost."""
-    return True
-
-
-def settle(native: Message, settlement: Settlement) -> None:
-    """Perform a verdict."""
-    actions = {
-        Verdict.ACK: native.ack,
-        Verdict.REQUEUE: native.requeue,
-        Verdict.REJECT: native.reject,
-    }
-    actions[settlement.verdict]()
-
-
-def hop(native: Message) -> None:
-    """Any thread will do."""
-
-
-def refusal(policy: Policy, native: Message | None = None) -> str | None:  # noqa: ARG001
-    """Why a policy can never work here."""
-    if policy.target is not None:
-        return "a queue in memory keeps what was rejected by itself, in `dead`"
-    return "a queue in memory cannot wait; leave out pause=" if policy.pauses else None
-
-
-def prepare(instance: Any) -> None:
-    """Nothing to do."""
-
-
-def settles_by_itself(instance: Any) -> bool:  # noqa: ARG001
-    """That is each message's matter."""
-    return False
-
-
-def error_type(error: BaseException) -> str | None:  # noqa: ARG001
-    """The client has no words of its own."""
-    return None
+ADAPTER = Adapter(MemoryDelivery)

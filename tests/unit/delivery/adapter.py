@@ -5,113 +5,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
-from hopspan.model import Delivery, Endpoint, MessageInfo, Settlement, Verdict
-from hopspan.processing import Processing, adapting
-from hopspan.propagation import MAPPING
+from opentelemetry.trace import SpanContext
+
+from hopspan import conventions as names
+from hopspan.conventions import Route, plan
+from hopspan.delivery import Adapter, Client, Delivery, adapter
+from hopspan.model import Endpoint, Settlement, Verdict
 from hopspan.settlement import Policy
 from tests.unit.delivery.client import AsyncLetter, Channel, Letter, SlipError, Stop
 
+_ROUTE = Route(plan(names.PROCESS, Endpoint("letters", "orders")))
 
-class _Adapter:
-    NAME = "letters"
-    SYSTEM = "letters"
-    CODEC = MAPPING
-    SETTLE_NAMES = MappingProxyType(
-        {each: each.value for each in (Verdict.ACK, Verdict.REQUEUE, Verdict.REJECT)}
+
+def _client(*, is_awaited: bool) -> Client:
+    return Client(
+        "letters",
+        system="letters",
+        is_awaited=is_awaited,
+        settled_already="it forgets a letter when it hands it out. Open another channel",
+        control_flow=(Stop,),
+        error_type=lambda error: error.word if isinstance(error, SlipError) else None,
     )
-    SETTLED_ALREADY = "it forgets a letter when it hands it out. Open another channel"
-    POINTS = INSTANCE_POINTS = RIVALS = ()
-    CONTROL_FLOW = (Stop,)
-    RAISES = SIGNALS = None
 
-    def __init__(self, *, awaited: bool) -> None:
-        self.ASYNCHRONOUS = awaited
 
-    def handed(self, args: tuple[Any, ...], via: Any) -> Any:
-        return next(filter(None, (self.given(each, via) for each in args)), None)
+class LetterDelivery(Delivery):
+    """One letter."""
 
-    def given(self, message: Any, via: Any) -> Any:
-        if isinstance(message, list):
-            return message if all(isinstance(each, Letter) for each in message) else None
-        return [message] if isinstance(message, Letter) else None
+    __slots__ = ("letter",)
+    client: ClassVar[Client] = _client(is_awaited=False)
 
-    def delivery(self, letter: Letter) -> Delivery:
-        return Delivery(
-            Endpoint(self.SYSTEM, "orders"),
-            MessageInfo(letter.name),
-            letter.headers,
-            letter,
-            letter.attempt > 1,
-            letter.attempt,
-            not letter.acked,
-        )
+    def __init__(self, letter: Letter) -> None:
+        self.letter = letter
 
-    def owner(self, letter: Letter) -> Any:
-        return letter.channel
+    @classmethod
+    def of(cls, message: Any, via: Any) -> Delivery | None:
+        return cls(message) if isinstance(message, Letter) else None
 
-    def same(self, letter: Letter, other: Letter) -> bool:
-        return letter is other
+    @classmethod
+    def refusal(cls, policy: Policy) -> str | None:
+        return "a letter cannot wait. Leave out pause=" if policy.pauses else None
 
-    def opened(self, letter: Letter, processing: Processing) -> Verdict | None:
-        settled = Verdict(letter.verb) if letter.verb else None
+    def unfit(self, policy: Policy) -> str | None:
+        return "nobody knows its channel" if self.letter.name == "unknown" else None
 
-        letter.on_settled.append(lambda verb: processing.note(letter, Verdict(verb)))
-        letter.channel.on_taken_back[letter.name] = processing.lose
-        return settled
+    def read(self) -> tuple[Route, Any]:
+        return _ROUTE, self.letter.headers
 
-    def closed(self, letter: Letter, processing: Processing) -> None:
-        letter.on_settled.clear()
-        letter.channel.on_taken_back.pop(letter.name, None)
+    def describe(self, attributes: dict[str, Any]) -> None:
+        attributes[names.MESSAGE_ID] = self.letter.name
+        if self.letter.attempt > 1:
+            attributes[names.ATTEMPT] = self.letter.attempt
+            attributes[names.REDELIVERED] = True
 
-    def is_open(self, letter: Letter) -> bool:
-        if letter.channel.is_open is None:
+    @property
+    def native(self) -> Letter:
+        return self.letter
+
+    @property
+    def source(self) -> Channel:
+        return self.letter.channel
+
+    @property
+    def attempt(self) -> int:
+        return self.letter.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        return self.letter.attempt > 1
+
+    @property
+    def settles(self) -> bool:
+        return not self.letter.acked
+
+    def ongoing(self) -> Delivery | None:
+        found = _kept(self.letter, "handled_by")
+        return None if found is None else found()
+
+    def finished_turn(self) -> SpanContext | None:
+        turn: SpanContext | None = _kept(self.letter, "turn")
+        return turn
+
+    def opened(self) -> Verdict | None:
+        vars(self.letter)["handled_by"] = weakref.ref(self)
+        told = weakref.WeakMethod(self._told)
+        self.letter.on_settled.append(lambda verb: told()(verb) if told() else None)
+        batch = self.batch
+        self.letter.channel.on_taken_back[self.letter.name] = (batch or self).revoke
+        return Verdict(self.letter.verb) if self.letter.verb else None
+
+    def _told(self, verb: str) -> None:
+        self.verdict = Verdict(verb)
+
+    def closed(self) -> None:
+        if self.is_turn and self.verdict is None:
+            vars(self.letter)["turn"] = self.span.get_span_context()
+        self.letter.on_settled.clear()
+        self.letter.channel.on_taken_back.pop(self.letter.name, None)
+
+    def is_open(self) -> bool:
+        if self.letter.channel.is_open is None:
             raise LookupError("open or closed?")
-        return letter.channel.is_open
+        return self.letter.channel.is_open
 
-    def settle(self, letter: Letter, settlement: Settlement) -> Awaitable[None] | None:
-        done: Any = getattr(letter, settlement.verdict.value)()
-        return done  # type: ignore[no-any-return]
+    def is_here(self) -> bool:
+        return self.letter.channel.is_here()
 
-    def hop(self, letter: Letter) -> Callable[[Callable[[], None]], None] | None:
-        return None if letter.channel.is_here() else letter.channel.post
+    def post(self, errand: Callable[[], None]) -> None:
+        self.letter.channel.post(errand)
 
-    def refusal(self, policy: Policy, letter: Letter | None = None) -> str | None:
-        if policy.pauses:
-            return "a letter cannot wait. Leave out pause="
-        if letter is not None and letter.name == "unknown":
-            return "nobody knows its channel"
-        return None
-
-    def prepare(self, instance: Any) -> None: ...
-
-    def settles_by_itself(self, instance: Any) -> bool:
-        return False
-
-    def error_type(self, error: BaseException) -> str | None:
-        return error.word if isinstance(error, SlipError) else None
+    def settle(self, settlement: Settlement) -> Any:
+        return getattr(self.letter, settlement.verdict.value)()
 
 
-PLAIN: Any = _Adapter(awaited=False)
-AWAITED: Any = _Adapter(awaited=True)
+class AsyncLetterDelivery(LetterDelivery):
+    """One letter that is settled by awaiting."""
+
+    __slots__ = ()
+    client: ClassVar[Client] = _client(is_awaited=True)
+
+
+def _kept(letter: Letter, name: str) -> Any:
+    """What is kept of a letter beside the client's own."""
+    return vars(letter).get(name)
+
+
+PLAIN, AWAITED = Adapter(LetterDelivery), Adapter(AsyncLetterDelivery)
 
 
 @contextmanager
 def registered() -> Iterator[None]:
     """The client is known to hopspan."""
-    (locate,), (serving,) = adapting._locators, adapting._serving
+    (locate,), (running,) = adapter._locators, adapter._running
 
-    def ours(kind: type) -> Any:
+    def ours(kind: type) -> Adapter | None:
         if issubclass(kind, Letter | Channel):
             return AWAITED if issubclass(kind, AsyncLetter) else PLAIN
         return locate(kind)
 
-    adapting.use_locator(ours, serving)
+    adapter.set_lookup(ours, running)
     try:
         yield
     finally:
-        adapting.use_locator(locate, serving)
+        adapter.set_lookup(locate, running)

@@ -15,7 +15,7 @@ from pika.spec import Basic
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.adapters import _amqp
+from hopspan.adapters import amqp
 from hopspan.model import SUCCESS, Outcome
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Confirms:
 
     def _on_confirm(self, frame: Any) -> None:
         tag, nacked = frame.method.delivery_tag, isinstance(frame.method, Basic.Nack)
-        outcome = Outcome(failed=True, error_type=_amqp.NACKED) if nacked else SUCCESS
+        outcome = Outcome(failed=True, error_type=amqp.NACKED) if nacked else SUCCESS
         numbers = (
             [each for each in self._pending if each <= tag] if frame.method.multiple else [tag]
         )
@@ -80,7 +80,7 @@ class Confirms:
                 if span_id in self._by_span:
                     outcome = Outcome(
                         failed=True,
-                        error_type=_amqp.REPLY_CODES[312],
+                        error_type=amqp.REPLY_CODES[312],
                         description=method.reply_text,
                     )
                     self._end(self._by_span[span_id], outcome)

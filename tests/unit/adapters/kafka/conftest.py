@@ -13,8 +13,7 @@ from kafka.future import Future
 
 import hopspan
 from hopspan.adapters import kafka as adapter
-from hopspan.adapters.kafka.consumers import State
-from hopspan.adapters.kafka.tracking import track
+from hopspan.adapters.kafka.consumer import ConsumerState, track
 from hopspan.processing.delivery import Processing
 from hopspan.processing.opening import begin
 from hopspan.telemetry import Face
@@ -183,7 +182,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time, as everything about consumers sees it."""
     found = Clock()
     for name, module in list(sys.modules.items()):
-        if name.startswith("hopspan.adapters.kafka.") and hasattr(module, "monotonic"):
+        if name.startswith(("hopspan.adapters.kafka.", "hopspan.offsets.")) and hasattr(
+            module, "monotonic"
+        ):
             monkeypatch.setattr(module, "monotonic", found)
     return found
 
@@ -197,7 +198,7 @@ def consumer(clock: Clock) -> Consumer:
 
 
 @pytest.fixture
-def state(consumer: Consumer) -> State:
+def state(consumer: Consumer) -> ConsumerState:
     """What is kept of the consumer."""
     return track(consumer)
 

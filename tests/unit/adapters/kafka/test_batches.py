@@ -9,9 +9,9 @@ from kafka.structs import TopicPartition
 
 import hopspan
 from hopspan.adapters import kafka as adapter
-from hopspan.adapters.kafka.batches import Batch, runs_of
-from hopspan.adapters.kafka.consumers import State
-from hopspan.adapters.kafka.describing import Polled
+from hopspan.adapters.kafka.consumer import ConsumerState
+from hopspan.adapters.kafka.record import Batch, runs_of
+from hopspan.adapters.kafka.record import polled as described
 from hopspan.model import Endpoint, Settlement, Verdict
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
@@ -50,27 +50,27 @@ def test_records_are_taken_by_their_partitions() -> None:
 
 @pytest.mark.parametrize("knows", [False, True])
 def test_a_batch_is_of_the_consumer_that_has_handed_it_out(
-    knows: bool, consumer: Consumer, state: State
+    knows: bool, consumer: Consumer, state: ConsumerState
 ) -> None:
     records = polled(consumer, record(10), record(11), record(5, 1))
     batch = given(records, consumer if knows else None)
     assert [each.record for each in batch] == records
     assert {id(each.consumer) for each in batch} == {id(consumer)}
     assert [each.frontier for each in batch] == [
-        state.frontiers[ORDERS], state.frontiers[ORDERS], state.frontiers[OTHERS]
+        state.tracker.partitions.frontiers[ORDERS], state.tracker.partitions.frontiers[ORDERS], state.tracker.partitions.frontiers[OTHERS]
     ]  # fmt: skip
 
 
-def test_a_batch_may_be_of_nobodys(state: State) -> None:
+def test_a_batch_may_be_of_nobodys(state: ConsumerState) -> None:
     batch = given([record(10, topic="nobodys"), record(11, topic="nobodys")])
     assert [(each.consumer, each.frontier, each.state) for each in batch] == [(None,) * 3] * 2
-    assert batch.endpoints() == {Endpoint("kafka", "nobodys")}
-    assert batch.uncounted() == 2
+    assert batch.deliveries().endpoints() == {Endpoint("kafka", "nobodys")}
+    assert batch.deliveries().uncounted() == 2
 
 
 @pytest.mark.parametrize("others", [[record(12)], [record(10)]])
 def test_records_of_which_some_are_nobodys_are_looked_up_one_by_one(
-    others: list[Any], consumer: Consumer, state: State
+    others: list[Any], consumer: Consumer, state: ConsumerState
 ) -> None:
     mine = polled(consumer, record(10), record(11))
     found = adapter.given([*others, *mine], None)
@@ -79,7 +79,7 @@ def test_records_of_which_some_are_nobodys_are_looked_up_one_by_one(
 
 
 def test_those_that_are_done_already_are_nobodys(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     records = polled(consumer, record(10), record(11))
     handling(records[0]).finish()
@@ -88,7 +88,7 @@ def test_those_that_are_done_already_are_nobodys(
 
 
 def test_records_of_two_consumers_are_looked_up_one_by_one(
-    consumer: Consumer, state: State
+    consumer: Consumer, state: ConsumerState
 ) -> None:
     other = Consumer()
     hopspan.wrap(other)
@@ -98,7 +98,7 @@ def test_records_of_two_consumers_are_looked_up_one_by_one(
 
 
 def test_what_the_user_does_to_the_list_does_nothing_to_the_batch(
-    consumer: Consumer, state: State
+    consumer: Consumer, state: ConsumerState
 ) -> None:
     records = polled(consumer, record(10), record(11))
     batch = given(records)
@@ -106,20 +106,20 @@ def test_what_the_user_does_to_the_list_does_nothing_to_the_batch(
     assert [each.record.offset for each in batch] == [10, 11]
 
 
-def test_a_batch_is_seen_where_no_handing_out_was(consumer: Consumer, state: State) -> None:
+def test_a_batch_is_seen_where_no_handing_out_was(consumer: Consumer, state: ConsumerState) -> None:
     records = [record(10), record(11)]
     given(records, consumer)
-    assert [state.holds(each) for each in records] == [True, True]
-    assert state.frontiers[ORDERS].frontier() == 10
+    assert [state.tracker.partitions.holds(each) for each in records] == [True, True]
+    assert state.tracker.partitions.frontiers[ORDERS].frontier() == 10
 
 
 # -- one, some, all --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("all_before", [False, True])
-def test_a_batch_is_a_sequence(all_before: bool, consumer: Consumer, state: State) -> None:
+def test_a_batch_is_a_sequence(all_before: bool, consumer: Consumer, state: ConsumerState) -> None:
     records = polled(consumer, record(10), record(11), record(12))
-    for sequence in (given(records), given(records).deliveries(), Polled(records, state)):
+    for sequence in (given(records), given(records).deliveries(), described(records, state)):
         if all_before:
             assert len(list(sequence)) == 3
         assert len(sequence) == 3
@@ -138,12 +138,12 @@ def _offsets(several: Any) -> list[int]:
     ]
 
 
-def test_what_is_said_of_all_is_what_each_says(consumer: Consumer, state: State) -> None:
+def test_what_is_said_of_all_is_what_each_says(consumer: Consumer, state: ConsumerState) -> None:
     records = polled(
         consumer, record(10, headers=[("a", b"1")]), record(5, 1), record(7, topic="bills")
     )
-    state.count({ORDERS: records[:1]})
-    for several in (given(records).deliveries(), Polled(records, state)):
+    state.tracker.partitions.counted_by_poll({ORDERS: records[:1]})
+    for several in (given(records).deliveries(), described(records, state)):
         assert several.endpoints() == {each.endpoint for each in several}
         assert several.headers(2) == [each.headers for each in several][-2:]
         assert several.headers(9) == [each.headers for each in several]
@@ -155,40 +155,39 @@ def test_what_is_said_of_all_is_what_each_says(consumer: Consumer, state: State)
 
 
 def test_who_handles_a_batch_handles_its_records(
-    consumer: Consumer, state: State, processing: Any
+    consumer: Consumer, state: ConsumerState, processing: Any
 ) -> None:
     records = polled(consumer, record(10), record(11), record(5, 1))
     batch = given(records)
     assert list(batch.opened(processing)) == []
-    frontier = state.frontiers[ORDERS]
-    assert (frontier.handled(), frontier.handlers()) == ({10, 11}, [processing])
-    assert [(one, each.record) for one, each in frontier.handled_below(11)] == [
-        (processing, records[0])
-    ]
-    assert (frontier.is_handled(), frontier.held_by()) == (True, None)
+    frontier = state.tracker.partitions.frontiers[ORDERS]
+    assert (frontier.handled(), frontier.handlings()) == ({10, 11}, [batch])
+    below: list[Any] = frontier.handled_below(11)
+    assert [each.record for each in below] == [records[0]]
+    assert (frontier.is_handled(), frontier.blocking_offset()) == (True, None)
     batch.closed(processing)
-    assert (frontier.is_handled(), frontier.handled(), frontier.handlers()) == (False, set(), [])
-    assert frontier.held_by() == 10
+    assert (frontier.is_handled(), frontier.handled(), frontier.handlings()) == (False, set(), [])
+    assert frontier.blocking_offset() == 10
     batch.closed(processing)
 
 
 def test_a_record_of_a_batch_is_settled_by_itself(
-    consumer: Consumer, state: State, processing: Any
+    consumer: Consumer, state: ConsumerState, processing: Any
 ) -> None:
     batch = given(polled(consumer, record(10), record(11)))
     batch.opened(processing)
     adapter.settle(batch[0], Settlement(Verdict.ACK))
-    frontier = state.frontiers[ORDERS]
+    frontier = state.tracker.partitions.frontiers[ORDERS]
     assert (frontier.frontier(), [each.offset for each in frontier.done]) == (11, [10])
     assert frontier.done[0].span == processing.span.get_span_context()
     batch.closed(processing)
 
 
 def test_what_was_committed_by_oneself_is_settled_already(
-    consumer: Consumer, state: State, processing: Any
+    consumer: Consumer, state: ConsumerState, processing: Any
 ) -> None:
     records = polled(consumer, record(10), record(11))
-    state.frontiers[ORDERS].settle_below(11)
+    state.tracker.partitions.frontiers[ORDERS].settle_below(11)
     batch = given(records, consumer)
     settled = [(each.record.offset, verdict) for each, verdict in batch.opened(processing)]
     assert settled == [(10, Verdict.ACK)]
@@ -196,11 +195,11 @@ def test_what_was_committed_by_oneself_is_settled_already(
 
 
 def test_a_batch_whose_partition_goes_is_over(
-    consumer: Consumer, state: State, processing: Any
+    consumer: Consumer, state: ConsumerState, processing: Any
 ) -> None:
     batch = given(polled(consumer, record(10), record(5, 1)))
     batch.opened(processing)
-    state.lose([OTHERS])
+    state.tracker.revoke([OTHERS])
     assert processing.is_over
     assert [adapter.is_open(each) for each in batch] == [True, False]
 

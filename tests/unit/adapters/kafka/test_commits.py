@@ -13,9 +13,9 @@ from opentelemetry.trace import SpanKind
 
 import hopspan
 from hopspan import Commits
-from hopspan.adapters._kafka_frontier import Frontier
-from hopspan.adapters.kafka.consumers import State
+from hopspan.adapters.kafka.consumer import ConsumerState
 from hopspan.model import Verdict
+from hopspan.offsets.frontier import Frontier
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
     OTHERS,
@@ -53,7 +53,7 @@ def commit_spans(telemetry: Telemetry) -> list[Seen]:
 
 
 def test_by_default_a_second_has_to_go_by(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     handling(first).finish()
@@ -67,7 +67,7 @@ def test_by_default_a_second_has_to_go_by(
 
 
 def test_a_poll_commits_what_is_due(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     """Or what was handled last would wait for the next record, which may never come."""
     (first,) = polled(consumer, record(10))
@@ -81,7 +81,7 @@ def test_a_poll_commits_what_is_due(
 
 
 def test_seconds_count_from_the_last_commit(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     for offset in (10, 11):
         handling(*polled(consumer, record(offset)), commits=Commits(seconds=5.0)).finish()
@@ -94,7 +94,7 @@ def test_seconds_count_from_the_last_commit(
 
 
 def test_seconds_of_none_are_never(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, commits=Commits(every=2, seconds=None)).finish()
@@ -113,7 +113,7 @@ def test_seconds_of_none_are_never(
     ],
 )
 def test_every_so_many_records(
-    every: int, commits: list[Any], consumer: Consumer, state: State, handling: Handle
+    every: int, commits: list[Any], consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     for each in polled(consumer, *(record(offset) for offset in range(10, 14))):
         handling(each, commits=Commits(every=every, seconds=None)).finish()
@@ -123,7 +123,7 @@ def test_every_so_many_records(
 
 
 def test_whichever_comes_first(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     both = Commits(every=2, seconds=5.0)
     first, second, third = polled(consumer, record(10), record(11), record(12))
@@ -137,7 +137,7 @@ def test_whichever_comes_first(
 
 
 def test_waiting_is_a_synchronous_commit(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, commits=WAITING).finish()
@@ -155,7 +155,7 @@ def test_a_consumer_without_a_group_has_nowhere_to_commit(
 
 
 def test_a_policy_that_settles_nothing_does_not_set_the_strategy(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     """A listener somewhere that only looks must not change how the others commit."""
     first, second = polled(consumer, record(10), record(11))
@@ -168,7 +168,9 @@ def test_a_policy_that_settles_nothing_does_not_set_the_strategy(
 # -- what is committed -----------------------------------------------------------------------------
 
 
-def test_nothing_past_an_open_record(consumer: Consumer, state: State, handling: Handle) -> None:
+def test_nothing_past_an_open_record(
+    consumer: Consumer, state: ConsumerState, handling: Handle
+) -> None:
     first, second, third = polled(consumer, record(10), record(11), record(12))
     handling(third, commits=EACH).finish()
     handling(second, commits=EACH).finish()
@@ -178,7 +180,7 @@ def test_nothing_past_an_open_record(consumer: Consumer, state: State, handling:
 
 
 def test_partitions_are_committed_together(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     two = Commits(every=2, seconds=None)
     first, second = polled(consumer, record(10), record(20, partition=1))
@@ -188,7 +190,7 @@ def test_partitions_are_committed_together(
 
 
 def test_a_partition_without_news_is_left_out(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(20, partition=1))
     handling(first, commits=WAITING).finish()
@@ -197,7 +199,7 @@ def test_a_partition_without_news_is_left_out(
 
 
 def test_the_epoch_goes_with_it(
-    consumer: Consumer, state: State, handling: Handle, monkeypatch: pytest.MonkeyPatch
+    consumer: Consumer, state: ConsumerState, handling: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
     monkeypatch.setattr(
@@ -209,7 +211,7 @@ def test_the_epoch_goes_with_it(
 
 
 def test_closing_commits_what_is_done_and_waits_for_it(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, _ = polled(consumer, record(10), record(11))
     handling(first).finish()
@@ -220,14 +222,16 @@ def test_closing_commits_what_is_done_and_waits_for_it(
     ]
 
 
-def test_closing_with_nothing_done_commits_nothing(consumer: Consumer, state: State) -> None:
+def test_closing_with_nothing_done_commits_nothing(
+    consumer: Consumer, state: ConsumerState
+) -> None:
     polled(consumer, record(10))
     consumer.close()
     assert consumer.commits() == []
 
 
 def test_another_thread_leaves_committing_to_the_consumers(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     in_thread(lambda: handling(first, commits=WAITING).finish())
@@ -240,7 +244,7 @@ def test_another_thread_leaves_committing_to_the_consumers(
 
 
 def test_a_commit_that_succeeded_is_not_sent_again(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, commits=EACH).finish()
@@ -250,7 +254,7 @@ def test_a_commit_that_succeeded_is_not_sent_again(
 
 
 def test_a_commit_that_failed_is_sent_again(
-    consumer: Consumer, state: State, handling: Handle, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, commits=EACH).finish()
@@ -265,7 +269,7 @@ def test_a_commit_that_failed_is_sent_again(
 def test_a_commit_that_cannot_be_sent_does_not_reach_the_handler(
     strategy: Commits,
     consumer: Consumer,
-    state: State,
+    state: ConsumerState,
     handling: Handle,
     telemetry: Telemetry,
     logged: pytest.LogCaptureFixture,
@@ -288,7 +292,7 @@ def test_a_commit_that_cannot_be_sent_does_not_reach_the_handler(
 
 
 def test_one_commit_is_on_its_way_at_a_time(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     """The client refuses more than a few."""
     for each in polled(consumer, record(10), record(11), record(12)):
@@ -300,18 +304,18 @@ def test_one_commit_is_on_its_way_at_a_time(
 
 
 def test_an_answer_that_comes_after_a_further_commit_is_no_step_back(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, _, _ = polled(consumer, record(10), record(11), record(12))
     handling(first, commits=EACH).finish()
     consumer.commit()
     consumer.answer()
-    assert state.frontiers[ORDERS].committed == 13
+    assert state.tracker.partitions.frontiers[ORDERS].committed == 13
 
 
 @pytest.mark.parametrize("error", [None, NotCoordinatorError("moved")])
 def test_after_any_answer_the_next_one_goes(
-    error: Exception | None, consumer: Consumer, state: State, handling: Handle
+    error: Exception | None, consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     handling(first, commits=EACH).finish()
@@ -321,7 +325,7 @@ def test_after_any_answer_the_next_one_goes(
 
 
 def test_closing_does_not_rely_on_a_commit_that_nobody_has_answered(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     """It may still be in the client, which closes."""
     (first,) = polled(consumer, record(10))
@@ -334,7 +338,7 @@ def test_closing_does_not_rely_on_a_commit_that_nobody_has_answered(
 
 
 def test_a_commit_that_is_answered_late_is_over_already(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, commits=EACH).finish()
@@ -345,7 +349,7 @@ def test_a_commit_that_is_answered_late_is_over_already(
 
 
 def test_what_a_failed_commit_covered_is_covered_by_the_next(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     processing = handling(first, commits=EACH)
@@ -361,7 +365,7 @@ def test_what_a_failed_commit_covered_is_covered_by_the_next(
 
 
 def test_where_nothing_settles_nothing_is_ever_committed(
-    consumer: Consumer, state: State, handling: Handle, monkeypatch: pytest.MonkeyPatch
+    consumer: Consumer, state: ConsumerState, handling: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the application does, and however much it reads: these offsets are its own."""
     monkeypatch.setattr(Frontier, "MOST_UNSETTLED", 2)
@@ -374,7 +378,7 @@ def test_where_nothing_settles_nothing_is_ever_committed(
 
 
 def test_seeking_by_itself_is_nothing_to_commit(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     for each in polled(consumer, record(10), record(20, partition=1)):
         handling(each, commits=WAITING).finish()
@@ -387,7 +391,7 @@ def test_seeking_by_itself_is_nothing_to_commit(
 
 
 def test_a_commit_for_one_record_is_told_with_its_record(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     processing = handling(first)
@@ -400,7 +404,7 @@ def test_a_commit_for_one_record_is_told_with_its_record(
 
 
 def test_a_commit_for_several_tells_their_number_and_links_to_them(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     processings = [handling(each) for each in polled(consumer, record(10), record(11))]
     spans = tuple(each.span.get_span_context().span_id for each in processings)
@@ -413,7 +417,7 @@ def test_a_commit_for_several_tells_their_number_and_links_to_them(
 
 
 def test_a_commit_within_the_handling_of_its_one_record_is_a_part_of_it(
-    consumer: Consumer, state: State, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     settings: Any = {"commits": WAITING, "policy": hopspan.ack_always, **telemetry.settings}
@@ -424,7 +428,7 @@ def test_a_commit_within_the_handling_of_its_one_record_is_a_part_of_it(
 
 
 def test_a_commit_elsewhere_is_in_nobodys_trace(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     """What happens to be current there has nothing to do with what was done."""
     (first,) = polled(consumer, record(10))
@@ -435,7 +439,7 @@ def test_a_commit_elsewhere_is_in_nobodys_trace(
 
 
 def test_a_commit_of_several_topics_names_none(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     first, second = polled(consumer, record(10), record(5, topic="bills"))
     handling(first).finish()
@@ -447,7 +451,7 @@ def test_a_commit_of_several_topics_names_none(
 
 
 def test_a_commit_can_be_left_untold(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, settle_spans="none").finish()
@@ -457,7 +461,7 @@ def test_a_commit_can_be_left_untold(
 
 def test_a_fault_while_telling_is_logged_and_the_commit_stands(
     consumer: Consumer,
-    state: State,
+    state: ConsumerState,
     handling: Handle,
     monkeypatch: pytest.MonkeyPatch,
     logged: pytest.LogCaptureFixture,
@@ -468,7 +472,10 @@ def test_a_fault_while_telling_is_logged_and_the_commit_stands(
     monkeypatch.setattr("hopspan.telemetry.instrumenter.Instrumenter.record_settle", cannot)
     (first,) = polled(consumer, record(10))
     handling(first, commits=WAITING).finish()
-    assert (consumer.commits(), state.frontiers[ORDERS].committed) == ([{ORDERS: 11}], 11)
+    assert (consumer.commits(), state.tracker.partitions.frontiers[ORDERS].committed) == (
+        [{ORDERS: 11}],
+        11,
+    )
     assert len(logged.records) == 1
 
 
@@ -476,7 +483,7 @@ def test_a_fault_while_telling_is_logged_and_the_commit_stands(
 
 
 def test_a_record_that_nobody_concludes_is_told_once(
-    consumer: Consumer, state: State, handling: Handle, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     _, second, third = polled(consumer, record(10), record(11), record(12))
     handling(second, commits=EACH).finish()
@@ -489,7 +496,7 @@ def test_a_record_that_nobody_concludes_is_told_once(
 
 
 def test_a_record_that_is_being_handled_is_none_of_them(
-    consumer: Consumer, state: State, handling: Handle, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     handling(first, commits=EACH)
@@ -501,7 +508,7 @@ def test_a_record_that_is_being_handled_is_none_of_them(
 
 
 def test_an_own_commit_settles_everything_handed_out(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     first, _ = polled(consumer, record(10), record(11))
     processing = handling(first, policy=hopspan.requeue_times(2, then=Verdict.LEAVE))
@@ -509,13 +516,13 @@ def test_an_own_commit_settles_everything_handed_out(
     processing.finish(ValueError("bad"))
     assert consumer.asked("commit", "commit_async", "seek") == [("commit", None, None)]
     assert processing.settled is True
-    assert state.frontiers[ORDERS].due() is None
+    assert state.tracker.partitions.frontiers[ORDERS].committable() is None
     assert [span.name for span in telemetry.seen] == ["commit orders", "process orders"]
 
 
 @pytest.mark.parametrize(("offset", "settled"), [(10, False), (11, True)])
 def test_an_own_commit_settles_what_lies_below_its_offsets(
-    offset: int, settled: bool, consumer: Consumer, state: State, handling: Handle
+    offset: int, settled: bool, consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     processing = handling(first, policy=hopspan.manual)
@@ -525,7 +532,7 @@ def test_an_own_commit_settles_what_lies_below_its_offsets(
 
 
 def test_an_own_commit_that_fails_settles_nothing_and_is_raised(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     processing = handling(first, policy=hopspan.manual)
@@ -539,7 +546,7 @@ def test_an_own_commit_that_fails_settles_nothing_and_is_raised(
 
 @pytest.mark.parametrize("succeeds", [True, False])
 def test_an_own_asynchronous_commit_settles_when_it_is_answered(
-    succeeds: bool, consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    succeeds: bool, consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
     processing = handling(first, policy=hopspan.manual)
@@ -550,7 +557,9 @@ def test_an_own_asynchronous_commit_settles_when_it_is_answered(
     assert (processing.settled, len(commit_spans(telemetry))) == (succeeds, 1)
 
 
-def test_the_applications_callback_is_called_as_well(consumer: Consumer, state: State) -> None:
+def test_the_applications_callback_is_called_as_well(
+    consumer: Consumer, state: ConsumerState
+) -> None:
     told: list[Any] = []
     consumer.commit_async(None, lambda offsets, answer: told.append((offsets, answer)))
     consumer.answer()
@@ -558,7 +567,7 @@ def test_the_applications_callback_is_called_as_well(consumer: Consumer, state: 
 
 
 def test_the_consumers_own_callback_is_called_where_none_is_given(
-    consumer: Consumer, state: State
+    consumer: Consumer, state: ConsumerState
 ) -> None:
     told: list[Any] = []
     consumer.config["default_offset_commit_callback"] = lambda *given: told.append(given)
@@ -568,7 +577,7 @@ def test_the_consumers_own_callback_is_called_where_none_is_given(
 
 
 def test_an_own_commit_that_cannot_be_read_is_the_clients_to_judge(
-    consumer: Consumer, state: State, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, logged: pytest.LogCaptureFixture
 ) -> None:
     consumer.errors["commit"] = AssertionError("offsets")
     with pytest.raises(AssertionError, match="offsets"):
@@ -580,7 +589,7 @@ def test_an_own_commit_that_cannot_be_read_is_the_clients_to_judge(
 
 
 def test_after_a_fault_while_handing_out_nothing_is_committed(
-    consumer: Consumer, state: State, handling: Handle, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     """What was not seen could be passed over."""
     broken = record(10)._replace(offset=None)

@@ -9,10 +9,11 @@ from kafka import errors
 
 import hopspan
 from hopspan.adapters import kafka as adapter
-from hopspan.adapters.kafka import deliveries
-from hopspan.adapters.kafka.consumers import Received, State, state_of
-from hopspan.adapters.kafka.errors import RevokedError, error_type, failure
+from hopspan.adapters.kafka.consumer import ConsumerState, state_of
+from hopspan.adapters.kafka.producer import error_type, failure
+from hopspan.adapters.kafka.record import Record
 from hopspan.model import Endpoint, MessageInfo, Outcome, PolicyError, Settlement, Verdict
+from hopspan.offsets import RevokedError
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
     OTHERS,
@@ -77,11 +78,11 @@ def test_a_handlers_record_is_found_among_its_arguments(
 def test_a_record_knows_its_consumer_where_that_is_given(consumer: Consumer) -> None:
     (native,) = adapter.given(TEN, consumer) or []
     assert (native.consumer, adapter.owner(native)) == (consumer, consumer)
-    assert native.frontier is state_of(consumer).frontiers[ORDERS]  # type: ignore[union-attr]
+    assert native.frontier is state_of(consumer).tracker.partitions.frontiers[ORDERS]  # type: ignore[union-attr]
 
 
 def test_a_record_knows_its_consumer_where_that_has_handed_it_out(
-    consumer: Consumer, state: State
+    consumer: Consumer, state: ConsumerState
 ) -> None:
     (first,) = polled(consumer, record(10))
     (native,) = adapter.given(first, None) or []
@@ -90,7 +91,8 @@ def test_a_record_knows_its_consumer_where_that_has_handed_it_out(
 
 @pytest.mark.parametrize("via", [None, "text", object()])
 def test_a_record_of_nobodys_does_not(via: Any) -> None:
-    assert adapter.given(TEN, via) == [Received(None, TEN, None)]
+    (native,) = adapter.given(TEN, via) or []
+    assert (native.record, native.consumer, native.frontier) == (TEN, None, None)
 
 
 def test_one_hand_over_is_one_delivery(consumer: Consumer) -> None:
@@ -142,10 +144,12 @@ def test_a_tombstone_is_told_and_only_then(value: Any, said: Any, consumer: Cons
     assert found == said
 
 
-def test_the_cluster_is_told_as_soon_as_it_is_known(consumer: Consumer, state: State) -> None:
-    assert "messaging.kafka.cluster.id" not in state.about()
+def test_the_cluster_is_told_as_soon_as_it_is_known(
+    consumer: Consumer, state: ConsumerState
+) -> None:
+    assert "messaging.kafka.cluster.id" not in state.attributes()
     consumer._client = type("Client", (), {"cluster": type("C", (), {"cluster_id": "abc"})})
-    assert state.about()["messaging.kafka.cluster.id"] == "abc"
+    assert state.attributes()["messaging.kafka.cluster.id"] == "abc"
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ def test_what_the_client_commits_by_itself_is_settled_already(
 
 
 def test_a_record_of_nobodys_cannot_be_settled() -> None:
-    native = Received(None, TEN, None)
+    native = Record(TEN)
     assert adapter.is_open(native) is False
     with pytest.raises(RevokedError) as raised:
         adapter.settle(native, Settlement(Verdict.ACK))
@@ -177,11 +181,11 @@ def test_a_record_of_nobodys_cannot_be_settled() -> None:
 
 
 def test_a_record_of_a_partition_that_went_cannot_be_settled(
-    consumer: Consumer, state: State
+    consumer: Consumer, state: ConsumerState
 ) -> None:
     (native,) = adapter.given(TEN, consumer) or []
     assert adapter.is_open(native) is True
-    state.lose([ORDERS])
+    state.tracker.revoke([ORDERS])
     assert adapter.is_open(native) is False
     with pytest.raises(RevokedError):
         adapter.settle(native, Settlement(Verdict.ACK))
@@ -195,21 +199,21 @@ def test_opening_and_closing_what_nobody_keeps_is_harmless(
 
 
 def test_a_record_in_two_hands_is_open_until_both_are_closed(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     """In a batch, and by itself."""
     (first,) = polled(consumer, record(10))
     one, other = handling(first, policy=hopspan.manual), handling(first, policy=hopspan.manual)
-    handled = state.frontiers[ORDERS].handling
-    assert [each for each, _ in handled[10]] == [one, other]
+    handled = state.tracker.partitions.frontiers[ORDERS].handling
+    assert handled == {10: [one.delivery.native, other.delivery.native]}
     one.finish()
-    assert [each for each, _ in handled[10]] == [other]
+    assert handled == {10: [other.delivery.native]}
     other.finish()
     assert handled == {}
 
 
 def test_what_was_committed_by_oneself_is_settled_when_it_is_opened(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     consumer.commit()
@@ -259,7 +263,7 @@ def test_what_needs_none_or_has_one_can_work(policy: hopspan.Policy) -> None:
 
 
 def test_a_record_that_does_not_know_its_consumer_is_refused() -> None:
-    assert adapter.refusal(hopspan.ack_always, Received(None, TEN, None)) == (
+    assert adapter.refusal(hopspan.ack_always, Record(TEN)) == (
         "a record does not know its consumer. Give it as via=, or wrap the consumer with "
         "hopspan.wrap(consumer)"
     )
@@ -353,25 +357,24 @@ def test_what_the_client_refused_by_itself_is_named_after_its_class() -> None:
 
 
 def test_it_is_the_attempt_that_the_handling_began_with(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     """Also where somebody else has concluded the same record since."""
     (mine,) = polled(consumer, record(10))
-    frontier = state.frontiers[ORDERS]
+    frontier = state.tracker.partitions.frontiers[ORDERS]
     frontier.requeue(10)
     frontier.requeue(10)
     processing = handling(mine, policy=hopspan.manual)
     native = processing.delivery.native
     frontier.conclude(10, None, None)
-    assert deliveries._attempt(native, processing, frontier) == 3
-    assert deliveries._attempt(native, None, frontier) == 1
+    assert (native.attempt, frontier.attempt(10)) == (3, 1)
 
 
 def test_a_record_that_comes_again_while_it_is_handled_is_at_the_same_attempt(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (mine,) = polled(consumer, record(10))
     earlier, later = handling(mine, policy=hopspan.manual), handling(mine, policy=hopspan.manual)
     for processing in (earlier, later):
         adapter.settle(processing.delivery.native, Settlement(Verdict.REQUEUE))
-    assert state.frontiers[ORDERS].attempt(10) == 2
+    assert state.tracker.partitions.frontiers[ORDERS].attempt(10) == 2

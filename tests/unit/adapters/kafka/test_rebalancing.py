@@ -10,10 +10,8 @@ import pytest
 
 import hopspan
 from hopspan import faults
-from hopspan.adapters.kafka import rebalancing
-from hopspan.adapters.kafka.consumers import State
-from hopspan.adapters.kafka.rebalancing import _Following, _FollowingAsync
-from hopspan.adapters.kafka.tracking import track
+from hopspan.adapters.kafka import consumer as rebalancing
+from hopspan.adapters.kafka.consumer import ConsumerState, _AsyncListener, _Listener, track
 from hopspan.model import Verdict
 from hopspan.processing.delivery import Processing
 from tests.unit.adapters.kafka.conftest import (
@@ -119,7 +117,7 @@ def rebalance(
 # -- following -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("awaits", "kind"), [(False, _Following), (True, _FollowingAsync)])
+@pytest.mark.parametrize(("awaits", "kind"), [(False, _Listener), (True, _AsyncListener)])
 def test_the_listener_is_of_the_clients_version(
     awaits: bool, kind: type, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,11 +126,11 @@ def test_the_listener_is_of_the_clients_version(
     assert type(consumer._subscription.rebalance_listener) is kind
 
 
-def test_a_later_subscription_is_followed_too(consumer: Consumer, state: State) -> None:
+def test_a_later_subscription_is_followed_too(consumer: Consumer, state: ConsumerState) -> None:
     told: list[Any] = []
     consumer.subscribe(["orders"], listener=Theirs(told))
     listener = consumer._subscription.rebalance_listener
-    assert isinstance(listener, _Following)
+    assert isinstance(listener, _Listener)
     rebalancing.follow(consumer, state)
     assert consumer._subscription.rebalance_listener is listener
 
@@ -144,7 +142,7 @@ def test_a_version_that_cannot_be_followed_is_told_once(
     faults.forget()
     holder = consumer if missing == "_subscription" else consumer._subscription
     delattr(holder, missing)
-    state = State(consumer, Consumer)
+    state = ConsumerState(consumer, Consumer)
     for _ in range(2):
         rebalancing.follow(consumer, state)
     assert [each.message for each in logged.records] == [
@@ -205,7 +203,7 @@ def test_the_application_can_still_finish_before_the_partition_goes(
 
 
 def test_what_the_applications_listener_raises_is_raised_and_the_partition_lost(
-    consumer: Consumer, rebalance: Rebalance, state: State, handling: Handle
+    consumer: Consumer, rebalance: Rebalance, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     processing = handling(first)
@@ -259,7 +257,7 @@ def test_what_is_done_is_committed_before_it_goes(
 def test_a_commit_that_fails_does_not_keep_the_partition(
     consumer: Consumer,
     rebalance: Rebalance,
-    state: State,
+    state: ConsumerState,
     handling: Handle,
     telemetry: Telemetry,
     logged: pytest.LogCaptureFixture,
@@ -270,14 +268,18 @@ def test_a_commit_that_fails_does_not_keep_the_partition(
     consumer.errors = {"commit": BAD, "awaited": BAD}
     consumer._subscription.assignment = {}
     rebalance("revoked", ORDERS)
-    assert (open_.is_over, list(state.frontiers)) == (True, [])
+    assert (open_.is_over, list(state.tracker.partitions.frontiers)) == (True, [])
     spans = {span.name: span.status[0] for span in telemetry.seen}
     assert spans["commit orders"] == "ERROR"
     assert len(logged.records) == 1
 
 
 def test_a_lost_partition_is_not_committed_any_more(
-    consumer: Consumer, rebalance: Rebalance, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer,
+    rebalance: Rebalance,
+    state: ConsumerState,
+    handling: Handle,
+    telemetry: Telemetry,
 ) -> None:
     if not rebalance.awaits:
         return  # kafka-python 2 tells of every loss as of a revocation
@@ -305,7 +307,7 @@ def test_a_partition_that_comes_back_as_it_was_goes_on(
 
 
 def test_a_partition_that_comes_back_anew_is_another_one(
-    consumer: Consumer, rebalance: Rebalance, state: State, handling: Handle
+    consumer: Consumer, rebalance: Rebalance, state: ConsumerState, handling: Handle
 ) -> None:
     """The client starts from what is committed: this record is handed out again."""
     (first,) = polled(consumer, record(10))
@@ -313,7 +315,7 @@ def test_a_partition_that_comes_back_anew_is_another_one(
     rebalance("revoked", ORDERS)
     consumer._subscription.assignment = {ORDERS: "another", OTHERS: "b"}
     rebalance("assigned", ORDERS)
-    assert (processing.is_over, list(state.frontiers)) == (True, [])
+    assert (processing.is_over, list(state.tracker.partitions.frontiers)) == (True, [])
     (again,) = polled(consumer, record(10))
     handling(again).finish()
     consumer.close()
@@ -378,12 +380,12 @@ def test_a_revocation_that_nobody_follows_up_ends_with_the_consumption(
 
 
 def test_a_record_of_a_partition_that_went_cannot_be_settled(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     """It was in hands when the partition went, and its handling begins only now."""
     (first,) = polled(consumer, record(10))
     stale = handling(first, policy=hopspan.manual)
-    state.lose([ORDERS])
+    state.tracker.revoke([ORDERS])
     assert stale.is_over is True
     again = handling(record(10))
     again.finish()
@@ -393,7 +395,7 @@ def test_a_record_of_a_partition_that_went_cannot_be_settled(
 
 def test_a_fault_while_ending_a_span_does_not_stop_the_rebalance(
     consumer: Consumer,
-    state: State,
+    state: ConsumerState,
     handling: Handle,
     monkeypatch: pytest.MonkeyPatch,
     logged: pytest.LogCaptureFixture,
@@ -408,5 +410,5 @@ def test_a_fault_while_ending_a_span_does_not_stop_the_rebalance(
     first, second = polled(consumer, record(10), record(11))
     one, other = handling(first), handling(second)
     monkeypatch.setattr(Processing, "lose", lose)
-    state.lose([ORDERS])
+    state.tracker.revoke([ORDERS])
     assert (other.is_over, len(logged.records)) == (True, 1)

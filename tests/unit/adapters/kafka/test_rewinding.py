@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import hopspan
-from hopspan.adapters.kafka.consumers import State
+from hopspan.adapters.kafka.consumer import ConsumerState
 from hopspan.model import Verdict
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
@@ -32,7 +32,7 @@ MOVES = ("seek", "pause", "resume")
 
 
 def test_a_requeued_record_is_sought_at_once(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, policy=again()).finish(BAD)
@@ -42,7 +42,7 @@ def test_a_requeued_record_is_sought_at_once(
 
 
 def test_a_requeued_record_has_one_more_attempt(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     for attempt in (1, 2, 3):
         (first,) = polled(consumer, record(10))
@@ -53,7 +53,7 @@ def test_a_requeued_record_has_one_more_attempt(
 
 
 def test_of_a_batch_the_lowest_is_sought(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     batch = polled(consumer, record(10), record(11), record(12))
     handling(*batch, policy=again()).finish(BAD)
@@ -61,7 +61,7 @@ def test_of_a_batch_the_lowest_is_sought(
 
 
 def test_another_thread_leaves_seeking_to_the_consumers(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     one, two, three = polled(consumer, record(10), record(11), record(20, partition=1))
     for each in (two, one, three):
@@ -72,7 +72,7 @@ def test_another_thread_leaves_seeking_to_the_consumers(
 
 
 def test_a_record_that_comes_again_anyway_is_not_sought(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     """The consumer went back further than to it already."""
     first, second = polled(consumer, record(10), record(11))
@@ -82,7 +82,7 @@ def test_a_record_that_comes_again_anyway_is_not_sought(
 
 
 def test_where_the_application_went_nobody_goes_back(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     in_thread(lambda: handling(first, policy=again()).finish(BAD))
@@ -95,7 +95,7 @@ def test_where_the_application_went_nobody_goes_back(
 
 
 def test_a_pause_stops_the_partition_until_it_is_over(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, policy=again(0.5)).finish(BAD)
@@ -112,7 +112,7 @@ def test_a_pause_stops_the_partition_until_it_is_over(
 
 
 def test_a_blocking_poll_ends_with_the_pause(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle, monkeypatch: Any
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle, monkeypatch: Any
 ) -> None:
     original = Consumer.poll
 
@@ -132,7 +132,7 @@ def test_a_blocking_poll_ends_with_the_pause(
 
 
 def test_the_longest_pause_counts(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     in_thread(lambda: handling(first, policy=again(2.0)).finish(BAD))
@@ -147,7 +147,7 @@ def test_the_longest_pause_counts(
 
 
 def test_a_later_pause_makes_it_longer(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     handling(second, policy=again(1.0)).finish(BAD)
@@ -162,7 +162,7 @@ def test_a_later_pause_makes_it_longer(
 
 
 def test_a_later_requeue_without_a_pause_does_not_end_one(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     handling(second, policy=again(1.0)).finish(BAD)
@@ -172,7 +172,7 @@ def test_a_later_requeue_without_a_pause_does_not_end_one(
 
 
 def test_a_partition_that_the_application_paused_is_its_own(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     consumer.pause(ORDERS)
@@ -184,7 +184,7 @@ def test_a_partition_that_the_application_paused_is_its_own(
 
 @pytest.mark.parametrize("method", ["pause", "resume"])
 def test_a_pause_that_the_application_takes_over_is_its_own(
-    method: str, consumer: Consumer, state: State, clock: Clock, handling: Handle
+    method: str, consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, policy=again(0.5)).finish(BAD)
@@ -198,7 +198,7 @@ def test_a_pause_that_the_application_takes_over_is_its_own(
 
 
 def test_a_seek_that_fails_is_tried_again(
-    consumer: Consumer, state: State, handling: Handle, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     (first,) = polled(consumer, record(10))
     consumer.errors["seek"] = ValueError("Unassigned partition")
@@ -212,7 +212,7 @@ def test_a_seek_that_fails_is_tried_again(
 
 def test_a_seek_that_fails_does_not_stop_the_others(
     consumer: Consumer,
-    state: State,
+    state: ConsumerState,
     handling: Handle,
     monkeypatch: pytest.MonkeyPatch,
     logged: pytest.LogCaptureFixture,
@@ -232,22 +232,22 @@ def test_a_seek_that_fails_does_not_stop_the_others(
 
 
 def test_a_partition_that_is_gone_is_not_sought(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     in_thread(lambda: handling(first, policy=again()).finish(BAD))
-    state.lose([ORDERS])
+    state.tracker.revoke([ORDERS])
     consumer.poll()
     assert consumer.asked(*MOVES) == []
 
 
 def test_a_partition_that_is_gone_is_not_resumed(
-    consumer: Consumer, state: State, clock: Clock, handling: Handle
+    consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
     handling(first, policy=again(0.5)).finish(BAD)
-    state.lose([ORDERS])
+    state.tracker.revoke([ORDERS])
     clock.now += 1
     consumer.poll()
     assert consumer.asked("resume") == []
-    assert state.patience() is None
+    assert state.tracker.max_block() is None

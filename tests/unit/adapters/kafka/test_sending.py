@@ -13,8 +13,8 @@ from kafka.future import Future
 from opentelemetry.trace import SpanKind
 
 import hopspan
-from hopspan.adapters.kafka import sending
-from hopspan.adapters.kafka.consumers import State
+from hopspan.adapters.kafka import producer as producers
+from hopspan.adapters.kafka.consumer import ConsumerState
 from hopspan.model import Verdict
 from hopspan.propagation import PAIRS
 from tests.unit.adapters.kafka.conftest import ORDERS, Consumer, Handle, polled, record
@@ -219,33 +219,33 @@ def test_a_fault_while_ending_is_logged_once_and_not_the_clients(
 
 
 def test_a_send_that_raises_has_failed_at_once(producer: Producer, telemetry: Telemetry) -> None:
-    before = dict(sending._unanswered._operations)
+    before = dict(producers._unanswered._operations)
     producer.refusal = KafkaTimeoutError("no metadata")
     with pytest.raises(KafkaTimeoutError) as raised:
         producer.send("orders", b"v")
     assert raised.value is producer.refusal
     assert telemetry.only.status[0] == "ERROR"
-    assert sending._unanswered._operations == before
+    assert producers._unanswered._operations == before
 
 
 # -- at the end of the process ---------------------------------------------------------------------
 
 
 def test_an_answered_send_is_not_remembered(producer: Producer) -> None:
-    before = dict(sending._unanswered._operations)
+    before = dict(producers._unanswered._operations)
     first, second = producer.send("orders", b"v"), producer.send("orders", b"v")
-    assert len(sending._unanswered._operations) == len(before) + 2
+    assert len(producers._unanswered._operations) == len(before) + 2
     first.success(Metadata())
     second.failure(KafkaTimeoutError("late"))
-    assert sending._unanswered._operations == before
+    assert producers._unanswered._operations == before
 
 
 def test_the_end_of_the_process_is_looked_out_for_once(
     telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered: list[Any] = []
-    monkeypatch.setattr("hopspan.adapters.kafka.sending.atexit.register", registered.append)
-    unanswered = sending._Unanswered()
+    monkeypatch.setattr("hopspan.adapters.kafka.producer.atexit.register", registered.append)
+    unanswered = producers._Unanswered()
     assert registered == []
     for _ in range(2):
         unanswered.add(telemetry.instrumenter().start_process([delivery()], PAIRS, pushed=True))
@@ -327,7 +327,7 @@ def dead(producer: Any) -> dict[str, Any]:
 
 
 def test_a_dead_letter_is_the_record_and_where_it_is_from(
-    consumer: Consumer, state: State, handling: Handle, telemetry: Telemetry
+    consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     producer = Answering()
     (first,) = polled(consumer, record(10, headers=[("a", b"1")], key=None, value=None))
@@ -348,7 +348,7 @@ def test_a_dead_letter_is_the_record_and_where_it_is_from(
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_dead_letter_carries_the_trace_once(
-    wrapped: bool, consumer: Consumer, state: State, telemetry: Telemetry
+    wrapped: bool, consumer: Consumer, state: ConsumerState, telemetry: Telemetry
 ) -> None:
     """A producer that nobody has wrapped is traced for this."""
     producer = Answering()
@@ -371,7 +371,7 @@ def test_a_dead_letter_carries_the_trace_once(
     [({}, 121.0), ({"delivery_timeout_ms": 5_000}, 6.0), ({"delivery_timeout_ms": None}, 121.0)],
 )
 def test_a_dead_letter_is_waited_for_a_little_longer_than_the_producer_does(
-    config: Any, seconds: float, consumer: Consumer, state: State, handling: Handle
+    config: Any, seconds: float, consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     producer = Answering(**config)
     (first,) = polled(consumer, record(10))
@@ -380,7 +380,7 @@ def test_a_dead_letter_is_waited_for_a_little_longer_than_the_producer_does(
 
 
 def test_a_record_whose_copy_could_not_be_published_is_handed_out_again(
-    consumer: Consumer, state: State, handling: Handle, logged: pytest.LogCaptureFixture
+    consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     producer = Answering()
     producer.error = NotLeaderForPartitionError("moved")
@@ -391,13 +391,13 @@ def test_a_record_whose_copy_could_not_be_published_is_handed_out_again(
         False,
         [("seek", ORDERS, 10), ("pause", ORDERS)],
     )
-    assert state.frontiers[ORDERS].attempt(10) == 2
+    assert state.tracker.partitions.frontiers[ORDERS].attempt(10) == 2
     consumer.close()
     assert consumer.commits() == []
 
 
 def test_attempts_before_a_dead_letter_are_told(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     producer = Answering()
     then = hopspan.dead_letter("dlt", producer=producer)
@@ -410,7 +410,7 @@ def test_attempts_before_a_dead_letter_are_told(
 
 
 def test_a_producer_of_another_kind_will_do(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     """Whatever has the interface: for tests, or a wrapper of the user's."""
 
@@ -433,7 +433,7 @@ def test_a_producer_of_another_kind_will_do(
 
 
 def test_a_verdict_of_ones_own_has_the_policys_target(
-    consumer: Consumer, state: State, handling: Handle
+    consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     producer = Answering()
     target = ("dlt", producer)

@@ -14,10 +14,8 @@ from kafka import KafkaConsumer
 import hopspan
 from hopspan import Commits
 from hopspan.adapters import kafka as adapter
-from hopspan.adapters.kafka import tracking
-from hopspan.adapters.kafka.consumers import State, state_of
-from hopspan.adapters.kafka.registry import tracker_of
-from hopspan.adapters.kafka.tracking import track
+from hopspan.adapters.kafka import consumer as tracking
+from hopspan.adapters.kafka.consumer import ConsumerState, state_of, track
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
     OTHERS,
@@ -36,6 +34,12 @@ class Mine(Consumer):
     def poll(self, timeout_ms: Any = 0, max_records: Any = None, update_offsets: Any = True) -> Any:
         self._note("mine")
         return super().poll(timeout_ms, max_records, update_offsets)
+
+
+def consumer_of(record: Any) -> Any:
+    """The consumer that has handed a record out, as hopspan finds it."""
+    (native,) = adapter.given(record, None) or []
+    return adapter.owner(native)
 
 
 # -- identity --------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def test_a_single_next_hands_out_one_record(
         hopspan.wrap(consumer, **telemetry.settings)
     consumer.coming = [[record(10), record(11)]]
     assert next(consumer).offset == 10
-    assert (state.frontiers[ORDERS].position, state.is_iterating) == (11, False)
+    assert (state.tracker.partitions.frontiers[ORDERS].position, state.is_iterating) == (11, False)
     assert [span.name for span in telemetry.spans] == ["poll orders"] * wrapped
 
 
@@ -195,8 +199,8 @@ def test_what_the_iterator_polls_is_not_handed_out_yet(consumer: Consumer) -> No
     state = track(consumer)
     consumer.coming = [[record(10), record(11)]]
     next(consumer)
-    assert state.holds(record(11)) is False
-    assert state.frontiers[ORDERS].frontier() == 10
+    assert state.tracker.partitions.holds(record(11)) is False
+    assert state.tracker.partitions.frontiers[ORDERS].frontier() == 10
 
 
 def test_a_loop_that_ends_is_over(consumer: Consumer, telemetry: Telemetry) -> None:
@@ -217,13 +221,13 @@ def test_a_records_consumer_is_the_one_that_handed_it_out(consumer: Consumer) ->
     track(consumer)
     (mine,) = polled(consumer, record(10))
     (theirs,) = polled(other, record(10))
-    assert (tracker_of(mine), tracker_of(theirs)) == (consumer, other)
+    assert (consumer_of(mine), consumer_of(theirs)) == (consumer, other)
 
 
 def test_nobody_has_handed_out_a_record_of_ones_own(consumer: Consumer) -> None:
     track(consumer)
     (mine,) = polled(consumer, record(10))
-    assert (tracker_of(mine), tracker_of(record(10))) == (consumer, None)
+    assert (consumer_of(mine), consumer_of(record(10))) == (consumer, None)
 
 
 def test_a_record_at_an_address_that_another_consumer_had_is_who_hands_it_outs(
@@ -235,8 +239,8 @@ def test_a_record_at_an_address_that_another_consumer_had_is_who_hands_it_outs(
     track(consumer)
     (mine,) = polled(other, record(10))
     assert polled(consumer, mine) == [mine]
-    assert tracker_of(mine) is consumer
-    assert track(other).frontiers[ORDERS].is_open(10)
+    assert consumer_of(mine) is consumer
+    assert track(other).tracker.partitions.frontiers[ORDERS].is_open(10)
 
 
 def test_one_at_a_time_it_is_who_hands_it_outs_as_well(consumer: Consumer) -> None:
@@ -246,7 +250,7 @@ def test_one_at_a_time_it_is_who_hands_it_outs_as_well(consumer: Consumer) -> No
     (mine,) = polled(other, record(10))
     consumer.coming.append([mine])
     assert next(consumer) is mine
-    assert tracker_of(mine) is consumer
+    assert consumer_of(mine) is consumer
 
 
 @pytest.mark.parametrize("partition", [0, 1])
@@ -258,10 +262,10 @@ def test_who_hands_out_does_not_wait_for_another_consumer(
     state = track(other)
     track(consumer)
     theirs = polled(other, record(10))
-    with ThreadPoolExecutor(1) as pool, state.lock:
+    with ThreadPoolExecutor(1) as pool, state.tracker.partitions.lock:
         mine = pool.submit(polled, consumer, record(10, partition)).result(timeout=10)
-    assert tracker_of(mine[0]) is consumer
-    assert tracker_of(theirs[0]) is other
+    assert consumer_of(mine[0]) is consumer
+    assert consumer_of(theirs[0]) is other
 
 
 # -- moving about ----------------------------------------------------------------------------------
@@ -271,7 +275,10 @@ def test_seeking_leaves_what_was_not_begun(consumer: Consumer) -> None:
     state = track(consumer)
     polled(consumer, record(10), record(20, partition=1))
     consumer.seek(ORDERS, 50)
-    assert {each: at.frontier() for each, at in state.frontiers.items()} == {ORDERS: 50, OTHERS: 20}
+    assert {each: at.frontier() for each, at in state.tracker.partitions.frontiers.items()} == {
+        ORDERS: 50,
+        OTHERS: 20,
+    }
 
 
 @pytest.mark.parametrize("method", ["seek_to_beginning", "seek_to_end"])
@@ -286,7 +293,7 @@ def test_seeking_to_an_end_goes_where_nobody_knows(
     state = track(consumer)
     polled(consumer, record(10), record(20, partition=1))
     getattr(consumer, method)(*partitions)
-    assert {each: at.frontier() for each, at in state.frontiers.items()} == left
+    assert {each: at.frontier() for each, at in state.tracker.partitions.frontiers.items()} == left
 
 
 def test_a_seek_that_was_refused_changes_nothing(consumer: Consumer) -> None:
@@ -295,7 +302,7 @@ def test_a_seek_that_was_refused_changes_nothing(consumer: Consumer) -> None:
     consumer.errors["seek"] = ValueError("no")
     with pytest.raises(ValueError, match="no"):
         consumer.seek(ORDERS, 50)
-    assert state.frontiers[ORDERS].frontier() == 10
+    assert state.tracker.partitions.frontiers[ORDERS].frontier() == 10
 
 
 def test_what_is_no_longer_assigned_is_lost(consumer: Consumer, handling: Handle) -> None:
@@ -303,7 +310,11 @@ def test_what_is_no_longer_assigned_is_lost(consumer: Consumer, handling: Handle
     first, second = polled(consumer, record(10), record(20, partition=1))
     one, other = handling(first), handling(second)
     consumer.assign([OTHERS])
-    assert (list(state.frontiers), one.is_over, other.is_over) == ([OTHERS], True, False)
+    assert (list(state.tracker.partitions.frontiers), one.is_over, other.is_over) == (
+        [OTHERS],
+        True,
+        False,
+    )
 
 
 def test_what_is_done_is_committed_before_it_is_given_up(
@@ -411,7 +422,7 @@ def test_what_is_no_time_to_wait_is_the_clients(
 
 
 def test_what_a_consumer_hands_out_is_its_own_also_where_another_that_is_gone_has_had_it(
-    consumer: Consumer, state: State
+    consumer: Consumer, state: ConsumerState
 ) -> None:
     """Records are known by their addresses, and what is kept of a consumer may outlive it."""
     gone = Consumer()

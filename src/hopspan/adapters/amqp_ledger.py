@@ -1,0 +1,431 @@
+"""The settlement ledger of the AMQP clients: who has settled what on a channel, in any way.
+
+AMQP settles silently: a second ack raises nothing in the client, and the broker answers by closing
+the channel. So before hopspan settles it looks here, and here every settlement of the channel is
+entered: its own, the handler's, one with `multiple=True`, one from another thread.
+
+The message path takes no lock: a delivery is entered before it is looked for among what is settled,
+and a settlement is kept before its deliveries are looked for. So one of the two always sees the
+other, whatever threads they are on.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.delivery.outcomes import PLAIN
+from hopspan.model import SUCCESS, Outcome, SettledMessage, Verdict
+from hopspan.telemetry import record_settle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opentelemetry.trace import SpanContext
+
+    from hopspan.delivery import Delivery
+    from hopspan.telemetry import Instrumenter
+
+    class Entered(Delivery):
+        """A delivery that knows whether it was handled before."""
+
+        seen_before: bool
+
+
+Sent = tuple[int, bool, Verdict]
+"""Delivery tag, multiple, verdict."""
+
+_EVERYTHING = 0
+"""The tag that stands for all deliveries, with `multiple` (AMQP 0-9-1, *basic.ack*)."""
+
+
+class Unsettled(NamedTuple):
+    """A delivery whose handling is over, and which nobody has settled yet."""
+
+    message: SettledMessage
+    span: SpanContext
+    instrumenter: Instrumenter
+    is_turn: bool
+    """Whether it was handled by a loop, whose body may go on with it elsewhere."""
+
+
+class Ledger:
+    """The deliveries and settlements of one channel. Delivery tags count up on a channel.
+
+    Thread-safe. Bounded: what is forgotten is the oldest.
+    """
+
+    __slots__ = ("_newest", "_old", "_upto", "highest", "left", "lock", "open", "young")
+
+    MOST = 10_000
+
+    def __init__(self, newest: Callable[[], int] = lambda: 0) -> None:
+        """Begin empty.
+
+        Args:
+            newest: Returns the highest tag that the client holds back for handlers to come.
+        """
+        self._newest = newest
+        self.open: dict[int, Any] = {}
+        """By tag, the delivery that is being handled; a list where there are several."""
+        self.left: dict[int, Unsettled] = {}
+        self.highest: int = 0
+        """The highest tag that was entered or settled."""
+        # Two dictionaries that take turns: between them they hold at least the newest `MOST`.
+        self.young: dict[int, Verdict] = {}
+        self._old: dict[int, Verdict] = {}
+        self._upto: tuple[int, Verdict] = (0, Verdict.ACK)
+        self.lock = threading.Lock()
+
+    # -- deliveries ------------------------------------------------------------------------------
+
+    def enter(self, tag: int, delivery: Entered) -> Verdict | None:
+        """Enter a delivery that may have been seen before; return how it was settled already."""
+        delivery.seen_before = self.is_known(tag)
+        if self.open.setdefault(tag, delivery) is not delivery:
+            self._enter_another(tag, delivery)
+        self.left.pop(tag, None)
+        return self.verdict_of(tag)
+
+    def _enter_another(self, tag: int, delivery: Entered) -> None:
+        """Enter a delivery that is handled twice at a time: alone and in a batch, say."""
+        with self.lock:
+            self.open[tag] = [*self.handlings(tag), delivery]
+
+    def handlings(self, tag: int) -> list[Delivery]:
+        """The deliveries with a tag that are being handled."""
+        found = self.open.get(tag)
+        if found is None:
+            return []
+        return found if isinstance(found, list) else [found]
+
+    def verdict_of(self, tag: int) -> Verdict | None:
+        """How a delivery was settled, if it was."""
+        found = self.young.get(tag) or self._old.get(tag)
+        if found is None and tag <= self._upto[0]:
+            return self._upto[1]
+        return found
+
+    def is_known(self, tag: int) -> bool:
+        """Whether a delivery is or was handled, as far as is remembered."""
+        return tag in self.open or tag in self.left or tag in self.young or tag in self._old
+
+    def finished_turn(self, tag: int) -> SpanContext | None:
+        """The span of a loop's turn that has left this delivery unsettled."""
+        left = self.left.get(tag)
+        return left.span if left is not None and left.is_turn else None
+
+    def leave(self, tag: int, delivery: Delivery) -> None:
+        """Leave a delivery whose handling is over; a later settlement is linked to it."""
+        with self.lock:
+            others = [each for each in self.handlings(tag) if each is not delivery]
+            if others:
+                self.open[tag] = others if len(others) > 1 else others[0]
+            else:
+                self.open.pop(tag, None)
+        if delivery.verdict is None and delivery.settles:
+            self.left[tag] = Unsettled(
+                delivery.described(),
+                delivery.span.get_span_context(),
+                delivery.subscription.instrumenter,
+                delivery.is_turn,
+            )
+            while len(self.left) > self.MOST:
+                self.left.pop(next(iter(self.left)), None)
+
+    # -- settlements -----------------------------------------------------------------------------
+
+    def settle(self, tag: int, verdict: Verdict) -> None:
+        """Keep that one delivery is settled."""
+        if tag > self.highest:
+            self.highest = tag
+        self.young[tag] = verdict
+        if len(self.young) > self.MOST:
+            self.rotate()
+
+    def rotate(self) -> None:
+        """Forget the oldest half of what is settled."""
+        with self.lock:
+            if len(self.young) > self.MOST:
+                self._old, self.young = self.young, {}
+
+    def settle_up_to(self, tag: int, verdict: Verdict) -> None:
+        """Keep that all up to a tag are settled, also those that no handler has seen yet."""
+        known = (*self.open, *self.left, *self.young, self._newest())
+        highest = tag or max(known, default=0)
+        with self.lock:
+            self.highest = max(self.highest, highest)
+            if highest > self._upto[0]:
+                self._upto = (highest, verdict)
+
+    def tags(self, tag: int, *, multiple: bool) -> Sequence[int]:
+        """The tags known here that a settlement is about."""
+        if not multiple:
+            return (tag,)
+        known = {*self.open.copy(), *self.left.copy()}
+        return sorted(each for each in known if tag == _EVERYTHING or each <= tag)
+
+
+# -- the channel's own methods -----------------------------------------------------------------------
+
+
+class _Call:
+    """One call of a settling method, from before it is made."""
+
+    __slots__ = ("_began", "_clock", "_ledger", "_name", "_sent", "deliveries", "left")
+
+    def __init__(self, ledger: Ledger, name: str, sent: Sent) -> None:
+        self._ledger, self._name, self._sent = ledger, name, sent
+        self._began, self._clock = time_ns(), perf_counter()
+        tag, multiple, _ = sent
+        tags = ledger.tags(tag, multiple=multiple)
+        # One that has a verdict already is settled by hopspan itself, which records it.
+        self.deliveries: list[Delivery] = [
+            each for tag in tags for each in ledger.handlings(tag) if each.verdict is None
+        ]
+        self.left: list[Unsettled] = [ledger.left[tag] for tag in tags if tag in ledger.left]
+
+    def enter(self) -> None:
+        """Enter what is settled: nobody else is to settle it."""
+        tag, multiple, verdict = self._sent
+        ledger = self._ledger
+        tags = ledger.tags(tag, multiple=multiple)
+        if multiple:
+            ledger.settle_up_to(tag, verdict)
+        else:
+            ledger.settle(tag, verdict)
+        for each in tags:
+            ledger.left.pop(each, None)
+        for delivery in self.deliveries:
+            delivery.verdict = verdict
+
+    def take_back(self) -> None:
+        """Take back what did not go out after all."""
+        for delivery in self.deliveries:
+            delivery.verdict = None
+
+    def record(self, outcome: Outcome) -> None:
+        """Record the settle span of the application's settlement, where it is notable."""
+        verdict = self._sent[2]
+        instrumenters = [each.subscription.instrumenter for each in self.deliveries]
+        instrumenters += [each.instrumenter for each in self.left]
+        if not any(verdict in each.recorded or outcome.failed for each in instrumenters):
+            return
+        is_single = len(self.deliveries) == 1 and not self.left
+        messages = [each.described() for each in self.deliveries]
+        spans = [each.span.get_span_context() for each in self.deliveries]
+        record_settle(
+            instrumenters[0],
+            self._name,
+            PLAIN[verdict],
+            [*messages, *(each.message for each in self.left)],
+            outcome,
+            (self._began, perf_counter() - self._clock),
+            inside=self.deliveries[0].context if is_single else None,
+            of=() if is_single else [*spans, *(each.span for each in self.left)],
+        )
+
+
+def recorded(
+    original: Callable[..., Any],
+    ledger: Ledger,
+    name: str,
+    read: Callable[..., Sent | None],
+    error_type: Callable[[BaseException], str | None],
+) -> Callable[..., Any]:
+    """A channel's own settlement method, with every call of it entered in the ledger.
+
+    Args:
+        original: The bound method.
+        ledger: The channel's ledger.
+        name: The method's name on settle spans.
+        read: From the call's arguments to `(delivery tag, multiple, verdict)`; None for a call that
+            settles nothing.
+        error_type: The client's word for an error.
+    """
+
+    handled = ledger.open
+
+    def settle(*args: Any, **kwargs: Any) -> Any:
+        try:
+            sent = read(*args, **kwargs)
+            if sent is None:
+                return original(*args, **kwargs)
+        except TypeError:  # the user's arguments: the client is about to say so itself
+            return original(*args, **kwargs)
+        tag, multiple, verdict = sent
+        found = handled.get(tag)
+        if (
+            found is None
+            or multiple
+            or type(found) is list
+            or verdict in found.subscription.instrumenter.recorded
+        ):
+            return _settle_noted(sent, args, kwargs)
+        # The common call: one delivery, and no span is made of it unless it fails.
+        is_ours = found.verdict is not None
+        try:
+            result = original(*args, **kwargs)
+        except Exception as error:
+            if not is_ours:
+                _fail(_called(ledger, name, sent), error, error_type)
+            raise
+        young = ledger.young
+        young[tag] = verdict
+        if len(young) > ledger.MOST:
+            ledger.rotate()
+        if not is_ours:
+            found.verdict = verdict
+        return result
+
+    def _settle_noted(sent: Sent, args: Any, kwargs: Any) -> Any:
+        call = _called(ledger, name, sent)
+        try:
+            result = original(*args, **kwargs)
+        except Exception as error:
+            _fail(call, error, error_type)
+            raise
+        if call is not None:
+            _guarded(call.enter)
+            _guarded(call.record, SUCCESS)
+        return result
+
+    return settle
+
+
+def recorded_async(
+    original: Callable[..., Any],
+    ledger: Ledger,
+    name: str,
+    read: Callable[..., Sent | None],
+    error_type: Callable[[BaseException], str | None],
+) -> Callable[..., Any]:
+    """`recorded` for a client whose settlement is awaited.
+
+    One that is cancelled counts as sent: it may be on its way, and a second one would cost the
+    channel. If it is not, the broker hands the message out again when the channel closes.
+    """
+
+    async def settle(*args: Any, **kwargs: Any) -> Any:
+        sent = _read(read, args, kwargs)
+        if sent is None:
+            return await original(*args, **kwargs)
+        tag, multiple, verdict = sent
+        found = ledger.open.get(tag)
+        if multiple or not _is_common(found, tag, verdict, ledger):
+            return await _settle_noted(sent, args, kwargs)
+        is_ours = found.verdict is not None
+        clock = perf_counter()
+        # Entered before it is waited for: others may conclude in the meantime.
+        ledger.settle(tag, verdict)
+        if not is_ours:
+            found.verdict = verdict
+        try:
+            return await original(*args, **kwargs)
+        except Exception as error:
+            if not is_ours:
+                found.verdict = None
+                found.record_settlement(PLAIN[verdict], _failure(error, error_type), clock, found)
+            raise
+
+    async def _settle_noted(sent: Sent, args: Any, kwargs: Any) -> Any:
+        call = _called(ledger, name, sent)
+        if call is not None:
+            _guarded(call.enter)
+        try:
+            result = await original(*args, **kwargs)
+        except Exception as error:
+            if call is not None:
+                call.take_back()
+            _fail(call, error, error_type)
+            raise
+        except BaseException:
+            if call is not None:
+                _guarded(call.record, SUCCESS)
+            raise
+        if call is not None:
+            _guarded(call.record, SUCCESS)
+        return result
+
+    return settle
+
+
+def _is_common(found: Any, tag: int, verdict: Verdict, ledger: Ledger) -> bool:
+    """Whether a settlement is about one delivery that is handled alone, and needs no span."""
+    return (
+        found is not None
+        and type(found) is not list
+        and verdict not in found.subscription.instrumenter.recorded
+        and tag not in ledger.left
+    )
+
+
+def _read(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | None:
+    try:
+        return read(*args, **kwargs)
+    except TypeError:  # the user's arguments: the client is about to say so itself
+        return None
+
+
+def _called(ledger: Ledger, name: str, sent: Sent) -> _Call | None:
+    try:
+        return _Call(ledger, name, sent)
+    except Exception:  # noqa: BLE001
+        faults.report("entering a settlement in the ledger")
+        return None
+
+
+def _fail(
+    call: _Call | None, error: Exception, error_type: Callable[[BaseException], str | None]
+) -> None:
+    if call is not None:
+        _guarded(call.record, _failure(error, error_type))
+
+
+def _failure(error: Exception, error_type: Callable[[BaseException], str | None]) -> Outcome:
+    kind = error_type(error) or names.error_type(error)
+    return Outcome(failed=True, error=error, error_type=kind, description=str(error))
+
+
+def _guarded(do: Callable[..., None], *args: Any) -> None:
+    try:
+        do(*args)
+    except Exception:  # noqa: BLE001
+        faults.report("entering a settlement in the ledger")
+
+
+# -- readers of `basic_ack` and its like: the AMQP clients name methods and parameters alike ---------
+
+
+def _ack(delivery_tag: int = 0, multiple: bool = False, *_rest: Any, **_added: Any) -> Sent:
+    return delivery_tag, multiple, Verdict.ACK
+
+
+def _nack(
+    delivery_tag: int = 0,
+    multiple: bool = False,
+    requeue: bool = True,
+    *_rest: Any,
+    **_added: Any,
+) -> Sent:
+    return delivery_tag, multiple, Verdict.REQUEUE if requeue else Verdict.REJECT
+
+
+def _reject(delivery_tag: int = 0, requeue: bool = True, *_rest: Any, **_added: Any) -> Sent:
+    return delivery_tag, False, Verdict.REQUEUE if requeue else Verdict.REJECT
+
+
+def _recover(requeue: bool = False, *_rest: Any, **_added: Any) -> Sent | None:
+    # Without `requeue` the broker redelivers to this very consumer, or refuses: nothing is settled.
+    return (0, True, Verdict.REQUEUE) if requeue else None
+
+
+SETTLEMENTS: dict[str, Callable[..., Sent | None]] = {
+    "basic_ack": _ack,
+    "basic_nack": _nack,
+    "basic_reject": _reject,
+    "basic_recover": _recover,
+}

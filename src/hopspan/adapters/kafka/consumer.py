@@ -1,0 +1,484 @@
+"""Following a consumer: its facade for the commit engine, and all that passes through it.
+
+A consumer is given a subclass of its own class, made once for each class, whose methods pass
+everything on and keep its tracker up to date. A class, because `for` and `next` look special
+methods up there; the consumer keeps its identity, and is an instance of everything that it was.
+
+A `KafkaConsumer` is used on one thread (kafka-python, *Thread safety*). Rebalance listeners run on
+the client's I/O thread in kafka-python 3, where a synchronous commit is refused but one can be
+awaited; in 2.x they run in the thread that polls.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from functools import lru_cache, partial
+from time import monotonic
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+from kafka.consumer import subscription_state
+from kafka.structs import OffsetAndMetadata, TopicPartition
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.adapters import kafka_common
+from hopspan.adapters.kafka.producer import error_type
+from hopspan.interception import INTERCEPTED, subclass
+from hopspan.model import Delivery, MessageInfo
+from hopspan.offsets import TIMEOUT, Consumer, Registry, Tracker, UserCommit, on_answer
+from hopspan.telemetry import binding_of, instrumenter_for
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from hopspan.model import Endpoint
+    from hopspan.offsets import Done, Positions
+    from hopspan.processing import Loop
+    from hopspan.telemetry import Instrumenter
+
+STATE = "_hopspan_state"
+"""The attribute in which a consumer keeps its state."""
+
+registry = Registry()
+
+_AWAITS = hasattr(subscription_state, "AsyncConsumerRebalanceListener")
+_PUT_ASIDE = "_paused_partition_records"
+_MOST_TOPICS = 256
+
+Call = Callable[..., Any]
+partition_named: Callable[[str, int], TopicPartition] = lru_cache(1_024)(TopicPartition)
+
+
+class ConsumerState(Consumer):
+    """One `KafkaConsumer`, as hopspan sees it."""
+
+    def __init__(self, native: Any, kind: Any) -> None:
+        super().__init__(native)
+        config = native.config
+        self.kind: Any = kind
+        """The consumer's own class: how to call the client without passing here again."""
+        self.group = config.get("group_id")
+        self.commits_by_itself = bool(self.group and config.get("enable_auto_commit"))
+        self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
+            partial(
+                kafka_common.endpoint,
+                where=kafka_common.server(config.get("bootstrap_servers")),
+                group=self.group,
+            )
+        )
+        self.is_iterating: bool = False
+        """Whether the client polls for its own iterator: nothing is handed out by that."""
+        self.is_looping: bool = False
+        """Whether it is a loop of ours that asks for the next record."""
+        self.missed: bool = False
+        """Whether this was made in the middle of the call that hands out."""
+        self.loop: weakref.ref[Loop[Any]] | None = None
+        self._attributes: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
+        self._cluster: Any = None
+        self.tracker: Tracker = Tracker(self)
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of every span of this consumer."""
+        if kafka_common.CLUSTER_ID not in self._attributes:
+            if self._cluster is None:  # private to the client
+                client = getattr(self.native, "_client", None)
+                self._cluster = getattr(client, "cluster", None)
+            cluster_id = getattr(self._cluster, "cluster_id", None)
+            if cluster_id is not None:
+                self._attributes[kafka_common.CLUSTER_ID] = cluster_id
+        return self._attributes
+
+    def partition_of(self, record: Any) -> TopicPartition:
+        """The partition that a record is of."""
+        return partition_named(record.topic, record.partition)
+
+    def describe(self, partition: Any, done: Done) -> Delivery:
+        """A record that is done, for the span of its commit."""
+        about = kafka_common.record_attributes(
+            self.attributes(), partition.partition, done.offset, is_tombstone=done.is_tombstone
+        )
+        return Delivery(self.endpoint(partition.topic), MessageInfo(attributes=about), None, None)
+
+    def error_type(self, error: BaseException) -> str | None:
+        """The protocol's own word for an error."""
+        return error_type(error)
+
+    def commit(self, positions: Positions, seconds: float) -> None:
+        """Commit, and wait."""
+        self.kind.commit(self.native, _offsets(positions), seconds * 1000)
+
+    def commit_async(
+        self, positions: Positions, answered: Callable[[Any], None]
+    ) -> Callable[[], bool]:
+        """Commit without waiting."""
+        # Answered by the callback: where the coordinator has to be looked up, the future is the
+        # lookup's.
+        future = self.kind.commit_async(
+            self.native, _offsets(positions), lambda _, answer: answered(answer)
+        )
+        return lambda: getattr(future, "is_done", False)
+
+    async def commit_awaited(self, positions: Positions) -> None:
+        """Commit on the I/O loop of kafka-python 3."""
+        await self.kind.commit_async(self.native, _offsets(positions))
+
+    def seek(self, partition: Any, offset: int) -> None:
+        """Go to an offset."""
+        self.kind.seek(self.native, partition, offset)
+
+    def pause(self, partition: Any) -> None:
+        """Hand out nothing of a partition."""
+        self.kind.pause(self.native, partition)
+
+    def resume(self, partition: Any) -> None:
+        """End a pause."""
+        # kafka-python 3.0 never fetches on from what it has put aside while the partition was
+        # paused, once another was read; and it is what lies before the seek.
+        fetcher = getattr(self.native, "_fetcher", None)
+        getattr(fetcher, _PUT_ASIDE, {}).pop(partition, None)
+        self.kind.resume(self.native, partition)
+
+    def paused(self) -> Collection[Any]:
+        """The partitions that are paused."""
+        paused: Collection[Any] = self.native.paused()
+        return paused
+
+
+def _offsets(positions: Positions) -> dict[Any, OffsetAndMetadata]:
+    return {each: OffsetAndMetadata(at.offset, "", at.epoch) for each, at in positions.items()}
+
+
+def state_of(consumer: Any) -> ConsumerState | None:
+    """A consumer's state, if it is tracked."""
+    return getattr(consumer, "__dict__", {}).get(STATE)
+
+
+def track(consumer: Any) -> ConsumerState:
+    """A consumer's state; tracked from now on if not before."""
+    state = state_of(consumer)
+    if state is None:
+        kind: Any = type(consumer)
+        state = consumer.__dict__[STATE] = ConsumerState(consumer, kind)
+        try:
+            follow(consumer, state)
+            consumer.__class__ = _tracked(kind)
+        except Exception:  # noqa: BLE001 - a subclass that cannot be derived from, say
+            state.tracker.committer.is_off = True
+            faults.report("following a consumer; nothing is committed for it")
+        registry.add(consumer, state.tracker)
+    return state
+
+
+@lru_cache(maxsize=64)
+def _tracked(kind: Any) -> type:
+    return subclass(kind, {name: _passing(kind, name, each) for name, each in _METHODS.items()})
+
+
+def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that goes by way of `method`, which is given the state and the client's own."""
+    original = getattr(kind, name)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self.__dict__[STATE], MethodType(getattr(kind, name), self), *args, **kwargs)
+
+    about = {each: getattr(original, each) for each in _COPIED}
+    # Whatever looks at a method before it intercepts it is to see the client's.
+    about["__signature__"] = inspect.signature(original)
+    if hasattr(original, "__wrapped__") and not hasattr(original, INTERCEPTED):
+        about["__wrapped__"] = original.__wrapped__
+    for key, value in about.items():
+        setattr(call, key, value)
+    return call
+
+
+# -- handing out -----------------------------------------------------------------------------------
+
+
+def _poll(state: ConsumerState, poll: Call, timeout_ms: Any = 0, *args: Any, **more: Any) -> Any:
+    tracker = state.tracker
+    tracker.run_pending()
+    max_block = tracker.max_block()
+    if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
+        records = poll(timeout_ms, *args, **more)
+    else:
+        records = _poll_in_slices(state, lambda it: poll(it * 1000, *args, **more), timeout_ms)
+    if not state.is_iterating and isinstance(records, dict):
+        tracker.handed_out(records)
+    return records
+
+
+def _poll_in_slices(state: ConsumerState, poll: Callable[[float], Any], timeout_ms: float) -> Any:
+    """Poll while there is something to do for what was handed out before."""
+    tracker, deadline = state.tracker, monotonic() + timeout_ms / 1000
+    while True:
+        max_block, left = tracker.max_block(), max(0.0, deadline - monotonic())
+        records = poll(left if max_block is None else min(left, max_block))
+        if records or monotonic() >= deadline or getattr(state.native, "_closed", False):
+            return records
+        tracker.run_pending()
+
+
+def _next(state: ConsumerState, following: Call) -> Any:
+    tracker = state.tracker
+    tracker.run_pending()
+    state.is_iterating = True
+    try:
+        record = following()
+    finally:
+        state.is_iterating = False
+    tracker.handed_out_partition((record,))
+    return record
+
+
+class Records:
+    """A consumer as its own iterator: what `next` does, without being looked up on the way."""
+
+    def __init__(self, state: ConsumerState, consumer: Any) -> None:
+        original: Any = state.kind.__next__
+        inner: Any = getattr(original, INTERCEPTED, None)
+        # The mark is also on an application's wrapper of our replacement; that one is called.
+        if inner is not None and getattr(original, "__wrapped__", None) is inner:
+            original = inner
+        self._next: Call = MethodType(original, consumer)
+        self._state = state
+
+    def __iter__(self) -> Records:
+        return self
+
+    def __next__(self) -> Any:
+        state = self._state
+        state.is_looping = True
+        try:
+            return _next(state, self._next)
+        finally:
+            state.is_looping = False
+
+    def __getattr__(self, name: str) -> Any:
+        if "_state" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+            raise AttributeError(name)
+        return getattr(self._state.native, name)
+
+
+# -- the application's own commits -----------------------------------------------------------------
+
+
+def _instrumenter(state: ConsumerState) -> Instrumenter | None:
+    """The settings that hold for what the application does with a consumer by itself."""
+    bound = binding_of(state.native)
+    if bound is not None:
+        return bound.instrumenter
+    latest = state.tracker.committer.instrumenter
+    if latest is None and hasattr(state.kind.poll, INTERCEPTED):
+        return instrumenter_for("kafka")
+    return latest
+
+
+def _begin_commit(state: ConsumerState, offsets: Any) -> UserCommit | None:
+    """The commit that is about to be sent; None for one that the client is about to refuse."""
+    if not (offsets is None or isinstance(offsets, dict)):
+        return None
+    try:
+        positions = offsets and {each: getattr(at, "offset", None) for each, at in offsets.items()}
+        return state.tracker.user_commit(positions, _instrumenter(state))
+    except Exception:  # noqa: BLE001 - the client is about to judge the arguments
+        faults.report("reading what is committed")
+        return None
+
+
+def _commit(state: ConsumerState, send: Call, offsets: Any = None, *args: Any, **more: Any) -> Any:
+    commit = _begin_commit(state, offsets)
+    try:
+        result = send(offsets, *args, **more)
+    except Exception as error:
+        if commit is not None:
+            commit.failed(error)
+        raise
+    if commit is not None:
+        commit.succeeded()
+    return result
+
+
+def _commit_async(
+    state: ConsumerState, send: Call, offsets: Any = None, callback: Any = None, *args: Any,
+    **more: Any,
+) -> Any:  # fmt: skip
+    commit = _begin_commit(state, offsets)
+    if commit is None or (callback is not None and not callable(callback)):
+        return send(offsets, callback, *args, **more)
+    answered = partial(on_answer, commit)
+    if not _must_look_up(state.native):
+        future = send(offsets, callback, *args, **more)
+        future.add_callback(answered)
+        future.add_errback(answered)
+        return future
+    theirs = callback or state.native.config.get("default_offset_commit_callback")
+
+    # The future is the lookup's: only the callback hears of the commit.
+    def both(committed: Any, answer: Any) -> None:
+        answered(answer)
+        if theirs is not None:
+            theirs(committed, answer)
+
+    return send(offsets, both, *args, **more)
+
+
+def _must_look_up(consumer: Any) -> bool:
+    """Whether the group's coordinator is not known just now. Private to the client."""
+    unknown = getattr(getattr(consumer, "_coordinator", None), "coordinator_unknown", None)
+    return bool(unknown()) if callable(unknown) else True
+
+
+# -- moving about, and changing what is consumed ---------------------------------------------------
+
+
+def _then(tell: Callable[..., None]) -> Callable[..., Any]:
+    """A method that passes a call on and, when it has succeeded, tells its arguments."""
+
+    def method(state: ConsumerState, call: Call, *args: Any, **kwargs: Any) -> Any:
+        result = call(*args, **kwargs)
+        tell(state, *args, **kwargs)
+        return result
+
+    return method
+
+
+def _sought(state: ConsumerState, partition: Any, offset: Any, *_: Any, **_more: Any) -> None:
+    state.tracker.on_seek(partition, offset)
+
+
+def _sought_end(state: ConsumerState, *partitions: Any) -> None:
+    for partition in partitions or list(state.tracker.partitions.frontiers):
+        state.tracker.on_seek(partition, None)
+
+
+def _paused(state: ConsumerState, *partitions: Any) -> None:
+    state.tracker.rewinding.hand_back_pause(partitions)
+
+
+def _subscribed(state: ConsumerState, *_: Any, **_more: Any) -> None:
+    follow(state.native, state)
+
+
+def _assign(state: ConsumerState, assign: Call, *args: Any, **kwargs: Any) -> Any:
+    state.tracker.run_pending()
+    state.tracker.committer.commit(wait=True)
+    result = assign(*args, **kwargs)
+    state.tracker.keep_only(state.native.assignment())
+    return result
+
+
+def _close(
+    state: ConsumerState, close: Call, autocommit: Any = True, timeout_ms: Any = None, *args: Any,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
+    loop = state.loop() if state.loop is not None else None
+    if loop is not None:
+        loop.leave()
+    began = monotonic()
+    is_limited = isinstance(timeout_ms, int | float)
+    state.tracker.before_close(timeout_ms / 1000 if is_limited else TIMEOUT)
+    if is_limited:
+        timeout_ms = max(0, timeout_ms - (monotonic() - began) * 1000)
+    return close(autocommit, timeout_ms, *args, **kwargs)
+
+
+_COPIED = ("__name__", "__qualname__", "__module__", "__doc__")
+_METHODS: dict[str, Callable[..., Any]] = {
+    "__next__": _next,
+    "poll": _poll,
+    "commit": _commit,
+    "commit_async": _commit_async,
+    "seek": _then(_sought),
+    "seek_to_beginning": _then(_sought_end),
+    "seek_to_end": _then(_sought_end),
+    "pause": _then(_paused),
+    "resume": _then(_paused),
+    "subscribe": _then(_subscribed),
+    "assign": _assign,
+    "unsubscribe": _assign,
+    "close": _close,
+}
+
+
+# -- rebalances ------------------------------------------------------------------------------------
+
+
+def follow(consumer: Any, state: ConsumerState) -> None:
+    """Hear of the consumer's rebalances, before and after its own listener.
+
+    The application's listener comes first, so that it can still finish what it is about. What is
+    done is committed before a partition goes, and nothing after.
+    """
+    subscription: Any = getattr(consumer, "_subscription", None)
+    # Private to the client.
+    if not (hasattr(subscription, "rebalance_listener") and hasattr(subscription, "assignment")):
+        faults.once(
+            "this version of kafka-python does not let hopspan follow rebalances: records of "
+            "revoked partitions may be committed; look for a newer hopspan"
+        )
+        return
+    theirs = subscription.rebalance_listener
+    if not isinstance(theirs, _Listener):
+        kind = _AsyncListener if _AWAITS else _Listener
+        subscription.rebalance_listener = kind(state.tracker, subscription, theirs)
+
+
+class _Listener:
+    """A rebalance listener around the application's (kafka-python 2)."""
+
+    def __init__(self, tracker: Tracker, subscription: Any, theirs: Any) -> None:
+        self._tracker = tracker
+        self._subscription = subscription
+        self._theirs = theirs
+
+    def _kept(self) -> Mapping[TopicPartition, object]:
+        """The client's state of each partition that it has just now."""
+        return dict(self._subscription.assignment)
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._tracker.on_assigned(self._kept())
+        if self._theirs is not None:
+            self._theirs.on_partitions_assigned(assigned)
+
+    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        try:
+            if self._theirs is not None:
+                self._theirs.on_partitions_revoked(revoked)
+        finally:
+            self._tracker.committer.commit(wait=True)
+            self._tracker.on_revoked(revoked, self._kept())
+
+
+class _AsyncListener(_Listener):
+    """The same for kafka-python 3, whose I/O loop awaits it."""
+
+    async def on_partitions_assigned(  # type: ignore[override]
+        self, assigned: Collection[TopicPartition]
+    ) -> None:
+        self._tracker.on_assigned(self._kept())
+        await self._pass_on("on_partitions_assigned", assigned)
+
+    async def on_partitions_revoked(  # type: ignore[override]
+        self, revoked: Collection[TopicPartition]
+    ) -> None:
+        try:
+            await self._pass_on("on_partitions_revoked", revoked)
+        finally:
+            await self._tracker.committer.commit_awaited(revoked)
+            self._tracker.on_revoked(revoked, self._kept())
+
+    async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        try:
+            await self._pass_on("on_partitions_lost", lost)
+        finally:
+            self._tracker.revoke(lost, "lost")
+
+    async def _pass_on(self, method: str, partitions: Collection[TopicPartition]) -> None:
+        call = getattr(self._theirs, method, None)
+        if call is not None:
+            answer = call(partitions)
+            if inspect.isawaitable(answer):
+                await answer

@@ -1,0 +1,118 @@
+"""The part that the Kafka clients share: Kafka's names, servers and endpoints, dead letters.
+
+Imports no client. Naming follows the conventions' Kafka page.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hopspan import conventions as names
+from hopspan import offsets
+from hopspan.model import Endpoint, OperationType, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SYSTEM = "kafka"
+SEND = names.Action("send", OperationType.SEND)
+POLL = names.Action("poll", OperationType.RECEIVE)
+COMMIT = offsets.COMMIT
+
+OFFSET = "messaging.kafka.offset"
+KEY = "messaging.kafka.message.key"
+TOMBSTONE = "messaging.kafka.message.tombstone"
+CLUSTER_ID = "messaging.kafka.cluster.id"
+
+SETTLE_NAMES = {Verdict.REQUEUE: "seek", Verdict.REJECT: "dead_letter"}
+"""An ACK goes nowhere by itself: the commit does, for many of them."""
+
+SETTLED_ALREADY = (
+    "it has enable_auto_commit=True, so the client commits by itself whatever becomes of a record. "
+    "Make the consumer with enable_auto_commit=False"
+)
+
+Headers = list[tuple[str, Any]]
+
+_DEFAULT_PORT = 9092
+
+
+class Origin(NamedTuple):
+    """Where a dead-lettered record comes from, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    error_type: str | None
+    attempt: int
+
+
+_ORIGIN = {
+    "hopspan.origin.topic": "topic",
+    "hopspan.origin.partition": "partition",
+    "hopspan.origin.offset": "offset",
+    "hopspan.error.type": "error_type",
+    "hopspan.attempt": "attempt",
+}
+
+
+def dead_letter_headers(headers: Sequence[Any] | None, origin: Origin) -> Headers:
+    """A record's headers, with its origin in place of an earlier one.
+
+    Values that a client reads but refuses to write (None) become empty.
+    """
+    kept = [(key, b"" if value is None else value) for key, value in headers or ()]
+    fresh = [(header, getattr(origin, field)) for header, field in _ORIGIN.items()]
+    return [
+        *(pair for pair in kept if pair[0] not in _ORIGIN),
+        *((header, str(value).encode()) for header, value in fresh if value is not None),
+    ]
+
+
+class Server(NamedTuple):
+    """A broker's address as the application knows it."""
+
+    address: str | None = None
+    port: int | None = None
+
+
+def server(bootstrap: Any) -> Server:
+    """The first bootstrap server of a client's configuration."""
+    first = bootstrap if isinstance(bootstrap, str) else next(iter(bootstrap or ()), None)
+    if not isinstance(first, str):
+        return Server()
+    first = first.split(",", 1)[0].strip().rpartition("://")[2]
+    host, colon, port = first.rpartition(":")
+    if not colon or not port.isdecimal():
+        return Server(first.strip("[]") or None, _DEFAULT_PORT if first else None)
+    return Server(host.strip("[]") or None, int(port))
+
+
+def endpoint(topic: str, where: Server, group: str | None = None) -> Endpoint:
+    """A topic, for producers without a group."""
+    return Endpoint(
+        SYSTEM, topic, group=group, server_address=where.address, server_port=where.port
+    )
+
+
+def record_attributes(
+    about: Mapping[str, Any], partition: int, offset: int, *, is_tombstone: bool
+) -> dict[str, Any]:
+    """The attributes of a record besides those of its consumer, `about`."""
+    attributes = {**about, names.PARTITION_ID: str(partition), OFFSET: offset}
+    if is_tombstone:
+        attributes[TOMBSTONE] = True
+    return attributes
+
+
+def key(value: Any) -> tuple[str, str] | None:
+    """A record's key as an attribute, where it is text (Kafka page: *messaging.kafka.message.key*).
+
+    One that is not has no unambiguous form, and is left out.
+    """
+    if isinstance(value, bytes | bytearray):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return None
+    return (KEY, value) if isinstance(value, str) else None

@@ -1,0 +1,218 @@
+"""A client library as the core sees it: constants, a `Delivery` subclass, points to intercept.
+
+Adapters are found by the type of the client's objects; the adapters package says how.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from hopspan import conventions as names
+from hopspan.model import Outcome, UnknownMessageError, Verdict
+from hopspan.propagation import MAPPING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hopspan.delivery.delivery import Delivery
+    from hopspan.propagation import Codec
+    from hopspan.telemetry import Binding
+
+
+def _no_word(error: BaseException) -> str | None:  # noqa: ARG001
+    return None
+
+
+class Client:
+    """The constants of one client library. Immutable."""
+
+    __slots__ = (
+        "codec", "control_flow", "error_type", "is_awaited", "name", "settle_names",
+        "settled_already", "system",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        system: str,
+        codec: Codec = MAPPING,
+        is_awaited: bool = False,
+        settle_names: Mapping[Verdict, str] | None = None,
+        settled_already: str = "the broker settles its messages when it hands them out",
+        control_flow: tuple[type[BaseException], ...] = (),
+        error_type: Callable[[BaseException], str | None] = _no_word,
+    ) -> None:
+        """All that differs from client to client and never from message to message.
+
+        Args:
+            name: The name that users give to `hopspan.instrument`.
+            system: `messaging.system`.
+            codec: The shape of the client's headers.
+            is_awaited: Whether `Delivery.settle` returns an awaitable.
+            settle_names: The client's word for each verdict, the `messaging.operation.name` of
+                settle spans. A verdict that is missing is no operation of its own.
+            settled_already: Why nothing is left to settle where a delivery says so, and what to
+                change.
+            control_flow: Exceptions that the client raises through a handler without a failure.
+            error_type: The client's own low-cardinality word for an error, or None.
+        """
+        self.name: str = name
+        self.system: str = system
+        self.codec: Codec = codec
+        self.is_awaited: bool = is_awaited
+        self.settle_names: Mapping[Verdict, str] = (
+            {verdict: verdict.value for verdict in Verdict}
+            if settle_names is None
+            else settle_names
+        )
+        self.settled_already: str = settled_already
+        self.control_flow: tuple[type[BaseException], ...] = control_flow
+        self.error_type: Callable[[BaseException], str | None] = error_type
+
+    def __repr__(self) -> str:
+        return f"<client {self.name}>"
+
+
+class Signals(Protocol):
+    """A client's signals. Modules satisfy this protocol."""
+
+    def connect(self, binding: Binding, instance: Any = None) -> None:
+        """Listen for one wrapped object, or for the whole process; once more changes nothing.
+
+        Raises:
+            PolicyError: the policy in force cannot work.
+        """
+
+    def disconnect(self, binding: Binding) -> None:
+        """Listen for the whole process no more."""
+
+
+def _leave(instance: Any) -> None:
+    """Prepare nothing."""
+
+
+def _never(instance: Any) -> bool:  # noqa: ARG001
+    return False
+
+
+class Adapter:
+    """One client library: its deliveries, and the methods to intercept. Immutable."""
+
+    __slots__ = (
+        "client", "delivery", "instance_points", "name", "points", "prepare", "rivals",
+        "settles_by_itself", "signals",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        delivery: type[Delivery],
+        *,
+        points: Sequence[Any] = (),
+        instance_points: Sequence[Any] = (),
+        rivals: Sequence[str] = (),
+        signals: Signals | None = None,
+        prepare: Callable[[Any], None] = _leave,
+        settles_by_itself: Callable[[Any], bool] = _never,
+    ) -> None:
+        """Put an adapter together.
+
+        Args:
+            delivery: The class of the client's deliveries, which reads and settles one.
+            points: The methods to intercept, on a class or on an instance.
+            instance_points: Further ones that make sense on a wrapped instance only.
+            rivals: Methods, as `module:Class.method`, that other instrumentations of this client
+                wrap.
+            signals: For a client that reports its work by signals.
+            prepare: Makes an object ready to be wrapped, or to be the `via` of a handler.
+            settles_by_itself: Whether a prepared object leaves nothing to settle, whatever it hands
+                out.
+        """
+        self.client: Client = delivery.client
+        self.name: str = delivery.client.name
+        self.delivery: type[Delivery] = delivery
+        self.points: Sequence[Any] = points
+        self.instance_points: Sequence[Any] = instance_points
+        self.rivals: Sequence[str] = rivals
+        self.signals: Signals | None = signals
+        self.prepare: Callable[[Any], None] = prepare
+        self.settles_by_itself: Callable[[Any], bool] = settles_by_itself
+
+    def __repr__(self) -> str:
+        return f"<adapter of {self.name}>"
+
+
+class Running(NamedTuple):
+    """A delivery that a client is running a handler for without handing it over."""
+
+    adapter: Adapter
+    delivery: Delivery | None
+    """None where the handler is called like any function."""
+    is_body: bool
+    """Whether the handler is what the client runs, and not called by that."""
+
+
+Locate = "Callable[[type], Adapter | None]"
+
+_locators: list[Callable[[type], Adapter | None]] = []
+_running: list[Callable[[Any], Running | None]] = []
+
+
+def set_lookup(
+    locate: Callable[[type], Adapter | None], running: Callable[[Any], Running | None]
+) -> None:
+    """Set how adapters are found. The adapters package does: the core does not know it.
+
+    Args:
+        locate: By the type of an object.
+        running: By a handler, where a client runs it without handing it a message.
+    """
+    _locators[:] = [locate]
+    _running[:] = [running]
+
+
+def running_task(handler: Any) -> Running | None:
+    """The client that runs a handler without handing it a message, or None."""
+    return _running[0](handler) if _running else None
+
+
+def adapter_of(kind: type) -> Adapter | None:
+    """The adapter for instances of a class, or None."""
+    return _locators[0](kind) if _locators else None
+
+
+def adapter_among(candidates: tuple[Any, ...]) -> Adapter | None:
+    """The adapter of the first object that has one; lists and tuples are looked into."""
+    for candidate in candidates:
+        if type(candidate) in {list, tuple}:
+            found = adapter_among(tuple(candidate[:4]))
+        elif type(candidate) is dict:  # what `KafkaConsumer.poll` returns
+            found = adapter_among(tuple(islice(candidate.values(), 1)))
+        else:
+            found = adapter_of(type(candidate))
+        if found is not None:
+            return found
+    return None
+
+
+def unknown(verb: str, objects: tuple[Any, ...], remedy: str) -> UnknownMessageError:
+    """An error that says what was given, why it does not do, and what to change."""
+    kinds = ", ".join(type(each).__qualname__ for each in objects if each is not None) or "nothing"
+    return UnknownMessageError(
+        f"{verb}: no message of a client that hopspan knows in what it was given ({kinds}); "
+        f"{remedy}"
+    )
+
+
+def failure(client: Client, error: BaseException) -> Outcome:
+    """The outcome of an exception: its `error.type` in the client's words, or its class name."""
+    kind = _guarded(client.error_type, error) or names.error_type(error)
+    return Outcome(failed=True, error=error, error_type=kind, description=_guarded(str, error))
+
+
+def _guarded(describe: Callable[[BaseException], str | None], error: BaseException) -> str | None:
+    try:
+        return describe(error)
+    except Exception:  # noqa: BLE001 - a hostile __str__, say
+        return None

@@ -1,0 +1,246 @@
+"""The tracker of a consumer: its partitions' frontiers, and the work that is left for its thread.
+
+Rules: a consumer is used on one thread, but records may be concluded on any; so conclusions only
+change what is kept here, under a lock, and the client is called (seek, pause, commit) on its own
+thread: at once where that is the current one, else when it next asks for records.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hopspan import faults
+from hopspan.offsets.committer import TIMEOUT, Committer, UserCommit
+from hopspan.offsets.partitions import Partitions
+from hopspan.offsets.rewinding import Rewinding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from hopspan.offsets.consumer import Consumer, Partition
+    from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
+    from hopspan.offsets.partitions import Runs
+    from hopspan.settlement import Commits
+    from hopspan.telemetry import Instrumenter
+
+_SLICE = 1.0
+"""Seconds after which a blocking poll looks for what other threads have concluded. Not much less:
+polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
+
+
+class RevokedError(Exception):
+    """The partition is not ours any more: its new consumer gets the record."""
+
+    def __init__(self) -> None:
+        super().__init__("the partition was revoked, or the consumer is closed")
+
+
+class Tracker:
+    """One consumer's, from when hopspan first sees it."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer: Consumer = consumer
+        self.partitions: Partitions = Partitions(consumer)
+        self.committer: Committer = Committer(consumer, self.partitions)
+        self.rewinding: Rewinding = Rewinding(consumer, self.partitions)
+        self.claim: Callable[[Sequence[Any]], object] = len
+        """Called with the records that are handed out; see the registry."""
+
+    # -- handing out -----------------------------------------------------------------------------
+
+    def handed_out(self, runs: Runs) -> None:
+        """The application gets records. Never raises."""
+        for records in runs.values():
+            if records:
+                self.handed_out_partition(records)
+
+    def handed_out_partition(self, records: Sequence[Any]) -> None:
+        """The application gets records of one partition. Never raises."""
+        partitions = self.partitions
+        try:
+            partition = self.consumer.partition_of(records[0])
+            self.claim(records)
+            with partitions.lock:
+                partitions.frontier(partition).handed_out(records, settles=partitions.settles)
+        except Exception:  # noqa: BLE001 - what is not seen must not be committed
+            self.committer.is_off = True
+            faults.report("seeing what a consumer hands out; nothing more is committed for it")
+
+    # -- handling --------------------------------------------------------------------------------
+
+    def of_handled(self, records: Sequence[Any]) -> Frontier:
+        """The frontier of records of one partition that are handled now."""
+        self.consumer.guess_thread()
+        return self.partitions.of_handled(self.consumer.partition_of(records[0]), records)
+
+    def begin(
+        self, frontier: Frontier, handling: Handling, instrumenter: Instrumenter, *, settles: bool
+    ) -> bool:
+        """The handling of a record begins.
+
+        Args:
+            frontier: Of the record's partition.
+            handling: The handling.
+            instrumenter: Its settings, which the commits' spans follow.
+            settles: Whether its policy settles.
+
+        Returns:
+            Whether the application has committed beyond the record already.
+        """
+        with self.partitions.lock:
+            self._note(instrumenter, settles=settles)
+            frontier.handle(handling)
+            return handling.offset < frontier.settled_below
+
+    def begin_batch(
+        self,
+        frontiers: Iterable[Frontier],
+        batch: BatchHandling,
+        instrumenter: Instrumenter,
+        *,
+        settles: bool,
+    ) -> None:
+        """The handling of several records as one begins."""
+        with self.partitions.lock:
+            self._note(instrumenter, settles=settles)
+            for frontier in frontiers:
+                frontier.batches.append(batch)
+
+    def _note(self, instrumenter: Instrumenter, *, settles: bool) -> None:
+        self.partitions.settles = self.partitions.settles or settles
+        self.committer.instrumenter = instrumenter
+
+    def end(self, frontier: Frontier, handling: Handling) -> None:
+        """The handling of a record is over."""
+        with self.partitions.lock:
+            frontier.leave(handling)
+
+    def end_batch(self, frontiers: Iterable[Frontier], batch: BatchHandling) -> None:
+        """The handling of several records as one is over. Idempotent."""
+        with self.partitions.lock:
+            for frontier in frontiers:
+                if batch in frontier.batches:
+                    frontier.batches.remove(batch)
+
+    # -- settling --------------------------------------------------------------------------------
+
+    def conclude(
+        self,
+        frontier: Frontier,
+        offset: int,
+        epoch: int | None,
+        done: Done | None = None,
+        strategy: Commits | None = None,
+    ) -> None:
+        """A record is done. Commits if that is due, and if this is the consumer's thread.
+
+        Args:
+            frontier: Of the record's partition.
+            offset: The record's.
+            epoch: The record's leader epoch, if it has one.
+            done: The record for the span of the commit.
+            strategy: When to commit from now on; as before where it is omitted.
+        """
+        with self.partitions.lock:
+            if strategy is not None:
+                self.committer.strategy = strategy
+            self.partitions.settles = True
+            frontier.conclude(offset, epoch, done)
+            self.committer.pending += 1
+        if self.consumer.is_here():
+            self.committer.commit_if_due()
+
+    def requeue(
+        self, frontier: Frontier, partition: Partition, offset: int, attempt: int, pause: float
+    ) -> None:
+        """Hand a record out again; `pause` seconds later, if the client is to wait.
+
+        Nothing is done for one that is done already, or that the application has left by a seek.
+        """
+        with self.partitions.lock:
+            self.partitions.settles = True
+            if not frontier.is_open(offset):
+                return
+            frontier.requeue(offset, attempt)
+            self.rewinding.add(partition, offset, pause)
+        if self.consumer.is_here():
+            self.rewinding.run()
+
+    # -- what the application does by itself -----------------------------------------------------
+
+    def on_seek(self, partition: Partition, offset: int | None) -> None:
+        """The application went to another place; None for one that is not known."""
+        with self.partitions.lock:
+            self.rewinding.forget(partition)
+            frontier = self.partitions.find(partition)
+            if frontier is not None:
+                frontier.on_seek(offset)
+
+    def user_commit(
+        self, positions: Mapping[Any, int | None] | None, instrumenter: Instrumenter | None
+    ) -> UserCommit:
+        """The application commits; see `UserCommit`."""
+        if self.consumer.is_here():  # what was to be sought back must not be in the position
+            self.run_pending()
+        return UserCommit(self.committer, positions, instrumenter)
+
+    # -- on the consumer's thread ----------------------------------------------------------------
+
+    def run_pending(self) -> None:
+        """Do what was left for the consumer's thread, which is the calling one. Never raises."""
+        self.consumer.seen_here()
+        try:
+            if self.rewinding.rewinds or self.rewinding.pauses:
+                self.rewinding.run()
+            if self.committer.pending:
+                self.committer.commit_if_due()
+        except Exception:  # noqa: BLE001 - the record is not done, so it comes back one day
+            faults.report("seeking, resuming or committing")
+
+    def max_block(self) -> float | None:
+        """Seconds for which a poll may block; None for as long as it likes."""
+        waits = self.rewinding.seconds_left()
+        with self.partitions.lock:
+            frontiers = self.partitions.frontiers.values()
+            if any(each.is_handled() or each.is_dirty for each in frontiers):
+                waits.append(_SLICE)
+        return min(waits, default=None)
+
+    def before_close(self, seconds: float) -> None:
+        """The consumer is about to close: commit what is done, and end what is being handled."""
+        self.run_pending()
+        self.committer.commit(wait=True, seconds=min(seconds, TIMEOUT))
+        self.revoke(self.partitions.all(), "closed")
+
+    # -- losing partitions -----------------------------------------------------------------------
+
+    def on_revoked(self, partitions: Iterable[Partition], kept: Mapping[Any, object]) -> None:
+        """Partitions are revoked; see `Partitions.suspend`."""
+        self.revoke(self.partitions.suspend(partitions, kept))
+
+    def on_assigned(self, kept: Mapping[Any, object]) -> None:
+        """The new assignment is known; see `Partitions.reinstate`."""
+        self.revoke(self.partitions.reinstate(kept))
+
+    def keep_only(self, partitions: Iterable[Partition]) -> None:
+        """The application has assigned these, and no others."""
+        kept = set(partitions)
+        self.revoke([each for each in self.partitions.all() if each not in kept])
+
+    def revoke(self, partitions: Iterable[Partition], reason: str = "revoked") -> None:
+        """Partitions are somebody else's: open spans end, and nothing more is committed."""
+        ended: list[Handling | BatchHandling] = []
+        with self.partitions.lock:
+            for partition in partitions:
+                self.rewinding.forget(partition)
+                self.rewinding.hand_back_pause([partition])
+                ended += self.partitions.remove(partition)
+        for handling in ended:
+            _end(handling, reason)
+
+
+def _end(handling: Handling | BatchHandling, reason: str) -> None:
+    try:
+        handling.revoke(reason)
+    except Exception:  # noqa: BLE001 - we are in the middle of the client's rebalance
+        faults.report("ending the span of a record that is not ours any more")

@@ -1,0 +1,93 @@
+"""Unsampled at once: spans that would be thrown away are not started.
+
+Where the parent is not sampled and the sampler is the SDK's own plain `ParentBased` whose description
+says that it then samples nothing, the SDK would look at name, attributes and links for nothing, and
+return a `NonRecordingSpan`. The stand-in made here has the same identity and a status that can be
+read. The guard is asked once for each tracer; for every other sampler or SDK the tracer is called.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import (
+    DEFAULT_TRACE_STATE,
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+)
+
+from hopspan.model import make
+from hopspan.telemetry.spans import StatusSpan
+from hopspan.w3c import IS_LAID_OUT, SPAN_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Unsampled = Callable[[SpanContext], StatusSpan]
+
+from opentelemetry.context import Context
+
+_INTERNAL_METRICS = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
+_PLAIN = frozenset({"ParentBased", "ParentBasedTraceIdRatio"})
+_SAMPLING = "opentelemetry.sdk.trace.sampling"
+_RANDOM = 2
+"""The flag of W3C Trace Context 2 by which a trace id is random; newer SDKs hand it on."""
+
+
+def unsampled(tracer: Any, *, remote: bool) -> Unsampled | None:
+    """How to make the span of an unsampled parent, remote or local; None where it must be started."""
+    try:
+        if not _never_samples(tracer, "remote" if remote else "local"):
+            return None
+        return _maker(tracer, _probe(tracer, remote))
+    except Exception:  # noqa: BLE001 - a tracer of another make
+        return None
+
+
+def _never_samples(tracer: Any, where: str) -> bool:
+    sampler = tracer.sampler
+    kind = type(sampler)
+    return (
+        IS_LAID_OUT
+        and type(tracer).__module__ == "opentelemetry.sdk.trace"
+        and not os.environ.get(_INTERNAL_METRICS)  # the SDK counts spans by itself then
+        and kind.__module__ == _SAMPLING
+        and kind.__name__ in _PLAIN
+        and f"{where}ParentNotSampled:AlwaysOffSampler" in sampler.get_description()
+    )
+
+
+def _probe(tracer: Any, remote: bool) -> tuple[bool, bool]:
+    """Start one such span, of which nothing leaves; see that it is as expected.
+
+    Returns whether the SDK hands the random flag on, and whether its identity counts as remote.
+
+    Raises:
+        ValueError: it is not as expected.
+    """
+    parent = SpanContext(1, 2, remote, TraceFlags(_RANDOM))
+    context = Context({SPAN_KEY: NonRecordingSpan(parent)})
+    span = tracer.start_span("hopspan-probe", context)
+    told = span.get_span_context()
+    if type(span) is not NonRecordingSpan or told.trace_id != 1 or told.span_id in {0, 2}:
+        raise ValueError(span)
+    if told.trace_flags not in {0, _RANDOM} or told.trace_state:
+        raise ValueError(told)
+    return bool(told.trace_flags & _RANDOM), told.is_remote
+
+
+def _maker(tracer: Any, probed: tuple[bool, bool]) -> Unsampled:
+    hands_random_on, is_remote = probed
+    generate = tracer.id_generator.generate_span_id
+    flags = {each: TraceFlags(each & _RANDOM if hands_random_on else 0) for each in range(256)}
+
+    def make_unsampled(parent: SpanContext) -> StatusSpan:
+        trace_id, _, _, of_parent, state, _ = parent
+        if not state:
+            state = DEFAULT_TRACE_STATE
+        fields = (trace_id, generate(), is_remote, flags[of_parent], state, True)
+        return StatusSpan(make(SpanContext, fields))
+
+    return make_unsampled
