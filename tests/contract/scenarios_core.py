@@ -484,7 +484,7 @@ def a_loop_that_an_asynchronous_generator_has_left_leaves_nothing_current(
 # -- what a loop's message came by is lost ---------------------------------------------------------
 
 GONE = {"settlement": "leave", "cancelled": True}
-REASONS = {"closed", "lost"}
+REASONS = {"closed", "lost", "channel closed"}
 
 
 @over(style="loops", face=TRACED, sampling=SAMPLINGS)

@@ -123,7 +123,7 @@ ESCAPING: list[Any] = [
     (raises(BAD), BAD, {"policy": hopspan.reject_on_error, "reraise": True}, "reject"),
     (raises(BAD), BAD, {"policy": hopspan.manual}, None),
     (_requeues_and_raises, BAD, {"policy": hopspan.manual}, "requeue"),
-    (raises(stop := Stop()), stop, {"policy": hopspan.ack_always}, "ack"),
+    (raises(stop := Stop()), stop, {"policy": hopspan.ack_always}, None),
     (raises(abort := Abort()), abort, {"policy": hopspan.reject_on_error}, "reject"),
 ]
 

@@ -17,7 +17,7 @@ from opentelemetry.context import attach, detach, get_current
 import hopspan
 from hopspan import Outcome, PolicyError
 from hopspan.testing import Message
-from tests.unit.delivery.client import AsyncLetter, Channel, Letter, Stop
+from tests.unit.delivery.client import AsyncLetter, Channel, Letter
 from tests.unit.delivery.ways import WAYS, Way, handle, quietly, raises, run, succeeds
 from tests.unit.support import Telemetry, in_thread
 
@@ -193,9 +193,7 @@ def test_scopes_around_one_message_are_one_span_and_the_outer_one_concludes(
     assert ([("ack", "1")], 1) == (letter.channel.sent, len(telemetry.spans))
 
 
-@pytest.mark.parametrize(
-    ("error", "sent"), [(BAD, "reject"), (GeneratorExit(), "ack"), (Stop(), "ack")]
-)
+@pytest.mark.parametrize(("error", "sent"), [(BAD, "reject"), (GeneratorExit(), "ack")])
 def test_a_failure_further_in_counts_though_it_was_caught(
     error: BaseException, sent: str, scopes: Scopes, telemetry: Telemetry
 ) -> None:
