@@ -93,7 +93,13 @@ class LetterDelivery(Delivery):
     def opened(self) -> Verdict | None:
         vars(self.letter)["handled_by"] = weakref.ref(self)
         told = weakref.WeakMethod(self._told)
-        self.letter.on_settled.append(lambda verb: told()(verb) if told() else None)
+
+        def tell(verb: str) -> None:
+            method = told()
+            if method is not None:
+                method(verb)
+
+        self.letter.on_settled.append(tell)
         batch = self.batch
         self.letter.channel.on_taken_back[self.letter.name] = (batch or self).revoke
         return Verdict(self.letter.verb) if self.letter.verb else None

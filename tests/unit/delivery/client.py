@@ -92,7 +92,9 @@ class Channel:
 
     def take_back(self, name: str, reason: str = "revoked") -> None:
         """Give a letter to somebody else, as in a rebalance; who handles it is told."""
-        self.on_taken_back.pop(name, lambda _: None)(reason)
+        told = self.on_taken_back.pop(name, None)
+        if told is not None:
+            told(reason)
 
 
 class Letter:

@@ -230,9 +230,10 @@ def test_a_wrong_setting_is_refused_when_decorating() -> None:
 
 
 def test_the_message_is_found_among_the_arguments(telemetry: Telemetry) -> None:
-    decorated = hopspan.consumer(policy=hopspan.ack_always, **telemetry.settings)(
-        lambda *args, **more: (args, more)
-    )
+    @hopspan.consumer(policy=hopspan.ack_always, **telemetry.settings)
+    def decorated(*args: Any, **more: Any) -> Any:
+        return args, more
+
     letter = Letter()
     assert ((1, letter, "x"), {"more": 2}) == decorated(1, letter, "x", more=2)
     assert [("ack", "1")] == letter.channel.sent

@@ -277,7 +277,7 @@ def test_two_loops_that_run_in_turn_leave_nothing(telemetry: Telemetry) -> None:
 
 
 def test_a_loop_inside_of_a_loop_is_inside_of_its_turn(telemetry: Telemetry) -> None:
-    seen = []
+    seen: list[Any] = []
     for _ in each(telemetry, letters(2)):
         seen.append([current(), *(current() for _ in each(telemetry, [Letter("inner")]))])
         seen.append(current())
@@ -428,7 +428,7 @@ def test_two_tasks_may_loop_at_the_same_time(telemetry: Telemetry) -> None:
         return [letter.name == current() async for letter in each(telemetry, Source())]
 
     async def both() -> list[list[bool]]:
-        return await asyncio.gather(consume(), consume())
+        return [*await asyncio.gather(consume(), consume())]
 
     assert [[True] * 3] * 2 == asyncio.run(both())
 
@@ -464,7 +464,7 @@ def test_a_loop_can_do_what_the_clients_iterator_can(
 def test_a_loop_that_was_never_made_has_no_attributes(telemetry: Telemetry) -> None:
     """`copy` and `pickle` look at objects before they are made."""
     for source in (Letters(), Source()):
-        kind = type(each(telemetry, source))
+        kind: Any = type(each(telemetry, source))
         with pytest.raises(AttributeError):
             _ = kind.__new__(kind).nonsense
 

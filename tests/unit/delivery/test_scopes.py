@@ -358,7 +358,7 @@ def test_handlings_in_different_tasks_are_told_apart(telemetry: Telemetry) -> No
             return [operation is hopspan.current(), operation.delivery.message.id]
 
     async def both() -> list[list[Any]]:
-        return await asyncio.gather(consume("1"), consume("2"))
+        return [*await asyncio.gather(consume("1"), consume("2"))]
 
     assert [[True, "1"], [True, "2"]] == run(both())
 

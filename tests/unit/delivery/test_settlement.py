@@ -34,7 +34,10 @@ ATTRIBUTES = {
 DONE = Seen("process orders", attributes=ATTRIBUTES)
 BAD = ValueError("bad")
 POLICY = hopspan.by_exception({OSError: Verdict.REQUEUE}, default=hopspan.reject_on_error)
-FAILED = {"hopspan.settlement": "reject", "hopspan.settlement.reason": "failed: ValueError"}
+FAILED: dict[str, Any] = {
+    "hopspan.settlement": "reject",
+    "hopspan.settlement.reason": "failed: ValueError",
+}
 
 
 class Cancelled(BaseException):
@@ -540,8 +543,10 @@ def test_what_is_taken_back_ends_there_and_is_never_settled(
     """The handler goes on, and does not know."""
 
     def body(letter: Letter) -> None:
-        taken = lambda: letter.channel.take_back("1")  # noqa: E731
-        in_thread(taken) if thread else taken()
+        if thread:
+            in_thread(lambda: letter.channel.take_back("1"))
+        else:
+            letter.channel.take_back("1")
         assert [REVOKED] == telemetry.seen
         hopspan.current().fail("too late", type="late")
         if error is not None:
