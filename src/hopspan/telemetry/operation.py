@@ -234,11 +234,16 @@ class Operation:
         if not instrumenter.switch.on:
             self.start_unrecorded(carried)
             return
-        span = instrumenter.start_span(
-            plan.name, parent, plan.kind, attributes, links, None, False, False
-        )
-        if type(span) is not instrumenter.span_class:
-            span = instrumenter.readable(span, parent, plan)
+        try:
+            span = instrumenter.start_span(
+                plan.name, parent, plan.kind, attributes, links, None, False, False
+            )
+            if type(span) is not instrumenter.span_class:
+                span = instrumenter.readable(span, parent, plan)
+        except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
+            faults.report("starting a process span")
+            self.start_unrecorded(carried)
+            return
         self.span, self._carried = span, carried
         self.instrumenter, self.plan = instrumenter, plan
         self._native = None
