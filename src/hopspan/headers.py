@@ -41,8 +41,8 @@ class Codec(ABC):
         """The value of `traceparent`, where it is the only header of a context; None where none is.
 
         `ASK` for every other case: `tracestate` or baggage beside it, a name given twice, or a
-        container of another class than clients make. Names are compared in any letter case; what was
-        found out about names is remembered, since messages repeat them.
+        container of another class than clients make. Names are compared in any letter case; what
+        was found out about names is remembered, since messages repeat them.
         """
 
     @abstractmethod
