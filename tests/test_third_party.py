@@ -295,7 +295,7 @@ print(adapter_named("pika").delivery.__module__)
         taken.format("pika", "hopspan-a", "hopspan"),
         taken.format("tinyq", "hopspan-b", "hopspan-a"),
         "True",
-        "hopspan.adapters.pika",
+        "hopspan.adapters.pika.delivery",
     ]
 
 
