@@ -29,7 +29,7 @@ from hopspan.model import OperationType, Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hopspan.model import Endpoint, Message, MessageInfo, Settlement
+    from hopspan.model import Endpoint, Message, Settlement
 
 __all__ = [
     "CONSUMED_MESSAGES",
@@ -125,8 +125,16 @@ class Plan:
     """
 
     __slots__ = (
-        "action", "attributes", "counts", "status_matters", "duration_attributes", "durations",
-        "endpoint", "exception_event", "kind", "name",
+        "action",
+        "attributes",
+        "counts",
+        "duration_attributes",
+        "durations",
+        "endpoint",
+        "exception_event",
+        "kind",
+        "name",
+        "status_matters",
     )  # fmt: skip
 
     def __init__(self, action: Action, endpoint: Endpoint) -> None:
@@ -169,6 +177,12 @@ class Route:
     def endpoint(self) -> Endpoint:
         """Where these messages go to or come from."""
         return self.plan.endpoint
+
+
+@lru_cache(maxsize=1024)
+def route(action: Action, endpoint: Endpoint) -> Route:
+    """The route of messages that say nothing more than their plan. Bounded, as plans are."""
+    return Route(plan(action, endpoint))
 
 
 def _low_cardinality_destination(endpoint: Endpoint) -> str | None:
@@ -248,7 +262,7 @@ def header_attribute(header: str) -> str:
 
 
 def settled_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a settle span about its message: no system's word for a destination in it."""
+    """Its message's attributes on a settle span, without a system's word for a destination."""
     return {
         key: value
         for key, value in attributes.items()
