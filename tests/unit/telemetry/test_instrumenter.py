@@ -121,6 +121,23 @@ def test_a_send_is_a_producer_span_whose_context_leaves_with_the_message(
     assert headers == {"color": "red", **propagated(operation.context)}
 
 
+def test_a_send_on_a_route_is_described_by_it(telemetry: Telemetry) -> None:
+    """What every message of a route says, its messages need not say."""
+    route = names.Route(names.plan(PUBLISH, ORDERS), {"x": 1, "y": 1})
+    message = MessageInfo("m1", "c1", {"y": 2})
+    sent = Outgoing(route, message, None, lambda changed: ((changed,), {}))
+    for fields in (sent, tuple(sent)):
+        operation, _ = start_send(telemetry.instrumenter(), PUBLISH, fields, MAPPING)
+        assert operation is not None
+        assert (operation.endpoint, operation.action) == (ORDERS, PUBLISH)
+        operation.end()
+    first, second = telemetry.seen
+    assert first == second
+    assert first.attributes["messaging.message.id"] == "m1"
+    assert (first.attributes["x"], first.attributes["y"]) == (1, 2)
+    assert route.attributes["y"] == 1
+
+
 def propagated(context: Context) -> dict[str, str]:
     carrier: dict[str, str] = {}
     propagate.inject(carrier, context)
