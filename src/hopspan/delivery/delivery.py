@@ -156,6 +156,8 @@ class Delivery(Operation):
     """The constants of the client that this is a delivery of."""
     is_batch: ClassVar[bool] = False
     """Whether several messages are handled as one."""
+    tells_loss: ClassVar[bool] = False
+    """Whether `was_open` tells by an error whether a settlement has lost the channel."""
     inner_scope: ClassVar[type[Inner]]
     """The class of further scopes around a delivery that goes on."""
 
@@ -283,7 +285,10 @@ class Delivery(Operation):
         return True
 
     def was_open(self, error: Exception) -> bool:  # noqa: ARG002
-        """Whether it could be settled until a settlement failed with this error."""
+        """Whether it could be settled until a settlement failed with this error.
+
+        Asked only where the subclass `tells_loss`; else `is_open` is asked before each settlement.
+        """
         return True
 
     def is_here(self) -> bool:
@@ -726,8 +731,9 @@ class Delivery(Operation):
             if status is UNSET or status is None or status.status_code is not _ERROR:
                 subscription = self.subscription
                 self.outcome = SUCCESS
+                success = subscription.success
                 if not subscription.settles or (
-                    subscription.success is not None and self._settles_at_once(subscription.success)
+                    success is not None and self._settles_at_once(success, seconds)
                 ):
                     self._end(seconds)
                     return
@@ -743,20 +749,20 @@ class Delivery(Operation):
             except Exception as unreachable:  # noqa: BLE001 - the connection is gone
                 errand.give_up(unreachable)
 
-    def _settles_at_once(self, settlement: Settlement) -> bool:
+    def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:
         """Settle a success here and now, without a span; False where that takes the general way."""
         if self.is_batch or self.verdict is not None or not self.settles or not self._is_here():
             return False
+        was_open = self.tells_loss or self._can_settle()
         self.verdict = settlement.verdict
         clock = perf_counter()
         try:
             self.settle(settlement)
         except Exception as error:  # noqa: BLE001
-            self.failed_to_settle(settlement, error, clock, self)
-            if self.was_open(error) and not self._can_settle():
-                self.rare().lost = error
+            self._not_settled(settlement, error, clock, self, was_open=was_open)
         except BaseException:
             self.verdict = None
+            self._end(seconds)
             raise
         return True
 
@@ -876,20 +882,32 @@ class Delivery(Operation):
         """Perform a verdict of hopspan's own, as a part of a handling."""
         if self.verdict is not None:  # the user did, while we were on the way
             return
+        was_open = self.tells_loss or self._can_settle()
         clock = perf_counter()
         # Before it goes out: whoever sees it on its way knows that it is ours.
         self.verdict = settlement.verdict
         try:
             self.settle(settlement)
         except Exception as error:  # noqa: BLE001
-            self.failed_to_settle(settlement, error, clock, handling)
-            if self.was_open(error) and not self._can_settle():
-                handling.rare().lost = error
+            self._not_settled(settlement, error, clock, handling, was_open=was_open)
             return
         except BaseException:
             self.verdict = None
             raise
         self._sent(settlement, clock, handling)
+
+    def _not_settled(
+        self,
+        settlement: Settlement,
+        error: Exception,
+        clock: float,
+        handling: Delivery,
+        *,
+        was_open: bool,
+    ) -> None:
+        self.failed_to_settle(settlement, error, clock, handling)
+        if was_open and self.was_open(error) and not self._can_settle():
+            handling.rare().lost = error
 
     async def send_async(self, settlement: Settlement, handling: Delivery) -> None:
         """`send` for clients whose settlement is awaited."""
