@@ -286,7 +286,11 @@ def test_a_plain_handler_that_returns_a_coroutine_is_finished_where_the_client_a
         lambda message: body(message)
     )
     message = Message("a")
-    assert asyncio.run(handler(message)) == "done"
+
+    async def client() -> Any:
+        return await handler(message)
+
+    assert asyncio.run(client()) == "done"
     assert (finished, message.verdict, len(telemetry.spans)) == (["a"], Verdict.ACK, 1)
 
 
