@@ -262,7 +262,7 @@ def header_attribute(header: str) -> str:
 
 
 def settled_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Its message's attributes on a settle span, without a system's word for a destination."""
+    """The attributes of a settle span about its message, without a system's destinations."""
     return {
         key: value
         for key, value in attributes.items()
