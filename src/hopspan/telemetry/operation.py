@@ -32,7 +32,7 @@ from hopspan.telemetry.spans import UNRECORDED, UNSET, SenderSpan, StatusSpan
 from hopspan.w3c import SPAN_KEY, parse_traceparent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from opentelemetry.trace import SpanKind
 
@@ -177,7 +177,7 @@ class Operation:
         self._native = None
         self._began = perf_counter()
 
-    def start_process(  # noqa: C901 - in one piece, for it runs for every message
+    def start_process(
         self,
         instrumenter: Instrumenter,
         route: Route,
