@@ -2,16 +2,15 @@
 
 from hopspan.delivery.adapter import (
     Adapter,
-    Client,
     Running,
     adapter_among,
     adapter_of,
-    failure,
     set_lookup,
     unknown,
 )
 from hopspan.delivery.batch import Batch, given
 from hopspan.delivery.block import process
+from hopspan.delivery.client import Client, failure
 from hopspan.delivery.decorator import consumer, is_async, overrides_of, unwrapped, wrap_handler
 from hopspan.delivery.delivery import Deferred, Delivery, Inner, Scope
 from hopspan.delivery.entering import NO_DELIVERY, current, safely

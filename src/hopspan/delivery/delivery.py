@@ -30,7 +30,7 @@ from opentelemetry.trace import NonRecordingSpan, StatusCode
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Action, Route, plan
-from hopspan.delivery.adapter import failure
+from hopspan.delivery.client import failure
 from hopspan.delivery.incoming import Incoming
 from hopspan.delivery.outcomes import (
     PLAIN,
