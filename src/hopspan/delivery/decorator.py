@@ -120,7 +120,7 @@ def _wrap_either(handler: Callable[..., Any], enter: Enter, bare: Callable[..., 
                 if scope.leave(error):
                     return None
                 raise
-            if is_awaited and (handling.policy.settles or type(result) is CoroutineType):
+            if is_awaited and (handling.policy.settles or inspect.isawaitable(result)):
                 return _finish(scope, result)
             if result is not None and type(result) in _NOT_RUN:
                 _never_ran(scope)

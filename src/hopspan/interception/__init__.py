@@ -26,7 +26,6 @@ from hopspan.interception.wrapping import (
     bind,
     bind_child,
     returns_wrapped,
-    returns_wrapped_async,
     wrap,
 )
 
@@ -46,7 +45,6 @@ __all__ = [
     "receives",
     "receives_async",
     "returns_wrapped",
-    "returns_wrapped_async",
     "sends",
     "sends_async",
     "subclass",
