@@ -558,11 +558,10 @@ class Delivery(Operation):
         Raises:
             PolicyError: it says what cannot work, why, and what to change.
         """
-        for delivery in self.deliveries:
-            refuse(policy, self.client, delivery.unfit(policy))
-            if not delivery.settles:
-                whom = f"the consumer of {delivery.endpoint.destination or 'this queue'}"
-                raise auto_ack_error(policy, self.client, whom)
+        refuse(policy, self.client, self.unfit(policy))
+        if not self.settles:
+            whom = f"the consumer of {self.endpoint.destination or 'this queue'}"
+            raise auto_ack_error(policy, self.client, whom)
         if block:
             require_async_with(block, policy, self.client)
 

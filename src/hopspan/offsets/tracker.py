@@ -15,7 +15,9 @@ from hopspan.offsets.partitions import Partitions
 from hopspan.offsets.rewinding import Rewinding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+
+    from opentelemetry.trace import SpanContext
 
     from hopspan.offsets.consumer import Consumer, Partition
     from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
@@ -28,13 +30,6 @@ _SLICE = 1.0
 polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
-class RevokedError(Exception):
-    """The partition is not ours any more: its new consumer gets the record."""
-
-    def __init__(self) -> None:
-        super().__init__("the partition was revoked, or the consumer is closed")
-
-
 class Tracker:
     """One consumer's, from when hopspan first sees it."""
 
@@ -43,8 +38,10 @@ class Tracker:
         self.partitions: Partitions = Partitions(consumer)
         self.committer: Committer = Committer(consumer, self.partitions)
         self.rewinding: Rewinding = Rewinding(consumer, self.partitions)
+        self.siblings: Sized = ()
+        """The trackers of the client, this one included."""
         self.claim: Callable[[Sequence[Any]], object] = len
-        """Called with the records that are handed out; see the registry."""
+        """Called with the records that are handed out, where there are several; see the registry."""
 
     # -- handing out -----------------------------------------------------------------------------
 
@@ -54,17 +51,21 @@ class Tracker:
             if records:
                 self.handed_out_partition(records)
 
-    def handed_out_partition(self, records: Sequence[Any]) -> None:
-        """The application gets records of one partition. Never raises."""
+    def handed_out_partition(self, records: Sequence[Any]) -> Frontier | None:
+        """The application gets records of one partition; returns its frontier. Never raises."""
         partitions = self.partitions
         try:
             partition = self.consumer.partition_of(records[0])
-            self.claim(records)
+            if len(self.siblings) > 1:
+                self.claim(records)
             with partitions.lock:
-                partitions.frontier(partition).handed_out(records, settles=partitions.settles)
+                frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
+                frontier.handed_out(records, settles=partitions.settles)
+                return frontier
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
             self.committer.is_off = True
             faults.report("seeing what a consumer hands out; nothing more is committed for it")
+            return None
 
     # -- handling --------------------------------------------------------------------------------
 
@@ -110,10 +111,10 @@ class Tracker:
         self.partitions.settles = self.partitions.settles or settles
         self.committer.instrumenter = instrumenter
 
-    def end(self, frontier: Frontier, handling: Handling) -> None:
-        """The handling of a record is over."""
+    def end(self, frontier: Frontier, handling: Handling, turn: SpanContext | None = None) -> None:
+        """The handling of a record is over; of a loop's turn, its span is kept for a while."""
         with self.partitions.lock:
-            frontier.leave(handling)
+            frontier.leave(handling, turn)
 
     def end_batch(self, frontiers: Iterable[Frontier], batch: BatchHandling) -> None:
         """The handling of several records as one is over. Idempotent."""

@@ -18,15 +18,15 @@ from kafka.errors import BrokerResponseError
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import kafka_common
+from hopspan.delivery import adapter_of
 from hopspan.interception import INTERCEPTED, sends
 from hopspan.model import MessageInfo, Outcome
-from hopspan.processing import adapter_of
 from hopspan.telemetry import Binding, binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hopspan.model import Endpoint, Leaving
+    from hopspan.model import Endpoint, OutgoingFields
     from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
@@ -57,7 +57,7 @@ def send(  # noqa: PLR0917 - as in kafka-python
     timestamp_ms: Any = None,
     *rest: Any,
     **added: Any,
-) -> Leaving | None:
+) -> OutgoingFields | None:
     """`KafkaProducer.send`."""
     if not isinstance(topic, str):
         return None  # the client is about to say so
