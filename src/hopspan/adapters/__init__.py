@@ -40,6 +40,7 @@ GROUP = "hopspan.adapters"
 
 _BY_MODULE = {**ADAPTERS, "hopspan.testing": "hopspan.testing.memory"}
 
+
 @lru_cache(maxsize=512)
 def locate(kind: type) -> Adapter | None:
     """The adapter for instances of a class, also of a user's subclass of a client's; or None."""

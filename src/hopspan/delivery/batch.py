@@ -97,6 +97,9 @@ class Batch(Delivery):
         )
         return batch if is_same else None
 
+    def is_ignored(self, instrumenter: Instrumenter, route: Route) -> bool:  # noqa: ARG002
+        return not instrumenter.not_ignored(self.members)
+
     def start_process(
         self,
         instrumenter: Instrumenter,
@@ -106,9 +109,6 @@ class Batch(Delivery):
         base: Context,
     ) -> None:
         members = instrumenter.not_ignored(self.members)
-        if not members:
-            self.start_unrecorded(base)
-            return
         about, relation = relate_batch(instrumenter.config, members, codec, base)
         attributes = instrumenter.describe_several(route.plan, about, relation[1])
         self.start(instrumenter, route.plan, relation, attributes)
@@ -127,7 +127,7 @@ class Batch(Delivery):
         for member in self.members:
             try:
                 member.closed()
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001, PERF203 - each by itself
                 faults.report("closing a delivery")
 
     def is_open(self) -> bool:

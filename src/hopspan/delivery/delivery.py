@@ -61,6 +61,7 @@ from hopspan.settlement import as_policy, manual
 from hopspan.telemetry import (
     EMPTY,
     OTHER_ERROR,
+    UNSET,
     Operation,
     attach,
     detach,
@@ -227,7 +228,7 @@ class Delivery(Operation):
 
     @property
     def headers(self) -> Any:
-        """The client's own header container (a mapping, a list of pairs, or None); never changed."""
+        """The client's own headers (a mapping, a list of pairs, or None); never changed."""
         return self.read()[1]
 
     @property
@@ -281,6 +282,10 @@ class Delivery(Operation):
         """Whether the delivery can still be settled."""
         return True
 
+    def was_open(self, error: Exception) -> bool:  # noqa: ARG002
+        """Whether it could be settled until a settlement failed with this error."""
+        return True
+
     def is_here(self) -> bool:
         """Whether this is a thread that may settle it."""
         return True
@@ -315,7 +320,7 @@ class Delivery(Operation):
         return (self,)
 
     @property
-    def endpoint(self) -> Endpoint:  # type: ignore[override]
+    def endpoint(self) -> Endpoint:
         """Where the message came from."""
         return self.read()[0].endpoint
 
@@ -416,7 +421,7 @@ class Delivery(Operation):
     def join_batch(self, batch: Delivery) -> None:
         """Become a member of a batch, which is what is handled."""
         self.subscription, self.span, self.plan = batch.subscription, batch.span, batch.plan
-        self._carried, self._context = batch._carried, batch.context  # noqa: SLF001
+        self._carried, self._context = batch._carried, batch.context
         self._rare = self.verdict = self.outcome = self.instrumenter = None
         self.is_turn = False
         self._native = _ref(batch)
@@ -523,9 +528,8 @@ class Delivery(Operation):
             faults.report("reading a delivery")
             route = Route(plan(names.PROCESS, Endpoint(self.client.system)))
             headers = None
-        is_ignored = instrumenter.is_ignored
         if (ambient and subscription.is_silenced(ambient)) or (
-            is_ignored is not None and is_ignored(route.endpoint)
+            instrumenter.is_ignored is not None and self.is_ignored(instrumenter, route)
         ):
             self.start_unrecorded(ambient)
         else:
@@ -547,6 +551,11 @@ class Delivery(Operation):
             warn_of_settled_already(subscription.policy, self._destination())
         if instrumenter.is_watched:
             self.announce()
+
+    def is_ignored(self, instrumenter: Instrumenter, route: Route) -> bool:
+        """Whether the settings leave this destination untraced."""
+        ignores = instrumenter.is_ignored
+        return ignores is not None and ignores(route.endpoint)
 
     def announce(self) -> None:
         """Call the `on_start` hook with the native delivery."""
@@ -644,7 +653,7 @@ class Delivery(Operation):
                 self._revert()
 
     def _revert(self) -> None:
-        """Undo a scope that was entered elsewhere: a block in a generator closed in another task."""
+        """Undo a scope entered elsewhere: a block in a generator that another task closes."""
         revert(self._context, EMPTY)
 
     def begin_turn(
@@ -710,13 +719,17 @@ class Delivery(Operation):
         except AttributeError:
             return
         seconds = perf_counter() - self._began
-        if error is None and self._rare is None and not self.subscription.settles:
-            # Nearly always that is all: the handler has returned, and settles by itself.
+        if error is None and self._rare is None:
+            # Nearly always: the handler has returned, and it or the policy acks.
             status = getattr(self.span, "status", None)
-            if status is None or status.status_code is not _ERROR:
+            if status is UNSET or status is None or status.status_code is not _ERROR:
+                subscription = self.subscription
                 self.outcome = SUCCESS
-                self._end(seconds)
-                return
+                if not subscription.settles or (
+                    subscription.success is not None and self._settles_at_once(subscription.success)
+                ):
+                    self._end(seconds)
+                    return
         planned = self._planned(error, seconds)
         if planned is None:
             self._end(seconds)
@@ -728,6 +741,23 @@ class Delivery(Operation):
                 self.post(errand)
             except Exception as unreachable:  # noqa: BLE001 - the connection is gone
                 errand.give_up(unreachable)
+
+    def _settles_at_once(self, settlement: Settlement) -> bool:
+        """Settle a success here and now, without a span; False where that takes the general way."""
+        if self.is_batch or self.verdict is not None or not self.settles or not self._is_here():
+            return False
+        self.verdict = settlement.verdict
+        clock = perf_counter()
+        try:
+            self.settle(settlement)
+        except Exception as error:  # noqa: BLE001
+            self.failed_to_settle(settlement, error, clock, self)
+            if self.was_open(error) and not self._can_settle():
+                self.rare().lost = error
+        except BaseException:
+            self.verdict = None
+            raise
+        return True
 
     async def conclude_async(self, error: BaseException | None = None) -> None:
         """`conclude` for clients whose settlement is awaited."""
@@ -774,7 +804,9 @@ class Delivery(Operation):
         try:
             if error is None and rare is None:
                 status = getattr(self.span, "status", None)
-                is_error = status is not None and status.status_code is _ERROR
+                is_error = (
+                    status is not UNSET and status is not None and status.status_code is _ERROR
+                )
                 outcome = self.failed_status() if is_error else SUCCESS
             else:
                 outcome = self._outcome(error)
@@ -843,7 +875,6 @@ class Delivery(Operation):
         """Perform a verdict of hopspan's own, as a part of a handling."""
         if self.verdict is not None:  # the user did, while we were on the way
             return
-        was_open = self._can_settle()
         clock = perf_counter()
         # Before it goes out: whoever sees it on its way knows that it is ours.
         self.verdict = settlement.verdict
@@ -851,7 +882,7 @@ class Delivery(Operation):
             self.settle(settlement)
         except Exception as error:  # noqa: BLE001
             self.failed_to_settle(settlement, error, clock, handling)
-            if was_open and not self._can_settle():
+            if self.was_open(error) and not self._can_settle():
                 handling.rare().lost = error
             return
         except BaseException:
@@ -879,9 +910,9 @@ class Delivery(Operation):
         if settlement.reason is not None or outcome is None or outcome.failed:
             self.rare().sent = handling.rare().sent = settlement
         verdict = settlement.verdict
-        if verdict in handling.subscription.instrumenter.recorded:
-            if verdict in self.client.settle_names:
-                self.record_settlement(settlement, SUCCESS, clock, handling)
+        is_recorded = verdict in handling.subscription.instrumenter.recorded
+        if is_recorded and verdict in self.client.settle_names:
+            self.record_settlement(settlement, SUCCESS, clock, handling)
 
     def failed_to_settle(
         self, settlement: Settlement, error: Exception, clock: float, handling: Delivery
@@ -1021,8 +1052,8 @@ class Delivery(Operation):
 class Inner:
     """A further scope around a delivery that goes on.
 
-    It does not conclude, for what comes after it belongs to the handling as well; but in the turn of
-    a loop, which does not see how its body ends, it does.
+    It does not conclude, for what comes after it belongs to the handling as well; but in the turn
+    of a loop, which does not see how its body ends, it does.
     """
 
     __slots__ = ("_concludes", "_token", "delivery")

@@ -6,9 +6,10 @@ exhaustion, `break`, `return` or an exception, the last reference to the iterato
 finaliser undoes what is current.
 
 Each turn starts from the context that was current when the loop began: whatever a body has left
-attached is undone. A loop gives parentage, baggage and duration. It cannot see the body's exception,
-so it never settles; that a message failed is known from a nack, a reject or the span's status. Driven
-from another thread or task than the one that iterates, it makes nothing current there.
+attached is undone. A loop gives parentage, baggage and duration. It cannot see the body's
+exception, so it never settles; that a message failed is known from a nack, a reject or the span's
+status. Driven from another thread or task than the one that iterates, it makes nothing current
+there.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class _Turns:
 
 
 class _LoopBase:
-    """The part that loops have in common. All that the client's own iterator can do is passed on."""
+    """All loops have this in common. Whatever the client's own iterator can do is passed on."""
 
     _turns: _Turns
 

@@ -15,7 +15,7 @@ from hopspan.telemetry.enabled import Enabled, Switch, has_no_sdk, ignoring
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.sampling import unsampled
-from hopspan.telemetry.spans import StatusSpan, with_readable_status
+from hopspan.telemetry.spans import UNRECORDED, with_readable_status
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Instrumenter:
 
     __slots__ = (
         "_attributes", "_tracer", "allowed", "config", "describes_more", "enabled", "exceptions",
-        "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters", "on_end",
-        "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch", "unsampled_local",
-        "unsampled_remote",
+        "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters",
+        "on_end", "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch",
+        "unsampled_local", "unsampled_remote",
     )  # fmt: skip
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
@@ -66,7 +66,7 @@ class Instrumenter:
         self.relates_plainly: bool = (
             config.correlation == "auto" and config.trust and not config.ignore
         )
-        """Whether the relation to a message with a plain `traceparent` needs no setting looked up."""
+        """Whether a plain `traceparent` relates a message without any setting looked up."""
         self.span_class: type | None = None
         """The class of this tracer's spans, once it is known that their status can be read."""
         self.unsampled_remote: Unsampled | None = None
@@ -113,7 +113,7 @@ class Instrumenter:
         """
         is_needed = plan.status_matters or self.is_watched
         readable = with_readable_status(span, parent, is_needed=is_needed)
-        if readable is span and hasattr(type(span), "status") and type(span) is not StatusSpan:
+        if readable is span and hasattr(type(span), "status") and type(span) not in UNRECORDED:
             self.span_class = type(span)
         return readable
 
@@ -165,8 +165,10 @@ class Instrumenter:
         """Record what a finished operation adds to the metrics."""
         meters, error_type = self.meters, outcome.error_type
         if error_type is None:
-            identity = operation.span.get_span_context()
-            sampled = identity if identity[3] & 1 else None
+            sampled = None
+            if type(operation.span) not in UNRECORDED:
+                identity = operation.span.get_span_context()
+                sampled = identity if identity[3] & 1 else None
             if meters.prepared(plan).succeeded(seconds, sampled, messages):
                 return
         context, kind = operation.context, plan.action.type
