@@ -96,6 +96,24 @@ def endpoint(topic: str, where: Server, group: str | None = None) -> Endpoint:
     )
 
 
+class Topics(dict[str, Route]):
+    """The routes of one producer's sends, by topic. Bounded."""
+
+    MOST = 1024
+
+    def __init__(self, where: Server, about: Mapping[str, Any]) -> None:
+        """Begin empty; `about` are the attributes of every send."""
+        super().__init__()
+        self._where = where
+        self._about = about
+
+    def __missing__(self, topic: str) -> Route:
+        if len(self) >= self.MOST:
+            self.clear()
+        route = self[topic] = Route(names.plan(SEND, endpoint(topic, self._where)), self._about)
+        return route
+
+
 class Routes(dict[tuple[str, int], Route]):
     """The routes of one consumer's records, by topic and partition. Bounded."""
 
@@ -114,11 +132,10 @@ class Routes(dict[tuple[str, int], Route]):
 
     def __missing__(self, key: tuple[str, int]) -> Route:
         topic, partition = key
-        particular = {**self._about, names.PARTITION_ID: str(partition)}
-        route = Route(names.plan(names.PROCESS, self._endpoint(topic)), particular)
         if len(self) >= self.MOST:
             self.clear()
-        self[key] = route
+        particular = {**self._about, names.PARTITION_ID: str(partition)}
+        route = self[key] = Route(names.plan(names.PROCESS, self._endpoint(topic)), particular)
         return route
 
 
