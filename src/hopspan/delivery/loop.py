@@ -72,7 +72,8 @@ class _Turns:
     def begin(self) -> None:
         """Begin here: this thread or task is the one that iterates."""
         self._home = whereabouts()
-        self._base: Context = get_current()
+        if self._token is None:  # else it goes on, and its own turn is what is current
+            self._base: Context = get_current()
 
     def turn(self, start: Start, item: Any) -> None:
         """Begin the turn of an item that was handed over."""
@@ -96,14 +97,13 @@ class _Turns:
             self._put_back()
 
     def _put_back(self) -> None:
-        token, self._token = self._token, None
-        if detach(token):
+        if detach(self._token):
+            self._token = None
             # Two loops in turn may have been on top of each other.
             if get_current() is not self._base:
                 attach(self._base)
-        elif self._context is not None:
+        elif self._context is not None:  # ended elsewhere; put back when the loop comes home
             revert(self._context, self._base)
-        self._context = None
 
 
 class _LoopBase:
