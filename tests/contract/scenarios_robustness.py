@@ -501,7 +501,6 @@ LOOPING = {
     "delivery.delivery:Delivery.begin": BEGIN,
     "delivery.delivery:Delivery.conclude_turn": "ending a turn of a loop",
     "telemetry.operation:Operation.end": CLOSE,
-    "telemetry.operation:Operation.failed_status": "ending a turn of a loop",
 }
 
 

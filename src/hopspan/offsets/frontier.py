@@ -107,8 +107,8 @@ class Frontier:
         self.done: list[Done] = []
         self.attempts: dict[int, int] = {}
         """By offset, how often an open record was requeued."""
-        self.left: dict[int, SpanContext | None] = {}
-        """By offset, the open records whose handling is over: the span of a loop's turn, or None."""
+        self.left: dict[int, Any] = {}
+        """By offset, the open records whose handling is over: a loop's turn as given, or None."""
         # From offset to the record's identity. Not the records themselves: they may be large.
         self._open: dict[int, int] = {}
         self._ceiling: int | None = None
@@ -200,14 +200,13 @@ class Frontier:
 
     # -- handling --------------------------------------------------------------------------------
 
-    def handle(self, handling: Handling) -> None:
-        """A record is being handled from now on."""
-        first = self.handling.setdefault(handling.offset, handling)
-        if first is not handling:  # another list: somebody may be reading this one
-            self.handling[handling.offset] = [*_listed(first), handling]
+    def handle_again(self, handling: Handling) -> None:
+        """A record that is being handled is so twice from now on."""
+        # Another list: somebody may be reading this one.
+        self.handling[handling.offset] = [*_listed(self.handling[handling.offset]), handling]
 
-    def leave(self, handling: Handling, turn: SpanContext | None = None) -> None:
-        """The handling is over; of a loop's turn that leaves the record open, its span is kept."""
+    def leave(self, handling: Handling, turn: Any = None) -> None:
+        """The handling is over; of a loop's turn that leaves the record open, `turn` is kept."""
         if handling.offset in self._open:
             self.left[handling.offset] = turn
             if len(self.left) > self.MOST_LEFT:
@@ -233,10 +232,6 @@ class Frontier:
         """The offsets of the records that are being handled."""
         together = {at for each in self.batches.copy() for at in each.offsets(self)}
         return {*self.handling.copy(), *together}
-
-    def is_handled(self) -> bool:
-        """Whether any record is being handled."""
-        return bool(self.handling or self.batches)
 
     def committed_below(self, offset: int) -> list[Done]:
         """The application committed an offset: its records below are settled, also those handled.

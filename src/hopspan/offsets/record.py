@@ -9,14 +9,15 @@ import weakref
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from opentelemetry.trace import SpanContext
+
 from hopspan.delivery import Delivery
 from hopspan.model import Verdict
 from hopspan.offsets.frontier import OFFSET, Done
+from hopspan.telemetry.spans import UNRECORDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from opentelemetry.trace import SpanContext
 
     from hopspan.model import Settlement
     from hopspan.offsets.frontier import Frontier
@@ -111,9 +112,10 @@ class Record(Delivery):
 
     def finished_turn(self) -> SpanContext | None:
         frontier = self.frontier
-        if frontier is None or not frontier.left or not frontier.holds(self.record):
+        turn = None if frontier is None else frontier.left.get(self.offset)
+        if turn is None or frontier is None or not frontier.holds(self.record):
             return None
-        return frontier.left.get(self.offset)
+        return turn if isinstance(turn, SpanContext) else turn.get_span_context()
 
     def opened(self) -> Verdict | None:
         tracker, frontier = self.tracker, self.frontier
@@ -132,7 +134,10 @@ class Record(Delivery):
         if tracker is None or frontier is None:
             nobodys.pop(id(self.record), None)
         else:
-            tracker.end(frontier, self, self.span.get_span_context() if self.is_turn else None)
+            turn: Any = self.span if self.is_turn else None
+            if turn is not None and type(turn) not in UNRECORDED:
+                turn = turn.get_span_context()  # the span itself holds a lot
+            tracker.end(frontier, self, turn)
 
     def is_open(self) -> bool:
         return self.frontier is None or self.frontier.alive

@@ -7,6 +7,7 @@ thread: at once where that is the current one, else when it next asks for record
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
@@ -16,8 +17,6 @@ from hopspan.offsets.rewinding import Rewinding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-
-    from opentelemetry.trace import SpanContext
 
     from hopspan.offsets.consumer import Consumer, Partition
     from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
@@ -88,10 +87,15 @@ class Tracker:
         Returns:
             Whether the application has committed beyond the record already.
         """
-        with self.partitions.lock:
-            self._note(instrumenter, settles=settles)
-            frontier.handle(handling)
-            return handling.offset < frontier.settled_below
+        partitions, offset, handled = self.partitions, handling.offset, frontier.handling
+        with partitions.lock:
+            if instrumenter is not self.committer.instrumenter or settles:
+                self._note(instrumenter, settles=settles)
+            if offset in handled:
+                frontier.handle_again(handling)
+            else:
+                handled[offset] = handling
+            return offset < frontier.settled_below
 
     def begin_batch(
         self,
@@ -111,8 +115,8 @@ class Tracker:
         self.partitions.settles = self.partitions.settles or settles
         self.committer.instrumenter = instrumenter
 
-    def end(self, frontier: Frontier, handling: Handling, turn: SpanContext | None = None) -> None:
-        """The handling of a record is over; of a loop's turn, its span is kept for a while."""
+    def end(self, frontier: Frontier, handling: Handling, turn: Any = None) -> None:
+        """The handling of a record is over; see `Frontier.leave`."""
         with self.partitions.lock:
             frontier.leave(handling, turn)
 
@@ -189,7 +193,7 @@ class Tracker:
 
     def run_pending(self) -> None:
         """Do what was left for the consumer's thread, which is the calling one. Never raises."""
-        self.consumer.seen_here()
+        self.consumer.thread = get_ident()
         try:
             if self.rewinding.rewinds or self.rewinding.pauses:
                 self.rewinding.run()
@@ -200,10 +204,10 @@ class Tracker:
 
     def max_block(self) -> float | None:
         """Seconds for which a poll may block; None for as long as it likes."""
-        waits = self.rewinding.seconds_left()
+        waits = self.rewinding.seconds_left() if self.rewinding.pauses else []
         with self.partitions.lock:
             frontiers = self.partitions.frontiers.values()
-            if any(each.is_handled() or each.is_dirty for each in frontiers):
+            if any([each.handling or each.batches or each.is_dirty for each in frontiers]):
                 waits.append(_SLICE)
         return min(waits, default=None)
 
