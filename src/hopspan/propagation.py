@@ -245,7 +245,10 @@ def plain_sender(codec: Codec, headers: Any) -> Any:
     if not headers:
         return None
     try:
-        if not _configured().is_default:
+        learnt = _learnt
+        if learnt is None or learnt.itself is not get_global_textmap():
+            learnt = _configured()
+        if not learnt.is_default:
             return ASK
         value = codec.traceparent(headers)
         if value is None or value is ASK:

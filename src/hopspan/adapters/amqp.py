@@ -208,10 +208,19 @@ class AmqpDelivery(Delivery):
         return not self.auto_ack
 
     def opened(self) -> Verdict | None:
-        return self.ledger.enter(self.tag, self)
+        ledger, tag = self.ledger, self.tag
+        if tag > ledger.highest:  # nobody has seen it before, nor settled it
+            ledger.highest = tag
+            ledger.open[tag] = self
+            return None
+        return ledger.enter(tag, self)
 
     def closed(self) -> None:
-        self.ledger.leave(self.tag, self)
+        handled, tag = self.ledger.open, self.tag
+        if self.verdict is not None and handled.get(tag) is self:
+            handled.pop(tag, None)
+        else:
+            self.ledger.leave(tag, self)
 
     def finished_turn(self) -> SpanContext | None:
         left = self.ledger.left

@@ -58,7 +58,7 @@ class Ledger:
     Thread-safe. Bounded: what is forgotten is the oldest.
     """
 
-    __slots__ = ("_newest", "_old", "_upto", "_young", "highest", "left", "lock", "open")
+    __slots__ = ("_newest", "_old", "_upto", "highest", "left", "lock", "open", "young")
 
     MOST = 10_000
 
@@ -75,7 +75,7 @@ class Ledger:
         self.highest: int = 0
         """The highest tag that was entered or settled."""
         # Two dictionaries that take turns: between them they hold at least the newest `MOST`.
-        self._young: dict[int, Verdict] = {}
+        self.young: dict[int, Verdict] = {}
         self._old: dict[int, Verdict] = {}
         self._upto: tuple[int, Verdict] = (0, Verdict.ACK)
         self.lock = threading.Lock()
@@ -83,12 +83,7 @@ class Ledger:
     # -- deliveries ------------------------------------------------------------------------------
 
     def enter(self, tag: int, delivery: Entered) -> Verdict | None:
-        """Enter a delivery that is handled from now on; return how it was settled already."""
-        if tag > self.highest:  # nobody has seen it before, nor settled it
-            self.highest = tag
-            delivery.seen_before = False
-            self.open[tag] = delivery
-            return None
+        """Enter a delivery that may have been seen before; return how it was settled already."""
         delivery.seen_before = self.is_known(tag)
         if self.open.setdefault(tag, delivery) is not delivery:
             self._enter_another(tag, delivery)
@@ -109,14 +104,14 @@ class Ledger:
 
     def verdict_of(self, tag: int) -> Verdict | None:
         """How a delivery was settled, if it was."""
-        found = self._young.get(tag) or self._old.get(tag)
+        found = self.young.get(tag) or self._old.get(tag)
         if found is None and tag <= self._upto[0]:
             return self._upto[1]
         return found
 
     def is_known(self, tag: int) -> bool:
         """Whether a delivery is or was handled, as far as is remembered."""
-        return tag in self.open or tag in self.left or tag in self._young or tag in self._old
+        return tag in self.open or tag in self.left or tag in self.young or tag in self._old
 
     def finished_turn(self, tag: int) -> SpanContext | None:
         """The span of a loop's turn that has left this delivery unsettled."""
@@ -125,16 +120,12 @@ class Ledger:
 
     def leave(self, tag: int, delivery: Delivery) -> None:
         """Leave a delivery whose handling is over; a later settlement is linked to it."""
-        found = self.open.pop(tag, None)
-        if found is not delivery and found is not None:
-            with self.lock:
-                others = [
-                    each
-                    for each in (found if isinstance(found, list) else [found])
-                    if each is not delivery
-                ]
-                if others:
-                    self.open[tag] = others if len(others) > 1 else others[0]
+        with self.lock:
+            others = [each for each in self.handlings(tag) if each is not delivery]
+            if others:
+                self.open[tag] = others if len(others) > 1 else others[0]
+            else:
+                self.open.pop(tag, None)
         if delivery.verdict is None and delivery.settles:
             self.left[tag] = Unsettled(
                 delivery.described(),
@@ -151,15 +142,19 @@ class Ledger:
         """Keep that one delivery is settled."""
         if tag > self.highest:
             self.highest = tag
-        self._young[tag] = verdict
-        if len(self._young) > self.MOST:
-            with self.lock:
-                if len(self._young) > self.MOST:
-                    self._old, self._young = self._young, {}
+        self.young[tag] = verdict
+        if len(self.young) > self.MOST:
+            self.rotate()
+
+    def rotate(self) -> None:
+        """Forget the oldest half of what is settled."""
+        with self.lock:
+            if len(self.young) > self.MOST:
+                self._old, self.young = self.young, {}
 
     def settle_up_to(self, tag: int, verdict: Verdict) -> None:
         """Keep that all up to a tag are settled, also those that no handler has seen yet."""
-        known = (*self.open, *self.left, *self._young, self._newest())
+        known = (*self.open, *self.left, *self.young, self._newest())
         highest = tag or max(known, default=0)
         with self.lock:
             self.highest = max(self.highest, highest)
@@ -252,13 +247,23 @@ def recorded(
         error_type: The client's word for an error.
     """
 
+    handled = ledger.open
+
     def settle(*args: Any, **kwargs: Any) -> Any:
-        sent = _read(read, args, kwargs)
-        if sent is None:
+        try:
+            sent = read(*args, **kwargs)
+            if sent is None:
+                return original(*args, **kwargs)
+        except TypeError:  # the user's arguments: the client is about to say so itself
             return original(*args, **kwargs)
         tag, multiple, verdict = sent
-        found = ledger.open.get(tag)
-        if multiple or not _is_common(found, tag, verdict, ledger):
+        found = handled.get(tag)
+        if (
+            found is None
+            or multiple
+            or type(found) is list
+            or verdict in found.subscription.instrumenter.recorded
+        ):
             return _settle_noted(sent, args, kwargs)
         # The common call: one delivery, and no span is made of it unless it fails.
         is_ours = found.verdict is not None
@@ -268,7 +273,10 @@ def recorded(
             if not is_ours:
                 _fail(_called(ledger, name, sent), error, error_type)
             raise
-        ledger.settle(tag, verdict)
+        young = ledger.young
+        young[tag] = verdict
+        if len(young) > ledger.MOST:
+            ledger.rotate()
         if not is_ours:
             found.verdict = verdict
         return result

@@ -28,6 +28,7 @@ class Batch(Delivery):
     """
 
     __slots__ = ("members",)
+    is_batch = True
 
     members: Sequence[Any]
     """The deliveries; each is settled by itself."""

@@ -55,15 +55,26 @@ class _Decorated(NamedTuple):
 
 
 def wrap_handler(
-    handler: Callable[..., Any], enter: Enter, otherwise: Callable[..., Any] | None = None
+    handler: Callable[..., Any],
+    enter: Enter,
+    otherwise: Callable[..., Any] | None = None,
+    *,
+    is_awaited: bool | None = None,
 ) -> Any:
     """Put a handler into the scope that `enter` enters for its positional arguments.
 
-    Where there is none, `otherwise` is called: the handler as if it were not wrapped.
+    Args:
+        handler: The plain handler.
+        enter: Enters the scope.
+        otherwise: What is called where there is no scope: the handler as if it were not wrapped.
+        is_awaited: Whether the client awaits what the handler returns; None where each message
+            tells.
     """
-    if is_async(handler):
-        return _wrap_async(handler, enter, otherwise or handler)
     bare = otherwise or handler
+    if is_async(handler):
+        return _wrap_async(handler, enter, bare)
+    if is_awaited is not False:
+        return _wrap_either(handler, enter, bare)
 
     @functools.wraps(handler)
     def handle(*args: Any, **kwargs: Any) -> Any:
@@ -74,17 +85,11 @@ def wrap_handler(
             try:
                 result = handler(*args, **kwargs)
             except BaseException as error:
-                if scope.handling.client.is_awaited and scope.handling.policy.settles:
-                    return _finish_failed(scope, error)
                 if scope.leave(error):
                     return None
                 raise
             if result is not None and type(result) in _NOT_RUN:
-                if scope.handling.client.is_awaited:
-                    return _finish(scope, result)
                 _never_ran(scope)
-            elif scope.handling.client.is_awaited and scope.handling.policy.settles:
-                return _finish(scope, result)
             if scope.leave(None):
                 # As if the handler had acked: pika would otherwise go on to hand out what it has
                 # prefetched, on a channel where nothing can be settled any more.
@@ -92,6 +97,38 @@ def wrap_handler(
             return result
         finally:
             del scope  # an error's traceback keeps this frame, and it keeps the error
+
+    return _signed(handle, handler)
+
+
+def _wrap_either(handler: Callable[..., Any], enter: Enter, bare: Callable[..., Any]) -> Any:
+    """Wrap a plain handler that may be called by a client which awaits what it returns."""
+
+    @functools.wraps(handler)
+    def handle(*args: Any, **kwargs: Any) -> Any:
+        scope = enter(args)
+        if scope is None:
+            return bare(*args, **kwargs)
+        handling = scope.handling
+        is_awaited = handling.client.is_awaited
+        try:
+            try:
+                result = handler(*args, **kwargs)
+            except BaseException as error:
+                if is_awaited and handling.policy.settles:
+                    return _finish_failed(scope, error)
+                if scope.leave(error):
+                    return None
+                raise
+            if is_awaited and (handling.policy.settles or type(result) is CoroutineType):
+                return _finish(scope, result)
+            if result is not None and type(result) in _NOT_RUN:
+                _never_ran(scope)
+            if scope.leave(None):
+                raise scope.channel_error or AssertionError  # as above
+            return result
+        finally:
+            del scope, handling  # as above
 
     return _signed(handle, handler)
 

@@ -66,6 +66,7 @@ from hopspan.telemetry import (
     detach,
     get_current,
     record_settle,
+    restore,
     revert,
     whereabouts,
 )
@@ -152,6 +153,8 @@ class Delivery(Operation):
 
     client: ClassVar[Client]
     """The constants of the client that this is a delivery of."""
+    is_batch: ClassVar[bool] = False
+    """Whether several messages are handled as one."""
     inner_scope: ClassVar[type[Inner]]
     """The class of further scopes around a delivery that goes on."""
 
@@ -486,7 +489,11 @@ class Delivery(Operation):
             return ongoing.join(subscription, block)
         ambient = get_current()
         self.begin(subscription, ambient, EMPTY if subscription.is_pushed else ambient, block)
-        self._context = context = self._new_context()
+        if self._carried:
+            context = self._new_context()
+        else:
+            context = Context({SPAN_KEY: self.span, CURRENT: _ref(self)})
+        self._context = context
         self._token = attach(context)
         return self
 
@@ -523,7 +530,7 @@ class Delivery(Operation):
             self.start_unrecorded(ambient)
         else:
             try:
-                turn = self.finished_turn()
+                turn = None if subscription.is_pushed else self.finished_turn()
                 if turn is None:
                     self.start_process(instrumenter, route, self.client.codec, headers, base)
                 else:
@@ -619,7 +626,10 @@ class Delivery(Operation):
             rare = self._rare
             return rare is not None and rare.lost is not None
         finally:
-            self._put_back()
+            try:
+                restore(self._token)
+            except (ValueError, RuntimeError):
+                self._revert()
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
         """`leave` for clients whose settlement is awaited."""
@@ -629,11 +639,14 @@ class Delivery(Operation):
                 await self.conclude_async(error)
             return error is not None and not is_block and self.suppresses(error)
         finally:
-            self._put_back()
+            try:
+                restore(self._token)
+            except (ValueError, RuntimeError):
+                self._revert()
 
-    def _put_back(self) -> None:
-        if not detach(self._token):  # a block in a generator that is closed in another task
-            revert(self._context, EMPTY)
+    def _revert(self) -> None:
+        """Undo a scope that was entered elsewhere: a block in a generator closed in another task."""
+        revert(self._context, EMPTY)
 
     def begin_turn(
         self, subscription: Subscription, base: Context, home: tuple[int, object]
@@ -698,6 +711,13 @@ class Delivery(Operation):
         except AttributeError:
             return
         seconds = perf_counter() - self._began
+        if error is None and self._rare is None and not self.subscription.settles:
+            # Nearly always that is all: the handler has returned, and settles by itself.
+            status = getattr(self.span, "status", None)
+            if status is None or status.status_code is not _ERROR:
+                self.outcome = SUCCESS
+                self._end(seconds)
+                return
         planned = self._planned(error, seconds)
         if planned is None:
             self._end(seconds)
@@ -925,10 +945,15 @@ class Delivery(Operation):
     def _end(self, seconds: float) -> None:
         try:
             if self.plan is not None:
-                outcome = self.outcome
+                outcome, verdict = self.outcome, self.verdict
                 measures = self.subscription.instrumenter.measures
                 count = self.messages_to_count() if measures else 0
-                self.end(outcome or SUCCESS, self.end_attributes(), seconds, count)
+                attributes: Mapping[str, Any] | None
+                if outcome is SUCCESS and self._rare is None and not self.is_batch:
+                    attributes = None if verdict is None else _SETTLED[verdict]
+                else:
+                    attributes = self.end_attributes()
+                self.end(outcome or SUCCESS, attributes, seconds, count)
         except Exception:  # noqa: BLE001 - the message is settled, as far as it is to be
             faults.report("ending the handling of a delivery")
         try:
@@ -943,10 +968,7 @@ class Delivery(Operation):
     def end_attributes(self) -> Mapping[str, Any] | None:
         """The attributes that are known only at the end."""
         rare, outcome, verdict = self._rare, self.outcome, self.verdict
-        settled = None if verdict is None else _SETTLED[verdict]
-        if rare is None and outcome is SUCCESS:
-            return settled
-        attributes = dict(settled or ())
+        attributes = {} if verdict is None else dict(_SETTLED[verdict])
         if rare is not None:
             attributes = {**(rare.about or {}), **attributes}
             if rare.sent is not None and rare.sent.verdict is verdict:

@@ -15,12 +15,11 @@ from hopspan.delivery import (
     failure,
     is_async,
     overrides_of,
-    safely,
     unwrapped,
     wrap_handler,
 )
 from hopspan.interception.points import active_call, read_call
-from hopspan.model import SUCCESS, PolicyError
+from hopspan.model import SUCCESS, HopspanError, PolicyError
 from hopspan.telemetry import (
     GENERATION,
     NO_OVERRIDES,
@@ -90,8 +89,8 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
     client, kind = binding.adapter.client, binding.adapter.delivery
     _refuse_handler(handler, client)
 
-    def subscribe(generation: int) -> tuple[int, Subscription]:
-        subscription = Subscription(
+    def subscribe() -> Subscription:
+        return Subscription(
             kind,
             overrides.applied_to(binding.instrumenter),
             overrides,
@@ -99,25 +98,28 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
             settles=registration.settles,
             whom=registration.whom,
         )
-        return generation, subscription
 
-    known = subscribe(GENERATION[0])
+    # As one value: other threads may find it changed as well. Without a subscription: uninstrumented.
+    known: tuple[int, Subscription | None] = GENERATION[0], subscribe()
     make = registration.make
 
     def enter(args: tuple[Any, ...]) -> Any:
         nonlocal known
         generation, subscription = known
-        if generation != GENERATION[0]:
-            if not binding.instrumenter.switch.on:
-                return None
-            known = subscribe(GENERATION[0])
-            subscription = known[1]
-        if not subscription.instrumenter.switch.on:
+        try:
+            if generation != GENERATION[0]:
+                generation = GENERATION[0]
+                subscription = subscribe() if binding.instrumenter.switch.on else None
+                known = generation, subscription
+            return None if subscription is None else make(*args).enter(subscription)
+        except HopspanError:
+            raise
+        except Exception:  # noqa: BLE001 - the message stays unsettled, so nothing is lost
+            faults.report("beginning to handle a delivery")
             return None
-        return make(*args).enter(subscription)
 
     registered = wrap_handler(
-        unwrapped(handler), lambda args: safely(enter, args), otherwise=handler
+        unwrapped(handler), enter, otherwise=handler, is_awaited=client.is_awaited
     )
     setattr(registered, _OURS, True)
     return registration.call(registered)

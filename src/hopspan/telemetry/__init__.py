@@ -4,7 +4,16 @@ It knows nothing of clients, policies or settlement. An `Instrumenter` is immuta
 all threads and tasks.
 """
 
-from hopspan.telemetry.context import EMPTY, Attachment, attach, detach, get_current, revert, whereabouts
+from hopspan.telemetry.context import (
+    EMPTY,
+    Attachment,
+    attach,
+    detach,
+    get_current,
+    restore,
+    revert,
+    whereabouts,
+)
 from hopspan.telemetry.enabled import is_suppressed, without_nested
 from hopspan.telemetry.instrumenter import Instrumenter
 from hopspan.telemetry.operation import OTHER_ERROR, Operation, call_hook
@@ -43,7 +52,7 @@ __all__ = [
     "Instrumenter", "Members", "Operation", "Overrides", "StatusSpan", "active_instrumenters",
     "attach", "binding_of", "cached_overrides", "call_hook", "common_endpoint", "detach",
     "forget_defaults", "get_current", "instrumenter_for", "is_suppressed", "keep_binding",
-    "link_limit", "messages_to_count", "record_settle", "relate", "relate_batch", "revert",
+    "link_limit", "messages_to_count", "record_settle", "relate", "relate_batch", "restore", "revert",
     "set_for_client", "start_internal", "start_receive", "start_send", "whereabouts",
     "without_nested",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from opentelemetry.context import Context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EMPTY", "Attachment", "attach", "detach", "get_current", "revert", "whereabouts"]
+__all__ = ["EMPTY", "Attachment", "attach", "detach", "get_current", "restore", "revert", "whereabouts"]
 
 EMPTY = Context()
 """The context without anything. Contexts do not change."""
@@ -62,24 +62,33 @@ def detach_publicly(token: Any) -> bool:
 
 def _detach(token: Token[Context]) -> bool:
     try:
-        _reset(token)
+        restore(token)
     except (ValueError, RuntimeError):
         return False
     return True
+
+
+def restore_publicly(token: Any) -> None:
+    """`restore` by the public calls only."""
+    if not detach_publicly(token):
+        raise ValueError(token)
 
 
 get_current: Callable[[], Context]
 """The current context."""
 attach: Callable[[Context], Any]
 """Make a context current; returns a token for `detach`."""
+restore: Callable[[Any], None]
+"""`detach` that raises a ValueError or RuntimeError where it can do nothing."""
 detach: Callable[[Any], bool]
 """Put back what was current before; False, and nothing done, elsewhere or the second time."""
 
 if _variable is None:  # pragma: no cover - no such release is known
     get_current, attach, detach = otel.get_current, attach_publicly, detach_publicly
+    restore = restore_publicly
 else:
     get_current, attach, detach = _variable.get, _variable.set, _detach
-    _reset = _variable.reset
+    restore = _variable.reset
 
 
 def revert(context: Context, before: Context) -> None:

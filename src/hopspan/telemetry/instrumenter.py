@@ -38,8 +38,8 @@ class Instrumenter:
 
     __slots__ = (
         "_attributes", "_tracer", "allowed", "config", "describes_more", "enabled", "exceptions",
-        "is_ignored", "is_resolved", "is_watched", "measures", "meters", "recorded",
-        "relates_plainly", "span_class", "start_span", "switch", "unsampled_local",
+        "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters", "on_end",
+        "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch", "unsampled_local",
         "unsampled_remote",
     )  # fmt: skip
 
@@ -57,6 +57,10 @@ class Instrumenter:
         self.is_ignored: Callable[[Endpoint], bool] | None = ignoring(config.ignore)
         self.is_watched: bool = config.on_start is not None or config.on_end is not None
         self.enabled: Enabled = Enabled(config)
+        self.may_be_unobserved: bool = self.enabled.may_be_unobserved
+        """Whether nobody but an SDK that is not there yet could observe an operation."""
+        self.on_start = config.on_start
+        self.on_end = config.on_end
         self.recorded = self.enabled.recorded
         """The verdicts whose settlement always gets a span."""
         self.relates_plainly: bool = (
@@ -115,7 +119,7 @@ class Instrumenter:
 
     def is_unobserved(self) -> bool:
         """Whether nobody observes anything, so far."""
-        return self.enabled.may_be_unobserved and has_no_sdk()
+        return self.may_be_unobserved and has_no_sdk()
 
     def not_ignored(self, deliveries: Sequence[Any]) -> Sequence[Any]:
         """The deliveries without those of an ignored destination."""

@@ -26,7 +26,7 @@ from hopspan import faults
 from hopspan.model import SUCCESS, Outcome
 from hopspan.propagation import ASK, plain_sender
 from hopspan.telemetry.context import EMPTY
-from hopspan.telemetry.enabled import is_suppressed
+from hopspan.telemetry.enabled import has_no_sdk, is_suppressed
 from hopspan.telemetry.relations import relate
 from hopspan.telemetry.spans import UNSET, StatusSpan, with_readable_status
 from hopspan.w3c import SPAN_KEY
@@ -164,18 +164,19 @@ class Operation:
             parent, carried, links = relate(instrumenter.config, headers, codec, base)
         elif sender is None:
             parent, carried, links = base, base, ()
-        elif instrumenter.is_unobserved():
+        elif instrumenter.may_be_unobserved and has_no_sdk():
             self._start_as(StatusSpan(sender), EMPTY)
             return
         elif not sender[3] & 1 and instrumenter.unsampled_remote is not None:
-            self._start_as(instrumenter.unsampled_remote(sender), EMPTY)
+            self.span, self._carried = instrumenter.unsampled_remote(sender), EMPTY
             self.instrumenter, self.plan = instrumenter, route.plan
+            self._native = None
             self._began = perf_counter()
             return
         else:
             parent = Context({SPAN_KEY: NonRecordingSpan(sender)})
             carried, links = EMPTY, (Link(sender),)
-        if instrumenter.is_unobserved():
+        if instrumenter.may_be_unobserved and has_no_sdk():
             self.start_unrecorded(carried, parent)
             return
         attributes = route.attributes.copy()
@@ -214,8 +215,8 @@ class Operation:
         """Call the `on_start` hook; keep the native object for `on_end`."""
         self._native = native
         instrumenter = self.instrumenter
-        if instrumenter is not None and instrumenter.config.on_start is not None:
-            call_hook("on_start", instrumenter.config.on_start, self, native)
+        if instrumenter is not None and instrumenter.on_start is not None:
+            call_hook("on_start", instrumenter.on_start, self, native)
 
     def failed_status(self) -> Outcome:
         """SUCCESS, or the failure that was set as the span's status rather than raised."""
@@ -257,12 +258,16 @@ class Operation:
                 instrumenter.measure(plan, self, outcome, seconds, messages)
             except Exception:  # noqa: BLE001 - telemetry never harms the message
                 faults.report("measuring an operation")
-        if outcome.failed or attributes:
+        span = self.span
+        is_recorded = type(span) is not StatusSpan
+        if outcome.failed or (attributes and is_recorded):
             self._set_end_attributes(instrumenter, outcome, attributes)
-        if instrumenter.config.on_end is not None:
-            call_hook("on_end", instrumenter.config.on_end, self, self._native)
+        if instrumenter.on_end is not None:
+            call_hook("on_end", instrumenter.on_end, self, self._native)
+        if not is_recorded:
+            return
         try:
-            self.span.end()
+            span.end()
         except Exception:  # noqa: BLE001
             faults.report("ending a span")
 

@@ -124,9 +124,14 @@ class PikaDelivery(AmqpDelivery):
         return None
 
     def closed(self) -> None:
-        if self.kept.fetched:
-            self.kept.fetched.pop(self.tag, None)
-        self.ledger.leave(self.tag, self)
+        fetched = self.kept.fetched
+        if fetched:
+            fetched.pop(self.tag, None)
+        handled, tag = self.ledger.open, self.tag
+        if self.verdict is not None and handled.get(tag) is self:
+            handled.pop(tag, None)
+        else:
+            self.ledger.leave(tag, self)
 
     def is_open(self) -> bool:
         return bool(self.channel.is_open)
