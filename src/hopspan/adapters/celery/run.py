@@ -262,6 +262,8 @@ class TaskRun(Delivery):
         for _, settlement in planned or ():
             self.verdict = settlement.verdict
             self.settle(settlement)
+            if settlement.verdict in _RAISED:
+                self.rare().sent = settlement
 
     def raise_instead(self, error: BaseException | None) -> None:
         """Raise what has Celery settle as was decided, if it would not do so anyway.
@@ -285,12 +287,9 @@ class TaskRun(Delivery):
         self._before = sys.exc_info()[1]
         self.enter(subscription)
 
-    def note_failure(self, error: BaseException | None) -> None:
-        """Note what Celery tells of a failure while it still has the exception's traceback."""
+    def note_failure(self, error: Any) -> None:
+        """Note what Celery tells of a failure while the exception still has its traceback."""
         self._error = error
-
-    def end(self, state: str | None, value: Any) -> None:  # type: ignore[override]
-        """End at `task_postrun`."""
 
     def end_run(self, state: str | None, value: Any) -> None:
         """End at `task_postrun`.
@@ -299,11 +298,394 @@ class TaskRun(Delivery):
             state: Celery's word for how the run ended; None where Celery is about to raise.
             value: What the body returned or raised.
         """
-        try:
+        error = None
+        if state == _SUCCESS and self.settlement is None:
+            error = self._escaping()  # a result that cannot be stored
+        else:
             error = self._ended_by(state, value)
-            if self.verdict is None and self.policy.settles:
-                self.leave_unsettled()  # the body is over: nobody raises it any more
-            if self._rare is None or self.concludes(error):
-                self.conclude(error)
+        if self.verdict is None and self.policy.settles:
+            self.leave_unsettled()  # the body is over: nobody raises it any more
+        super().leave(error, is_block=True)
+
+    def _escaping(self) -> BaseException | None:
+        escaping = sys.exc_info()[1]
+        return escaping if escaping is not self._before else None
+
+    def _ended_by(self, state: str | None, value: Any) -> BaseException | None:
+        """The error that the run ended by; None where it is known already, or there is none."""
+        if state is not None and state != _SUCCESS and not self.is_over:
+            self.rare().about = {STATE: state}
+        is_ours = self._raised is not None and value is self._raised
+        if is_ours:  # for what the body raised
+            return None
+        if self.is_late:
+            self._note_settlement(state, value)
+        if state is None or state == _SUCCESS:
+            return self._escaping()
+        error = self._error if self._error is not None else value
+        return error if isinstance(error, BaseException) else None
+
+    def _note_settlement(self, state: str | None, value: Any) -> None:
+        """Note what becomes of the message, where that is another thing than was decided."""
+        verdict: Verdict | None = None
+        if state == states.REJECTED and isinstance(value, Reject):
+            verdict = Verdict.REQUEUE if value.requeue else Verdict.REJECT
+        elif state == states.FAILURE and _rejects_failures(self.task):
+            verdict = Verdict.REJECT
+        elif self.settlement is None or self.settlement.verdict is Verdict.ACK:
+            return
+        self.verdict, self.rare().sent = verdict, None  # no verdict: Celery retries it instead
+
+
+class Body(Inner):
+    """The scope of a task's body inside of its run, which decides for the run as it is left."""
+
+    __slots__ = ()
+    delivery: TaskRun
+
+    def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
+        """Decide, and raise what has Celery settle so; returns False.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        run = self.delivery
+        try:
+            run.note_inner_failure(error)
+            run.decide_inside(error)
         finally:
-            self._put_back()
+            detach(self._token)
+        run.raise_instead(error)
+        return False
+
+    async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
+        """`leave` for a body that something of the user's awaits."""
+        return self.leave(error, is_block=is_block)
+
+
+TaskRun.inner_scope = Body
+
+
+# -- raising ---------------------------------------------------------------------------------------
+
+
+class _Rejected(Reject, Ignore):  # type: ignore[misc]
+    """A `Reject` by policy. Also an `Ignore`, which `autoretry_for` never retries."""
+
+    def __reduce__(self) -> Any:
+        """Be a plain `Reject` to the main process."""
+        return Reject, (self.reason, self.requeue)
+
+
+def _as_text(error: BaseException | None) -> str | None:
+    """An exception as text: it goes to another process, and not all of them can be pickled."""
+    try:
+        return None if error is None else f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a hostile __str__
+        return type(error).__name__
+
+
+_STORES_ITSELF = (5, 7)
+
+
+def _store_failure(task: Any, request: Any, error: Exception) -> None:
+    """Store the failure of a run that is about to be rejected for good, for who waits for it.
+
+    Celery does so since 5.7. Before, the result of a rejected task was pending for ever, and no
+    error callback was called.
+    """
+    if tuple(celery.VERSION[:2]) >= _STORES_ITSELF:
+        return
+    ignored = task.ignore_result if request.ignore_result is None else request.ignore_result
+    try:
+        task.backend.mark_as_failure(
+            request.id,
+            get_pickleable_exception(error),
+            request=request,
+            store_result=not ignored or task.store_errors_even_if_ignored,
+        )
+    except Exception:  # noqa: BLE001
+        faults.report("storing the failure of a rejected task")
+
+
+def _is_retried(task: Any, request: Any, error: BaseException) -> bool:
+    """Whether Celery is about to retry a run by itself (`autoretry_for`)."""
+    if not hasattr(task, "_orig_run"):
+        return False
+    wanted = tuple(getattr(task, "autoretry_for", ()))
+    unwanted = tuple(getattr(task, "dont_autoretry_for", ()))
+    most = getattr(task, "retry_kwargs", {}).get("max_retries", task.max_retries)
+    most = getattr(task, "override_max_retries", most)
+    left = most is None or request.retries < most
+    return left and isinstance(error, wanted) and not isinstance(error, unwanted)
+
+
+def _rejects_failures(task: Any) -> bool:
+    """Whether Celery rejects the message of a late-acked task that failed (`acks_on_failure`)."""
+    acks = getattr(task, "acks_on_failure", None)  # since 5.7
+    return not (task.acks_on_failure_or_timeout if acks is None else acks)
+
+
+# -- a task, prepared ------------------------------------------------------------------------------
+
+FITTED = "__hopspan_fitted__"
+"""The attribute of a task's body that raises what the policy of its application decides."""
+PREPARED = "__hopspan_prepared__"
+"""The attribute of a task that keeps what its runs have in common."""
+CELERYS_OWN = "celery."
+"""The beginning of the names of Celery's own tasks, which no policy is for."""
+
+
+class Prepared:
+    """All that the runs of one task have in common. Renewed when a setting has changed."""
+
+    __slots__ = (
+        "_by_correlation", "acks_late", "binding", "body", "generation", "routes", "subscription",
+    )  # fmt: skip
+
+    def __init__(self, task: Any) -> None:
+        self.routes = brokers.ProcessRoutes(task.app, task.name or "")
+        self.body: Any = None
+        """A function that is known to be the task's body."""
+        self.generation: int = -1
+        self.acks_late: Any = None
+        self.binding: Binding | None = None
+        self.subscription: Subscription | None = None
+        """The settings of its runs; None where they are not traced."""
+        self._by_correlation: dict[str, Subscription] = {}
+
+    def renew(self, task: Any) -> None:
+        """Take up the settings that hold now."""
+        self.generation, self.acks_late = GENERATION[0], task.acks_late
+        self._by_correlation = {}
+        self.binding = binding_for(task.app)
+        if self.binding is None:
+            self.subscription = None
+            return
+        self.subscription = subscription = _subscription(task, self.binding.instrumenter)
+        if subscription.settles and not is_fitted(task):
+            faults.once(
+                "%s does nothing for task %s: it was known to the worker before the policy was. "
+                "Call instrument or wrap where the application is made",
+                subscription.policy,
+                task.name,
+            )
+
+    def subscription_for(self, task: Any, headers: dict[str, Any]) -> Subscription | None:
+        """The settings for one message: its sender may say how it is to be related to."""
+        subscription = self.subscription
+        if subscription is None or CORRELATION_HEADER not in headers:
+            return subscription
+        wanted = requested_correlation(headers)
+        if wanted is None or not subscription.instrumenter.config.trust:
+            return subscription
+        found = self._by_correlation.get(wanted)
+        if found is None and self.binding is not None:
+            settings = {**subscription.overrides.settings, "correlation": wanted}
+            found = _subscription(task, self.binding.instrumenter, cached_overrides(settings))
+            self._by_correlation[wanted] = found
+        return found
+
+
+def prepared(task: Any) -> Prepared:
+    """All that the runs of a task have in common."""
+    found: Prepared | None = task.__dict__.get(PREPARED)
+    if found is None:
+        found = task.__dict__[PREPARED] = Prepared(task)
+    return found
+
+
+def current_settings(task: Any) -> Prepared:
+    """The same, with the settings that hold now."""
+    found = prepared(task)
+    if found.generation != GENERATION[0] or found.acks_late is not task.acks_late:
+        found.renew(task)
+    return found
+
+
+def _subscription(
+    task: Any, base: Instrumenter, overrides: Overrides | None = None
+) -> Subscription:
+    """The settings of a task's runs; without a policy that is refused, which is said."""
+    if overrides is None:
+        overrides = overrides_of(task.run) or NO_OVERRIDES
+
+    def subscribe(overrides: Overrides) -> Subscription:
+        return Subscription(
+            TaskRun,
+            overrides.applied_to(base),
+            overrides,
+            is_pushed=True,
+            settles=bool(task.acks_late),
+            whom=f"task {task.name}",
+        )
+
+    without = cached_overrides({**overrides.settings, "policy": manual})
+    if task.name and task.name.startswith(CELERYS_OWN):
+        return subscribe(without)
+    try:
+        return subscribe(overrides)
+    except HopspanError as refused:  # nobody catches here what a receiver of signals raises
+        faults.logger.error("%s; its runs go on without it", refused)
+        return subscribe(without)
+
+
+def is_fitted(task: Any) -> bool:
+    """Whether what a policy decides is raised by a task's body."""
+    return overrides_of(task.run) is not None or hasattr(task.run, FITTED)
+
+
+def run_of(handler: Any) -> tuple[TaskRun | None, bool]:
+    """The run in this thread that a handler is the body of; and whether it is a task's body at all.
+
+    None where it is called like any function.
+    """
+    task: Any = get_current_task()
+    if task is None:
+        return None, False
+    ready = prepared(task)
+    if ready.body is handler or is_body(task, handler):
+        ready.body = handler
+        request = task.request
+        is_call = request.called_directly or request.is_eager
+        return None if is_call else TaskRun(task, request), True
+    return None, any(is_body(other, handler) for other in task.app.tasks.values())
+
+
+def is_body(task: Any, handler: Any) -> bool:
+    """Whether a function is what a task runs, behind whatever wraps it."""
+    bodies = [task.run, *(vars(kind).get("run") for kind in type(task).__mro__)]
+    return any(handler in _layers(body) for body in bodies)
+
+
+def _layers(body: Any) -> Iterator[Any]:
+    """A function, and all that is behind it."""
+    while body is not None:
+        yield body
+        body = getattr(body, "__func__", None) or getattr(body, "__wrapped__", None)
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+class EagerRun:
+    """An eager call: no message, nothing to settle."""
+
+    __slots__ = ("_attached", "_error", "_operation", "outer", "request")
+
+    def __init__(self, task: Any, request: Any, base: Instrumenter) -> None:
+        self.request: Any = request
+        self.outer: TaskRun | EagerRun | None = None
+        self._error: Any = None
+        attributes = {TASK: task.name}
+        describe_task(attributes, request.__dict__)
+        self._operation: Operation = start_internal(
+            base, "run", brokers.in_process(task.name), attributes
+        )
+        self._operation.call_on_start(request)
+        self._attached = Attachment(self._operation.context)
+
+    def note_failure(self, error: Any) -> None:
+        """As of a run."""
+        self._error = error
+
+    def end_run(self, state: str | None, value: Any) -> None:
+        """As of a run."""
+        try:
+            told = {STATE: state} if state is not None and state != _SUCCESS else None
+            self._operation.end(self._outcome(state, value), told)
+        finally:
+            self._attached.detach()
+
+    def _outcome(self, state: str | None, value: Any) -> Outcome:
+        error = self._error if self._error is not None else value
+        if state is None:  # Celery is about to raise it to the caller
+            error = sys.exc_info()[1]
+        if state in {states.FAILURE, None} and isinstance(error, BaseException):
+            return outcome_of(error, TaskRun.client)
+        return SUCCESS
+
+
+_runs: dict[tuple[Any, Any], TaskRun | EagerRun] = {}
+"""The innermost run, by the thread or greenlet that it is in and its task's id: signals tell these."""
+
+
+def on_prerun(task: Any = None, task_id: Any = None, **_: Any) -> None:
+    """Celery's `task_prerun`."""
+    try:
+        if isinstance(task, Proxy):  # what stands for the task until the application is finalised
+            task = maybe_evaluate(task)
+        ready = task.__dict__.get(PREPARED)
+        if (
+            ready is None
+            or ready.generation != GENERATION[0]
+            or ready.acks_late is not task.acks_late
+        ):
+            ready = current_settings(task)
+        subscription = ready.subscription
+        if subscription is None:
+            return
+        request, key = task.request, (get_ident(), task_id)
+        outer = _runs.get(key)
+        if outer is not None and outer.request is request:
+            return
+        run = _runs[key] = _begun(task, request, ready)
+        run.outer = outer
+    except Exception:  # noqa: BLE001
+        faults.report("beginning a run of a task")
+
+
+def _begun(task: Any, request: Any, ready: Prepared) -> TaskRun | EagerRun:
+    if request.is_eager:
+        return EagerRun(task, request, ready.binding.instrumenter)
+    run = TaskRun(task, request)
+    headers = run.carried
+    run.begin_run(ready.subscription_for(task, headers))
+    try:
+        if chords.LINKS in headers:
+            config = run.subscription.instrumenter.config
+            if config.trust and config.correlation != "none":
+                chords.link(run.span, headers)
+        if request.chord is not None:
+            chords.leave(task, request, run.context)
+    except Exception:  # noqa: BLE001 - the run has begun, and is to be ended
+        faults.report("linking the tasks of a chord")
+    return run
+
+
+def on_failure(task_id: Any = None, exception: Any = None, **_: Any) -> None:
+    """Celery's `task_failure`, in the process that ran the body."""
+    run = _runs.get((get_ident(), task_id))
+    if run is not None:
+        # Celery is handling it, and tells a stand-in for one that cannot be pickled.
+        error = sys.exc_info()[1]
+        run.note_failure(error if isinstance(error, Exception) else exception)
+
+
+def on_postrun(task_id: Any = None, retval: Any = None, state: str | None = None, **_: Any) -> None:
+    """Celery's `task_postrun`."""
+    key = get_ident(), task_id
+    run = _runs.pop(key, None)
+    if run is None:
+        return
+    if run.outer is not None:
+        _runs[key] = run.outer
+    try:
+        run.end_run(state, retval)
+    except Exception:  # noqa: BLE001
+        faults.report("ending a run of a task")
+    if _afterwards and not _runs:
+        waiting, _afterwards[:] = _afterwards[:], []
+        for do in waiting:
+            do()
+
+
+_afterwards: list[Callable[[], None]] = []
+
+
+def when_idle(do: Callable[[], None]) -> None:
+    """Do something as soon as no run goes on in this process that we have begun to trace."""
+    if _runs:
+        _afterwards[:] = [do]
+    else:
+        do()
