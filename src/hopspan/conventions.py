@@ -171,6 +171,12 @@ class Route:
         return self.plan.endpoint
 
 
+@lru_cache(maxsize=1024)
+def route(action: Action, endpoint: Endpoint) -> Route:
+    """The route of messages that say nothing more than their plan. Bounded, as plans are."""
+    return Route(plan(action, endpoint))
+
+
 def _low_cardinality_destination(endpoint: Endpoint) -> str | None:
     """The first of template and name that may appear in a span name (messaging spans, *Name*)."""
     if endpoint.template:

@@ -50,6 +50,10 @@ class Codec(ABC):
         """The headers as pairs, in order; empty for None."""
 
     @abstractmethod
+    def with_traceparent(self, headers: Any, value: str) -> Any:
+        """A copy of `headers` whose only header of a W3C context is this `traceparent`."""
+
+    @abstractmethod
     def replaced(self, headers: Any, stale: Collection[Any], fresh: dict[str, str]) -> Any:
         """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
 
@@ -81,6 +85,23 @@ class _MappingCodec(Codec):
         except KeyError:
             key = self._learn(names)
         return key if key is None or key is ASK else headers[key]
+
+    def with_traceparent(self, headers: Any, value: str) -> Any:
+        if headers is None:
+            return {"traceparent": value}
+        if type(headers) is not dict:
+            return self.replaced(headers, _CONTEXT, {"traceparent": value})
+        fresh = headers.copy()
+        names = tuple(headers)
+        key = self._layouts[names] if names in self._layouts else self._learn(names)
+        if key is ASK:
+            for name in names:
+                if folded(name) in _CONTEXT:
+                    del fresh[name]
+        elif key is not None:
+            del fresh[key]
+        fresh["traceparent"] = value
+        return fresh
 
     def _learn(self, names: tuple[Any, ...]) -> Any:
         """Find the key of `traceparent` among the names of headers, and remember it."""
@@ -127,6 +148,20 @@ class _PairsCodec(Codec):
         except (TypeError, ValueError):  # no pair, or a name that cannot be one
             return ASK
         return found
+
+    def with_traceparent(self, headers: Any, value: str) -> Any:
+        if not headers:
+            return [("traceparent", value.encode())]
+        harmless = self._harmless
+        try:
+            for name, _ in headers if type(headers) is list else ():
+                if name not in harmless and not self._is_harmless(name):
+                    break
+            else:
+                return [*headers, ("traceparent", value.encode())]
+        except (TypeError, ValueError):  # no pair: the client is about to refuse it
+            pass
+        return self.replaced(headers, _CONTEXT, {"traceparent": value})
 
     def _is_harmless(self, name: Any) -> bool:
         """Whether a name is text and no header of a context; if so, remember it."""

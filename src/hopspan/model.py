@@ -140,8 +140,10 @@ class SettledMessage(NamedTuple):
 if TYPE_CHECKING:
     Message = tuple[str | None, str | None, Mapping[str, Any], tuple[str, str] | None]
     Call = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any]]]
-    OutgoingFields = tuple[Endpoint, Message, Any, Call]
-    """An `Outgoing`, or a plain tuple like it, which is made in a fifth of the time."""
+    OutgoingFields = tuple[Any, Message, Any, Call]
+    """An `Outgoing`, or a plain tuple like it, which is made in a fifth of the time. Its first field
+    may be a `Route` instead of an endpoint: then the message's attributes are those that the route
+    does not have."""
 
 
 class Outgoing(NamedTuple):

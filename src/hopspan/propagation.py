@@ -18,6 +18,7 @@ from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace import (
+    DEFAULT_TRACE_STATE,
     NonRecordingSpan,
     Span,
     SpanContext,
@@ -47,7 +48,8 @@ __all__ = [
     "context_fields",
     "extract",
     "injected",
-    "plain_sender",
+    "plain_traceparent",
+    "sender_of",
 ]
 
 try:
@@ -161,9 +163,16 @@ def inject_into(
         allowed: The names of entries that may leave; None for all.
         span: To be carried instead of the context's own.
     """
-    configured = _configured()
+    configured = _learnt
+    if configured is None or configured.itself is not get_global_textmap():
+        configured = _configured()
     fresh = None
     if configured.is_default:
+        if span is not None and KEY not in context:
+            # Nearly always: a span, and no baggage around it.
+            identity = span.get_span_context()
+            if identity[5] and (identity[4] is DEFAULT_TRACE_STATE or not identity[4]):
+                return codec.with_traceparent(headers, w3c.traceparent_of(identity))
         about = (get_current_span(context) if span is None else span).get_span_context()
         try:
             fresh = w3c.fields_of(about, context, allowed, configured.itself)
@@ -236,8 +245,8 @@ def carries_context(codec: Codec, headers: Any) -> bool:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def plain_sender(codec: Codec, headers: Any) -> Any:
-    """The sender of a message, as a remote `SpanContext`; None where its headers name none.
+def plain_traceparent(codec: Codec, headers: Any) -> Any:
+    """The value of a message's `traceparent`; None where its headers name no sender.
 
     `ASK` where only `extract_from` can tell: another propagator than the default one is configured,
     or the headers hold more than a plain `traceparent`. Never raises.
@@ -248,14 +257,18 @@ def plain_sender(codec: Codec, headers: Any) -> Any:
         learnt = _learnt
         if learnt is None or learnt.itself is not get_global_textmap():
             learnt = _configured()
-        if not learnt.is_default:
-            return ASK
-        value = codec.traceparent(headers)
-        if value is None or value is ASK:
-            return value
-        return w3c.parse_traceparent(value) or ASK
+        return codec.traceparent(headers) if learnt.is_default else ASK
     except Exception:  # noqa: BLE001 - a container or a propagator that fails
         return ASK
+
+
+def sender_of(traceparent: Any) -> SpanContext:
+    """The sender that a `traceparent` names, as the default propagator reads it. Never raises."""
+    found = w3c.parse_traceparent(traceparent)
+    if found is not None:
+        return found
+    context = extract_from(MAPPING, {w3c.TRACEPARENT: traceparent}, Context())
+    return get_current_span(context).get_span_context()
 
 
 def extract_from(  # noqa: PLR0911 - the shortest way is the first

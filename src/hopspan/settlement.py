@@ -39,7 +39,7 @@ class Policy:
     runs on the message path, once per handled delivery.
     """
 
-    __slots__ = ("decision", "name", "pauses", "settles", "target", "verdicts")
+    __slots__ = ("decision", "name", "pauses", "settles", "success", "target", "verdicts")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Policy:
         target: Any = None,
         *,
         pauses: bool = False,
+        success: Settlement | None = None,
     ) -> None:
         self.name: str = name
         self.verdicts: frozenset[Verdict] = frozenset(verdicts)
@@ -57,6 +58,8 @@ class Policy:
         """Where it dead-letters to, where the broker does not do that by itself."""
         self.pauses: bool = pauses
         """Whether it wants a pause before a message is handed out again."""
+        self.success: Settlement | None = success
+        """The settlement of every success, where that is known without asking; else None."""
         self.decision: Decision = decide
         """The function itself, without the check of what it returns."""
 
@@ -124,11 +127,13 @@ def _reject_on_error(outcome: Outcome, delivery: Any) -> Settlement:  # noqa: AR
 manual: Policy = Policy("manual", _always(_LEFT), {Verdict.LEAVE})
 """hopspan settles nothing: the handler does, as without hopspan. The default on every face."""
 
-ack_always: Policy = Policy("ack_always", _always(_ACKED), {Verdict.ACK})
+ack_always: Policy = Policy("ack_always", _always(_ACKED), {Verdict.ACK}, success=_ACKED)
 """Ack whatever happened. For messages that are not worth a second try. (A cancelled handler's
 message is requeued all the same: it was not handled.)"""
 
-reject_on_error: Policy = Policy("reject_on_error", _reject_on_error, {Verdict.ACK, Verdict.REJECT})
+reject_on_error: Policy = Policy(
+    "reject_on_error", _reject_on_error, {Verdict.ACK, Verdict.REJECT}, success=_ACKED
+)
 """Ack on success, reject on failure: dead-lettered where the queue has a dead-letter exchange,
 dropped where it has none."""
 
@@ -204,11 +209,15 @@ def requeue_times(
 
     final, target = ({last}, None) if isinstance(last, Verdict) else (last.verdicts, last.target)
     verdicts = {Verdict.ACK, Verdict.REQUEUE, *final}
-    return Policy(f"requeue_times({times})", decide, verdicts, target, pauses=pause > 0)
+    return Policy(
+        f"requeue_times({times})", decide, verdicts, target, pauses=pause > 0, success=_ACKED
+    )
 
 
 _once = requeue_times(1)
-requeue_once: Policy = Policy("requeue_once", _once.decision, _once.verdicts)
+requeue_once: Policy = Policy(
+    "requeue_once", _once.decision, _once.verdicts, success=_ACKED
+)
 """Ack on success; on failure requeue the first time, reject the second.
 
 On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it
@@ -238,7 +247,9 @@ def dead_letter(topic: str, *, producer: Any) -> Policy:
         return settlement._replace(target=(topic, producer)) if outcome.failed else settlement
 
     name = f"dead_letter({topic!r})"
-    return Policy(name, decide, {Verdict.ACK, Verdict.REJECT}, target=(topic, producer))
+    return Policy(
+        name, decide, {Verdict.ACK, Verdict.REJECT}, target=(topic, producer), success=_ACKED
+    )
 
 
 class Commits(NamedTuple):
@@ -319,6 +330,7 @@ def by_exception(verdicts: Mapping[Any, Verdict | PolicyLike], *, default: Polic
         possible,
         target=targets[0] if targets else None,
         pauses=any(policy.pauses for policy in policies),
+        success=fallback.success,
     )
 
 

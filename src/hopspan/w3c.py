@@ -117,18 +117,23 @@ def _read(told: str, propagator: TextMapPropagator) -> Mapping[str, Any] | None:
     return _NONE if read is None else read
 
 
+def traceparent_of(span: SpanContext) -> str:
+    """The `traceparent` of a valid span."""
+    # By way of bytes: formatting integers takes twice as long.
+    of_trace, of_span = span[0].to_bytes(16, "big").hex(), span[1].to_bytes(8, "big").hex()
+    return f"00-{of_trace}-{of_span}-{_WRITTEN_FLAGS[span[3]]}"
+
+
 def fields_of(
     span: SpanContext, context: Context, allowed: Names | None, propagator: TextMapPropagator
 ) -> dict[str, str] | None:
     """What a message is to carry of a span, and of the baggage in a context that may leave."""
-    trace_id, span_id, _, flags, state, is_valid = span
+    _, _, _, _, state, is_valid = span
     if state is not DEFAULT_TRACE_STATE and state:
         return None
     fields: dict[str, str] = {}
     if is_valid:
-        # By way of bytes: formatting integers takes twice as long.
-        of_trace, of_span = trace_id.to_bytes(16, "big").hex(), span_id.to_bytes(8, "big").hex()
-        fields[TRACEPARENT] = f"00-{of_trace}-{of_span}-{_WRITTEN_FLAGS[flags]}"
+        fields[TRACEPARENT] = traceparent_of(span)
     elif span != INVALID_SPAN_CONTEXT:
         return None
     if KEY in context:

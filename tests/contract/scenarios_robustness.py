@@ -305,15 +305,14 @@ HANDLING = {
     "adapter.opened": Fault(("opening a delivery",)),
     "adapter.closed": Fault(("closing a delivery",)),
     "adapter.is_here": Fault(("looking for the client's thread",)),
-    "adapter.is_open": Fault(("looking whether a channel is open",)),
     "adapter.source": Fault(("looking for the settings of a wrapped object",), faces=("decorated",)),
     "adapter.handed": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.refusal": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.ongoing": NOT_HANDLED,
     "delivery.delivery:Delivery.begin": NOT_HANDLED,
     "telemetry.operation:Operation.start_process": Fault((START,)),
-    "telemetry.operation:Operation.start": Fault((START, SETTLE)),
-    "telemetry.operation.plain_sender": Fault((START,)),
+    "telemetry.operation:Operation.start": Fault((SETTLE,)),
+    "telemetry.operation.plain_traceparent": Fault((START,)),
     "telemetry.recording.plan": Fault((SETTLE,)),
     "adapter.describe": Fault((START, "reading a delivery")),
     "delivery.delivery.record_settle": Fault((SETTLE,)),
@@ -419,12 +418,10 @@ def _publish(client: Client) -> str:
 
 
 SENDING = {
-    "telemetry.recording.plan": "starting to publish",
     "telemetry.recording.inject_into": "injecting context into message headers",
     "interception.sends.start_send": "starting to publish",
-    "telemetry.operation:Operation.start": "starting to publish",
-    "conventions.message_attributes": "starting to publish",
-    "telemetry.operation:Operation.call_on_start": "starting to publish",
+    "telemetry.operation:Operation.start_span": "starting to publish",
+    "telemetry.recording._outgoing_attributes": "starting to publish",
     "telemetry.operation:Operation.end": "ending a publish",
     "telemetry.metrics:Meters.prepared": MEASURE,
 }

@@ -61,6 +61,7 @@ from hopspan.settlement import as_policy, manual
 from hopspan.telemetry import (
     EMPTY,
     OTHER_ERROR,
+    UNSET,
     Operation,
     attach,
     detach,
@@ -279,6 +280,10 @@ class Delivery(Operation):
 
     def is_open(self) -> bool:
         """Whether the delivery can still be settled."""
+        return True
+
+    def was_open(self, error: Exception) -> bool:  # noqa: ARG002
+        """Whether it could be settled until a settlement failed with this error."""
         return True
 
     def is_here(self) -> bool:
@@ -711,13 +716,17 @@ class Delivery(Operation):
         except AttributeError:
             return
         seconds = perf_counter() - self._began
-        if error is None and self._rare is None and not self.subscription.settles:
-            # Nearly always that is all: the handler has returned, and settles by itself.
+        if error is None and self._rare is None:
+            # Nearly always: the handler has returned, and it or the policy acks.
             status = getattr(self.span, "status", None)
-            if status is None or status.status_code is not _ERROR:
+            if status is UNSET or status is None or status.status_code is not _ERROR:
+                subscription = self.subscription
                 self.outcome = SUCCESS
-                self._end(seconds)
-                return
+                if not subscription.settles or (
+                    subscription.success is not None and self._settles_at_once(subscription.success)
+                ):
+                    self._end(seconds)
+                    return
         planned = self._planned(error, seconds)
         if planned is None:
             self._end(seconds)
@@ -729,6 +738,23 @@ class Delivery(Operation):
                 self.post(errand)
             except Exception as unreachable:  # noqa: BLE001 - the connection is gone
                 errand.give_up(unreachable)
+
+    def _settles_at_once(self, settlement: Settlement) -> bool:
+        """Settle a success here and now, without a span; False where that takes the general way."""
+        if self.is_batch or self.verdict is not None or not self.settles or not self._is_here():
+            return False
+        self.verdict = settlement.verdict
+        clock = perf_counter()
+        try:
+            self.settle(settlement)
+        except Exception as error:  # noqa: BLE001
+            self.failed_to_settle(settlement, error, clock, self)
+            if self.was_open(error) and not self._can_settle():
+                self.rare().lost = error
+        except BaseException:
+            self.verdict = None
+            raise
+        return True
 
     async def conclude_async(self, error: BaseException | None = None) -> None:
         """`conclude` for clients whose settlement is awaited."""
@@ -775,7 +801,7 @@ class Delivery(Operation):
         try:
             if error is None and rare is None:
                 status = getattr(self.span, "status", None)
-                is_error = status is not None and status.status_code is _ERROR
+                is_error = status is not UNSET and status is not None and status.status_code is _ERROR
                 outcome = self.failed_status() if is_error else SUCCESS
             else:
                 outcome = self._outcome(error)
@@ -844,7 +870,6 @@ class Delivery(Operation):
         """Perform a verdict of hopspan's own, as a part of a handling."""
         if self.verdict is not None:  # the user did, while we were on the way
             return
-        was_open = self._can_settle()
         clock = perf_counter()
         # Before it goes out: whoever sees it on its way knows that it is ours.
         self.verdict = settlement.verdict
@@ -852,7 +877,7 @@ class Delivery(Operation):
             self.settle(settlement)
         except Exception as error:  # noqa: BLE001
             self.failed_to_settle(settlement, error, clock, handling)
-            if was_open and not self._can_settle():
+            if self.was_open(error) and not self._can_settle():
                 handling.rare().lost = error
             return
         except BaseException:

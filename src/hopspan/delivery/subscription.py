@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hopspan import faults
 from hopspan.delivery.outcomes import auto_ack_error, refuse
 from hopspan.delivery.delivery import Delivery
+from hopspan.model import Verdict
 from hopspan.telemetry import binding_of, instrumenter_for, is_suppressed
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from hopspan.model import Settlement
     from hopspan.settlement import Commits, Policy
     from hopspan.telemetry import Instrumenter, Overrides
 
@@ -28,7 +30,7 @@ class Subscription:
 
     __slots__ = (
         "checks", "commits", "instrumenter", "is_pushed", "overrides", "policy", "policy_rank",
-        "reraise", "settles",
+        "reraise", "settles", "success",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +67,12 @@ class Subscription:
         self.reraise: bool = config.reraise
         self.settles: bool = policy.settles
         """Whether the policy settles."""
+        success = policy.success
+        is_plain = success is not None and success.reason is None
+        self.success: Settlement | None = (
+            success if is_plain and Verdict.ACK not in instrumenter.recorded else None
+        )
+        """The settlement of a success, where it is known beforehand and gets no span."""
         self.checks: bool = policy.settles and (
             settles is None or kind.unfit is not Delivery.unfit or not is_pushed
         )

@@ -9,7 +9,7 @@ from hopspan import faults
 from hopspan.interception.points import active_call, call_is_invalid
 from hopspan.model import SUCCESS
 from hopspan.delivery import failure
-from hopspan.telemetry import start_send
+from hopspan.telemetry import GENERATION, start_send
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,22 +36,28 @@ def sends(
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
-        about = f"{binding.adapter.name} send"
+        call = f"{binding.adapter.name} send"
         start = send_starter(action, reader, binding.adapter)
+        # As one value: other threads may find it changed as well.
+        known = GENERATION[0], binding.instrumenter
 
         @functools.wraps(original)
         def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            instrumenter = binding.instrumenter
+            nonlocal known
+            generation, instrumenter = known
+            if generation != GENERATION[0]:
+                known = GENERATION[0], binding.instrumenter
+                instrumenter = known[1]
             if (
                 not instrumenter.switch.on
-                or active_call.get() == about
-                or instrumenter.enabled.publish_is_noop()
+                or active_call.get() == call
+                or (instrumenter.may_be_unobserved and instrumenter.enabled.publish_is_noop())
             ):
                 return original(self, *args, **kwargs)
-            operation, (args, kwargs) = start(instrumenter, self, args, kwargs)
+            operation, args, kwargs = start(instrumenter, self, args, kwargs)
             if operation is None:
                 return original(self, *args, **kwargs)
-            token = active_call.set(about)
+            token = active_call.set(call)
             try:
                 result = original(self, *args, **kwargs)
             except BaseException as error:
@@ -60,7 +66,10 @@ def sends(
             finally:
                 active_call.reset(token)
             if completes is None or not _completes(completes, self, operation, result):
-                end_send(operation)
+                try:
+                    operation.end()
+                except Exception:  # noqa: BLE001 - the message has left
+                    faults.report("ending a publish")
             return result
 
         return send
@@ -70,8 +79,8 @@ def sends(
 
 def send_starter(
     action: Action, reader: Callable[..., OutgoingFields | None], adapter: Adapter
-) -> Callable[[Instrumenter, Any, Any, Any], tuple[Operation | None, tuple[Any, Any]]]:
-    """What starts the publishes of an intercepted call.
+) -> Callable[[Instrumenter, Any, Any, Any], tuple[Operation | None, Any, Any]]:
+    """Make the function that starts the publishes of an intercepted call.
 
     Given the client and the arguments that it is called with, it returns the operation, if there is
     to be one, and the arguments to go on with: those that carry its context.
@@ -80,18 +89,20 @@ def send_starter(
 
     def start(
         instrumenter: Instrumenter, client: Any, args: Any, kwargs: Any
-    ) -> tuple[Operation | None, tuple[Any, Any]]:
+    ) -> tuple[Operation | None, Any, Any]:
         operation = None
         try:
             outgoing = reader(client, *args, **kwargs)
             if outgoing is None:
-                return None, (args, kwargs)
+                return None, args, kwargs
             operation, headers = start_send(instrumenter, action, outgoing, codec)
-            if operation.plan is None:  # suppressed
-                return None, (args, kwargs)
-            _, _, before, call = outgoing
-            changed = (args, kwargs) if headers is before else call(headers)
-            operation.call_on_start(client)
+            if operation is None:  # suppressed
+                return None, args, kwargs
+            if instrumenter.is_watched:
+                operation.call_on_start(client)
+            if headers is outgoing[2]:
+                return operation, args, kwargs
+            changed = outgoing[3](headers)
         except Exception as error:  # noqa: BLE001
             if operation is not None or not call_is_invalid(
                 error, reader, (client, *args), kwargs
@@ -99,8 +110,8 @@ def send_starter(
                 faults.report(f"starting to {action.name}")
             if operation is not None:
                 end_send(operation, SUCCESS)
-            return None, (args, kwargs)
-        return operation, changed
+            return None, args, kwargs
+        return operation, changed[0], changed[1]
 
     return start
 
@@ -141,13 +152,20 @@ def sends_async(
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
         start = send_starter(action, reader, binding.adapter)
+        known = GENERATION[0], binding.instrumenter
 
         @functools.wraps(original)
         async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-            instrumenter = binding.instrumenter
-            if not instrumenter.switch.on or instrumenter.enabled.publish_is_noop():
+            nonlocal known
+            generation, instrumenter = known
+            if generation != GENERATION[0]:
+                known = GENERATION[0], binding.instrumenter
+                instrumenter = known[1]
+            if not instrumenter.switch.on or (
+                instrumenter.may_be_unobserved and instrumenter.enabled.publish_is_noop()
+            ):
                 return await original(self, *args, **kwargs)
-            operation, (args, kwargs) = start(instrumenter, self, args, kwargs)
+            operation, args, kwargs = start(instrumenter, self, args, kwargs)
             if operation is None:
                 return await original(self, *args, **kwargs)
             try:

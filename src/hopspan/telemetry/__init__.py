@@ -45,10 +45,10 @@ from hopspan.telemetry.scopes import (
     keep_binding,
     set_for_client,
 )
-from hopspan.telemetry.spans import StatusSpan
+from hopspan.telemetry.spans import UNSET, StatusSpan
 
 __all__ = [
-    "CONSUMER", "EMPTY", "GENERATION", "NO_OVERRIDES", "OTHER_ERROR", "Attachment", "Binding",
+    "CONSUMER", "EMPTY", "GENERATION", "NO_OVERRIDES", "OTHER_ERROR", "UNSET", "Attachment", "Binding",
     "Instrumenter", "Members", "Operation", "Overrides", "StatusSpan", "active_instrumenters",
     "attach", "binding_of", "cached_overrides", "call_hook", "common_endpoint", "detach",
     "forget_defaults", "get_current", "instrumenter_for", "is_suppressed", "keep_binding",

@@ -15,7 +15,7 @@ from hopspan.telemetry.enabled import Enabled, Switch, has_no_sdk, ignoring
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.metrics import Meters
 from hopspan.telemetry.sampling import unsampled
-from hopspan.telemetry.spans import StatusSpan, with_readable_status
+from hopspan.telemetry.spans import UNRECORDED, with_readable_status
 from hopspan.version import VERSION
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Instrumenter:
         """
         is_needed = plan.status_matters or self.is_watched
         readable = with_readable_status(span, parent, is_needed=is_needed)
-        if readable is span and hasattr(type(span), "status") and type(span) is not StatusSpan:
+        if readable is span and hasattr(type(span), "status") and type(span) not in UNRECORDED:
             self.span_class = type(span)
         return readable
 
@@ -165,8 +165,10 @@ class Instrumenter:
         """Record what a finished operation adds to the metrics."""
         meters, error_type = self.meters, outcome.error_type
         if error_type is None:
-            identity = operation.span.get_span_context()
-            sampled = identity if identity[3] & 1 else None
+            sampled = None
+            if type(operation.span) not in UNRECORDED:
+                identity = operation.span.get_span_context()
+                sampled = identity if identity[3] & 1 else None
             if meters.prepared(plan).succeeded(seconds, sampled, messages):
                 return
         context, kind = operation.context, plan.action.type

@@ -24,12 +24,12 @@ from opentelemetry.trace import (
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, Outcome
-from hopspan.propagation import ASK, plain_sender
+from hopspan.propagation import ASK, plain_traceparent
 from hopspan.telemetry.context import EMPTY
 from hopspan.telemetry.enabled import has_no_sdk, is_suppressed
 from hopspan.telemetry.relations import relate
-from hopspan.telemetry.spans import UNSET, StatusSpan, with_readable_status
-from hopspan.w3c import SPAN_KEY
+from hopspan.telemetry.spans import UNRECORDED, UNSET, SenderSpan, StatusSpan
+from hopspan.w3c import SPAN_KEY, parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,6 +135,48 @@ class Operation:
         self._native = None
         self._began = perf_counter()
 
+    def start_unsampled(self, instrumenter: Instrumenter, plan: Plan, ambient: Context) -> bool:
+        """Start below an unsampled span where that needs no span; whether it is started."""
+        parent: Any = ambient.get(SPAN_KEY) if ambient else None
+        if parent is None:
+            return False
+        identity = parent.get_span_context()
+        if identity[3] & 1 or not identity[5]:
+            return False
+        make = instrumenter.unsampled_remote if identity[2] else instrumenter.unsampled_local
+        if make is None or instrumenter.is_watched:
+            return False
+        self.span, self._carried = make(identity), ambient
+        self.instrumenter, self.plan = instrumenter, plan
+        self._native = None
+        self._began = perf_counter()
+        return True
+
+    def start_span(
+        self, instrumenter: Instrumenter, plan: Plan, parent: Context, attributes: dict[str, Any]
+    ) -> None:
+        """Start as a child of a context, which is also what is carried. Never raises."""
+        try:
+            span = instrumenter.start_span(
+                plan.name, parent, plan.kind, attributes, (), None, False, False
+            )
+            kind = type(span)
+            if kind is not instrumenter.span_class and (
+                kind is not NonRecordingSpan
+                or plan.status_matters
+                or instrumenter.is_watched
+                or not span.get_span_context()[5]
+            ):
+                span = instrumenter.readable(span, parent, plan)
+        except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
+            faults.report(f"starting a {plan.action.type.value} span")
+            self.start_unrecorded(parent)
+            return
+        self.span, self._carried = span, parent
+        self.instrumenter, self.plan = instrumenter, plan
+        self._native = None
+        self._began = perf_counter()
+
     def start_process(
         self,
         instrumenter: Instrumenter,
@@ -156,34 +198,51 @@ class Operation:
             headers: The message's.
             base: The context that the processing starts from.
         """
-        sender = ASK
+        traceparent: Any = ASK
         if not base and instrumenter.relates_plainly:
-            sender = plain_sender(codec, headers)
-        parent: Context
-        if sender is ASK:
-            parent, carried, links = relate(instrumenter.config, headers, codec, base)
-        elif sender is None:
+            traceparent = plain_traceparent(codec, headers)
+        is_unobserved = instrumenter.may_be_unobserved and has_no_sdk()
+        sender = None
+        if traceparent is not ASK and traceparent is not None:
+            if is_unobserved:
+                self.span, self._carried = SenderSpan(traceparent), EMPTY
+                self.instrumenter = self.plan = self._native = None
+                self._began = 0.0
+                return
+            sender = parse_traceparent(traceparent)
+        if sender is not None:
+            if not sender[3] & 1 and instrumenter.unsampled_remote is not None:
+                self.span, self._carried = instrumenter.unsampled_remote(sender), EMPTY
+                self.instrumenter, self.plan = instrumenter, route.plan
+                self._native = None
+                self._began = perf_counter()
+                return
+            parent, carried, links = Context({SPAN_KEY: NonRecordingSpan(sender)}), EMPTY, ()
+            links = (Link(sender),)
+        elif traceparent is None:
             parent, carried, links = base, base, ()
-        elif instrumenter.may_be_unobserved and has_no_sdk():
-            self._start_as(StatusSpan(sender), EMPTY)
-            return
-        elif not sender[3] & 1 and instrumenter.unsampled_remote is not None:
-            self.span, self._carried = instrumenter.unsampled_remote(sender), EMPTY
-            self.instrumenter, self.plan = instrumenter, route.plan
-            self._native = None
-            self._began = perf_counter()
-            return
         else:
-            parent = Context({SPAN_KEY: NonRecordingSpan(sender)})
-            carried, links = EMPTY, (Link(sender),)
-        if instrumenter.may_be_unobserved and has_no_sdk():
+            parent, carried, links = relate(instrumenter.config, headers, codec, base)
+        if is_unobserved:
             self.start_unrecorded(carried, parent)
             return
+        plan = route.plan
         attributes = route.attributes.copy()
         self.describe(attributes)
         if instrumenter.describes_more:
-            attributes = instrumenter.describe(route.plan, attributes, self, codec, carried)
-        self.start(instrumenter, route.plan, (parent, carried, links), attributes)
+            attributes = instrumenter.describe(plan, attributes, self, codec, carried)
+        if not instrumenter.switch.on:
+            self.start_unrecorded(carried)
+            return
+        span = instrumenter.start_span(
+            plan.name, parent, plan.kind, attributes, links, None, False, False
+        )
+        if type(span) is not instrumenter.span_class:
+            span = instrumenter.readable(span, parent, plan)
+        self.span, self._carried = span, carried
+        self.instrumenter, self.plan = instrumenter, plan
+        self._native = None
+        self._began = perf_counter()
 
     def describe(self, attributes: dict[str, Any]) -> None:
         """Add what only this operation's message says."""
@@ -252,14 +311,14 @@ class Operation:
         if instrumenter is None or plan is None:
             return
         self.instrumenter = None  # the second time ends nothing
+        span = self.span
+        is_recorded = type(span) not in UNRECORDED
         if instrumenter.measures:
             seconds = perf_counter() - self._began if seconds is None else seconds
             try:
                 instrumenter.measure(plan, self, outcome, seconds, messages)
             except Exception:  # noqa: BLE001 - telemetry never harms the message
                 faults.report("measuring an operation")
-        span = self.span
-        is_recorded = type(span) is not StatusSpan
         if outcome.failed or (attributes and is_recorded):
             self._set_end_attributes(instrumenter, outcome, attributes)
         if instrumenter.on_end is not None:
@@ -277,7 +336,7 @@ class Operation:
         """Record what became known only at the end."""
         span = self.span
         try:
-            if attributes and type(span) is not StatusSpan:
+            if attributes and type(span) not in UNRECORDED:
                 if len(attributes) == 1:  # half the time that several take
                     ((key, value),) = attributes.items()
                     span.set_attribute(key, value)

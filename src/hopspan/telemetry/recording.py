@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.trace import Link, SpanContext, SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.conventions import Action, plan
+from hopspan.conventions import Action, Route, plan
 from hopspan.model import OperationType
 from hopspan.propagation import Codec, carries_context, emptied, inject_into, narrowed
 from hopspan.telemetry.context import get_current
+from hopspan.telemetry.enabled import is_suppressed
 from hopspan.telemetry.operation import Operation
 from hopspan.telemetry.relations import (
     batch_links,
@@ -30,41 +31,80 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
-    from hopspan.model import Endpoint, OutgoingFields, Outcome, SettledMessage, Settlement
+    from hopspan.model import Endpoint, Message, Outcome, OutgoingFields, SettledMessage, Settlement
     from hopspan.telemetry.instrumenter import Instrumenter
-
-_NO_LINKS: Sequence[Link] = ()
 
 
 def start_send(
     instrumenter: Instrumenter, action: Action, outgoing: OutgoingFields, codec: Codec
-) -> tuple[Operation, Any]:
+) -> tuple[Operation | None, Any]:
     """Start a publish operation; return it with the headers that carry its context.
 
     The span is a child of what is current. A context that the message brings is replaced, or kept
-    and linked to under `keep_context` (messaging spans, *Context propagation*).
+    and linked to under `keep_context` (messaging spans, *Context propagation*). Returns None for an
+    operation that is suppressed or ignored, with the headers as they were.
     """
-    endpoint, message, headers, _ = outgoing
-    ambient, links, kind = get_current(), _NO_LINKS, None
-    kept = instrumenter.config.keep_context and carries_context(codec, headers)
-    if kept:
-        kind = SpanKind.CLIENT
-        links = links_to_senders([headers], codec, instrumenter.config.trust)
-    planned = plan(action, endpoint)
-    attributes = names.message_attributes(message, planned.attributes)
-    if instrumenter.describes_more:
-        about = headers, message[3]
-        attributes = instrumenter.describe_outgoing(planned, attributes, about, codec, ambient)
+    to, message, headers, _ = outgoing
+    route = to if type(to) is Route else names.route(action, to)
+    ambient = get_current()
+    is_ignored = instrumenter.is_ignored
+    if (
+        not instrumenter.switch.on
+        or (ambient and is_suppressed(ambient))
+        or (is_ignored is not None and is_ignored(route.endpoint))
+    ):
+        return None, headers
+    if instrumenter.config.keep_context and carries_context(codec, headers):
+        return _start_kept(instrumenter, route, message, headers, codec)
     operation = Operation()
-    operation.start(instrumenter, planned, (ambient, ambient, links), attributes, kind=kind)
-    if operation.plan is None or (kept and instrumenter.allowed is None):
-        return operation, headers
+    if not ambient or not operation.start_unsampled(instrumenter, route.plan, ambient):
+        attributes = _outgoing_attributes(instrumenter, route, message, headers, codec)
+        operation.start_span(instrumenter, route.plan, ambient, attributes)
+        if operation.plan is None:
+            return None, headers
     try:
-        if kept and instrumenter.allowed is not None:
-            return operation, narrowed(codec, headers, instrumenter.allowed)
         return operation, inject_into(
             codec, headers, ambient, instrumenter.allowed, operation.span
         )
+    except Exception:  # noqa: BLE001 - better without context than not at all
+        faults.report("injecting context into message headers")
+        return operation, emptied(codec, headers, instrumenter.allowed)
+
+
+def _outgoing_attributes(
+    instrumenter: Instrumenter, route: Route, message: Message, headers: Any, codec: Codec
+) -> dict[str, Any]:
+    message_id, conversation_id, particular, key = message
+    attributes = route.attributes.copy()
+    if particular:
+        attributes.update(particular)
+    if message_id is not None:
+        attributes[names.MESSAGE_ID] = message_id
+    if conversation_id is not None:
+        attributes[names.CONVERSATION_ID] = conversation_id
+    if instrumenter.describes_more:
+        about = headers, key
+        return instrumenter.describe_outgoing(route.plan, attributes, about, codec, get_current())
+    return attributes
+
+
+def _start_kept(
+    instrumenter: Instrumenter, route: Route, message: Message, headers: Any, codec: Codec
+) -> tuple[Operation | None, Any]:
+    """Start a publish whose message keeps the context that it brings, and is linked to it."""
+    ambient = get_current()
+    links = links_to_senders([headers], codec, instrumenter.config.trust)
+    attributes = _outgoing_attributes(instrumenter, route, message, headers, codec)
+    operation = Operation()
+    operation.start(
+        instrumenter, route.plan, (ambient, ambient, links), attributes, kind=SpanKind.CLIENT
+    )
+    if operation.plan is None:
+        return None, headers
+    if instrumenter.allowed is None:
+        return operation, headers
+    try:
+        return operation, narrowed(codec, headers, instrumenter.allowed)
     except Exception:  # noqa: BLE001 - better without context than not at all
         faults.report("injecting context into message headers")
         return operation, emptied(codec, headers, instrumenter.allowed)

@@ -19,13 +19,13 @@ from opentelemetry.trace import (
 )
 
 from hopspan.model import make
-from hopspan.telemetry.spans import StatusSpan
+from hopspan.telemetry.spans import UnsampledSpan
 from hopspan.w3c import IS_LAID_OUT, SPAN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Unsampled = Callable[[SpanContext], StatusSpan]
+    Unsampled = Callable[[SpanContext], UnsampledSpan]
 
 from opentelemetry.context import Context
 
@@ -83,11 +83,11 @@ def _maker(tracer: Any, probed: tuple[bool, bool]) -> Unsampled:
     generate = tracer.id_generator.generate_span_id
     flags = {each: TraceFlags(each & _RANDOM if hands_random_on else 0) for each in range(256)}
 
-    def make_unsampled(parent: SpanContext) -> StatusSpan:
+    def make_context(parent: SpanContext) -> SpanContext:
         trace_id, _, _, of_parent, state, _ = parent
         if not state:
             state = DEFAULT_TRACE_STATE
         fields = (trace_id, generate(), is_remote, flags[of_parent], state, True)
-        return StatusSpan(make(SpanContext, fields))
+        return make(SpanContext, fields)
 
-    return make_unsampled
+    return lambda parent: UnsampledSpan(parent, make_context)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, get_current_span
 
 from hopspan import conventions as names
+from hopspan.propagation import sender_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
 
@@ -85,6 +86,52 @@ class StatusSpan(Span):
         escaped: bool = False,
     ) -> None:
         """Do nothing."""
+
+
+class SenderSpan(StatusSpan):
+    """A stand-in with the identity of a message's sender, read from its headers when asked for.
+
+    Without an SDK hardly anybody asks: only a publish or a log line inside.
+    """
+
+    __slots__ = ("_traceparent",)
+
+    def __init__(self, traceparent: Any) -> None:
+        self._traceparent = traceparent
+        self.status = UNSET
+        self.attributes = _NONE
+
+    def get_span_context(self) -> SpanContext:
+        """The sender's identity; invalid where the header is malformed."""
+        try:
+            return self._context
+        except AttributeError:
+            self._context = sender_of(self._traceparent)
+            return self._context
+
+
+class UnsampledSpan(StatusSpan):
+    """A stand-in for the span of an unsampled parent; its identity is made when asked for."""
+
+    __slots__ = ("_make", "_parent")
+
+    def __init__(self, parent: SpanContext, make: Callable[[SpanContext], SpanContext]) -> None:
+        self._parent = parent
+        self._make = make
+        self.status = UNSET
+        self.attributes = _NONE
+
+    def get_span_context(self) -> SpanContext:
+        """The identity that the SDK would have given it."""
+        try:
+            return self._context
+        except AttributeError:
+            self._context = self._make(self._parent)
+            return self._context
+
+
+UNRECORDED = frozenset({NonRecordingSpan, SenderSpan, StatusSpan, UnsampledSpan})
+"""The classes of spans that record nothing."""
 
 
 class StatusProxySpan(StatusSpan):

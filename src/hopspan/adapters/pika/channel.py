@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from hopspan.adapters.pika.confirms import Confirms
     from hopspan.delivery import Loop
 
-_STATE = "_hopspan_state"
+STATE = "_hopspan_state"
+"""The attribute of the inner channel that holds its state."""
 _MOST = 256
 """Destinations of one channel: reply queues and keys of one user each are endless."""
 _making = threading.Lock()
@@ -92,13 +93,13 @@ def inner(channel: Any) -> Any:
 def state_of(channel: Any) -> State:
     """The channel's state; settlements are recorded from the first time that it is asked for."""
     impl = inner(channel)
-    state: State | None = impl.__dict__.get(_STATE)
+    state: State | None = impl.__dict__.get(STATE)
     return _made(impl) if state is None else state
 
 
 def _made(impl: Any) -> State:
     with _making:  # twice would record every settlement twice
-        state: State | None = impl.__dict__.get(_STATE)
+        state: State | None = impl.__dict__.get(STATE)
         if state is not None:
             return state
         state = State(impl)
@@ -107,7 +108,7 @@ def _made(impl: Any) -> State:
             impl.__dict__[name] = recorded(
                 bound, state.ledger, name.removeprefix("basic_"), read, error_type
             )
-        impl.__dict__[_STATE] = state
+        impl.__dict__[STATE] = state
         return state
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from pika.exceptions import ChannelWrongStateError
 from pika.spec import Basic
 
 from hopspan.adapters.amqp import SETTLE_NAMES, SETTLED_ALREADY, SYSTEM, AmqpDelivery
@@ -135,6 +136,9 @@ class PikaDelivery(AmqpDelivery):
 
     def is_open(self) -> bool:
         return bool(self.channel.is_open)
+
+    def was_open(self, error: Exception) -> bool:
+        return not isinstance(error, ChannelWrongStateError)
 
     def is_here(self) -> bool:
         kept = self.kept

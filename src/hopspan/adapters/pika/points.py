@@ -12,7 +12,7 @@ from pika.spec import Basic, BasicProperties
 from hopspan import faults
 from hopspan.adapters import amqp
 from hopspan.adapters.amqp_ledger import Ledger
-from hopspan.adapters.pika.channel import Fetched, error_type, state_of
+from hopspan.adapters.pika.channel import STATE, Fetched, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
 from hopspan.adapters.pika.delivery import PikaDelivery
 from hopspan.interception import (
@@ -50,7 +50,8 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     outer = channel.__dict__.get("_cookie")
     if outer is not None and _is_left_alone(outer):
         return None
-    state = state_of(channel)
+    impl = channel.__dict__.get("_impl", channel)
+    state = impl.__dict__.get(STATE) or state_of(channel)
     if state.thread is None:  # pika is used on one thread, so this is the one
         state.thread = threading.get_ident()
     if not properties:  # pika takes every falsy one for none
@@ -61,11 +62,13 @@ def basic_publish(  # noqa: PLR0917 - as in pika
         return (exchange, routing_key, body, carrying, mandatory, *rest), added
 
     route = state.destination(exchange, routing_key)
-    endpoint, attributes = route.endpoint, route.particular
     if properties is None:
-        return endpoint, (None, None, attributes, None), None, call
-    message = properties.message_id, properties.correlation_id, attributes, None
-    return endpoint, message, properties.headers, call
+        return route, _NOTHING, None, call
+    message = properties.message_id, properties.correlation_id, None, None
+    return route, message, properties.headers, call
+
+
+_NOTHING: Any = (None, None, None, None)
 
 
 def _is_left_alone(outer: Any) -> bool:
