@@ -722,8 +722,13 @@ class Delivery(Operation):
             if status is UNSET or status is None or status.status_code is not _ERROR:
                 subscription = self.subscription
                 self.outcome = SUCCESS
-                if not subscription.settles or (
-                    subscription.success is not None and self._settles_at_once(subscription.success)
+                if (
+                    not subscription.settles
+                    or self.verdict is not None
+                    or (
+                        subscription.success is not None
+                        and self._settles_at_once(subscription.success)
+                    )
                 ):
                     self._end(seconds)
                     return

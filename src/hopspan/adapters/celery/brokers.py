@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hopspan import faults
 from hopspan.adapters import amqp
 from hopspan.adapters.celery.messages import ACKS
-from hopspan.conventions import PROCESS, Route, plan
-from hopspan.model import Endpoint
+from hopspan.conventions import PROCESS, Route, plan, settlement_attributes
+from hopspan.model import Endpoint, Settlement, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,9 +143,15 @@ _MOST_ROUTES = 1024
 """Bounds what is remembered: reply queues and per-user keys are endless."""
 
 
+ACKED_EARLY = settlement_attributes(Settlement(Verdict.ACK))
+"""The attributes of a run whose message is acked before it begins."""
+
+
 class ProcessRoutes(dict[tuple[str, str, bool, Any], Route]):
-    """The routes of one task's messages; by exchange, routing key, whether acked late, and how
-    many queues the application knows: any exchange but the default one may lead to a later one.
+    """The routes of one task's messages.
+
+    By exchange, routing key, whether they are acked late, and how many queues the application
+    knows: any exchange but the default one may lead to a queue that is declared only later.
     """
 
     __slots__ = ("_app", "_task")
@@ -158,7 +164,7 @@ class ProcessRoutes(dict[tuple[str, str, bool, Any], Route]):
     def __missing__(self, key: tuple[str, str, bool, Any]) -> Route:
         exchange, routing_key, is_late, _ = key
         endpoint, named = origin(self._app, exchange, routing_key, self._task)
-        particular: dict[str, Any] = {ACKS: "late"} if is_late else {}
+        particular: dict[str, Any] = {ACKS: "late"} if is_late else {**ACKED_EARLY}
         if named is not None:
             particular[amqp.ROUTING_KEY] = named
         return _kept(self, key, Route(plan(PROCESS, endpoint), particular))

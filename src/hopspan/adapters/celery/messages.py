@@ -1,6 +1,6 @@
 """The message of a task: where Celery keeps its headers, and what spans say of it.
 
-Celery's words for the fields of a message are those of its protocol 2 (Celery's *Message protocol*).
+The words for the fields of a message are those of protocol 2 (Celery's *Message protocol*).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Celery's signals, connected once for all bindings; and the methods that are intercepted.
 
-Spans that a child still has are sent before it ends: `atexit` does not run in pool processes. Celery
-tells each child when it ends, at a warm or soft shutdown and when it is recycled; nobody can tell
-one that is killed.
+Spans that a child still has are sent before it ends: `atexit` does not run in pool processes.
+Celery tells each child when it ends, at a warm or soft shutdown and when it is recycled; nobody can
+tell one that is killed.
 """
 
 from __future__ import annotations

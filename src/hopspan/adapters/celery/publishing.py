@@ -19,10 +19,17 @@ from hopspan.adapters.celery import chords
 from hopspan.adapters.celery.brokers import publish_routes
 from hopspan.adapters.celery.messages import CORRELATION_HEADER, describe_task
 from hopspan.delivery import failure
-from hopspan.interception import end_send
 from hopspan.model import SUCCESS
 from hopspan.propagation import MAPPING
-from hopspan.telemetry import EMPTY, attach, detach, get_current, start_send, without_nested
+from hopspan.telemetry import (
+    EMPTY,
+    GENERATION,
+    attach,
+    detach,
+    get_current,
+    start_send,
+    without_nested,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +58,7 @@ class Publish:
         self._instrumenter = instrumenter
         self._has_links = False
 
-    def start(
-        self, headers: dict[str, Any], exchange: str, routing_key: str, body: Any
-    ) -> None:
+    def start(self, headers: dict[str, Any], exchange: str, routing_key: str, body: Any) -> None:
         """Start the span of a message that is made, and put its context into its headers."""
         # Of protocol 1, the body has all that the message says.
         is_apart = not headers.get("id") and isinstance(body, dict)
@@ -62,16 +67,20 @@ class Publish:
         task: Any = get_current_task()
         if CORRELATION_HEADER in headers:
             _forget_the_last_hop(headers, message_id, task)
-        route = self.routes[exchange, routing_key, self.name]
-        attributes = dict(route.particular)
+        attributes: dict[str, Any] = {}
         describe_task(attributes, task_message)
         operation, fresh = start_send(
             self._instrumenter,
             amqp.PUBLISH,
-            (route.endpoint, (message_id, None, attributes, None), headers, _carrying),
+            (
+                self.routes[exchange, routing_key, self.name],
+                (message_id, None, attributes, None),
+                headers,
+                _carrying,
+            ),
             MAPPING,
         )
-        if operation.plan is None:  # suppressed
+        if operation is None:  # suppressed
             return
         self.operation = operation
         if fresh is not headers:
@@ -85,15 +94,18 @@ class Publish:
                 headers[chords.LINKS] = links
                 self._has_links = True
 
-    def end(self, outcome: Outcome) -> None:
-        """End the call."""
-        if self.operation is None and outcome.failed:
-            self.start({}, "", "", {})  # it failed before there was a message
-        operation, self.operation = self.operation, None  # or the two would keep each other
-        if operation is not None:
-            end_send(operation, outcome)
-        if self._has_links and not outcome.failed:
-            chords.clear(get_current_task())
+    def end(self, outcome: Outcome = SUCCESS) -> None:
+        """End the call. Never raises."""
+        try:
+            if self.operation is None and outcome.failed:
+                self.start({}, "", "", {})  # it failed before there was a message
+            operation, self.operation = self.operation, None  # or the two would keep each other
+            if operation is not None:
+                operation.end(outcome)
+            if self._has_links and not outcome.failed:
+                chords.clear(get_current_task())
+        except Exception:  # noqa: BLE001 - what became of the message is Celery's to tell
+            faults.report("ending a publish")
 
 
 def _carrying(headers: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -109,11 +121,19 @@ _publishing: ContextVar[Publish | None] = ContextVar("hopspan-celery-publish", d
 
 def publishes(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
     """Intercept `Celery.send_task`."""
+    # As one value: other threads may find it changed as well.
+    known = GENERATION[0], binding.instrumenter
 
     @functools.wraps(original)
     def send_task(self: Any, *args: Any, **kwargs: Any) -> Any:
-        instrumenter = binding.instrumenter
-        if not instrumenter.switch.on or instrumenter.enabled.publish_is_noop():
+        nonlocal known
+        generation, instrumenter = known
+        if generation != GENERATION[0]:
+            known = GENERATION[0], binding.instrumenter
+            instrumenter = known[1]
+        if not instrumenter.switch.on or (
+            instrumenter.may_be_unobserved and instrumenter.enabled.publish_is_noop()
+        ):
             return original(self, *args, **kwargs)
         publish = _begun(instrumenter, self, args, kwargs)
         if publish is None:
@@ -122,13 +142,12 @@ def publishes(original: Callable[..., Any], binding: Binding) -> Callable[..., A
         try:
             result = original(self, *args, **kwargs)
         except BaseException as error:
-            _end(publish, failure(binding.adapter.client, error))
+            publish.end(failure(binding.adapter.client, error))
             raise
-        else:
-            _end(publish, SUCCESS)
-            return result
         finally:
             _publishing.reset(token)
+        publish.end()
+        return result
 
     return send_task
 
@@ -153,12 +172,26 @@ def send_task(  # noqa: PLR0917
     return name, connection
 
 
+_FIRST_OF_RARE = 7
+"""Where the parameter `producer` is, which hardly any call gives by position."""
+
+
 def _begun(instrumenter: Instrumenter, app: Any, args: Any, kwargs: Any) -> Publish | None:
-    try:
-        name, connection = send_task(app, *args, **kwargs)
-    except TypeError:  # Celery is about to say so itself
-        return None
-    name = name if isinstance(name, str) else ""
+    get = kwargs.get
+    if (
+        0 < len(args) < _FIRST_OF_RARE
+        and get("producer") is None
+        and get("publisher") is None
+        and get("connection") is None
+    ):
+        name, connection = args[0], None
+    else:
+        try:
+            name, connection = send_task(app, *args, **kwargs)
+        except TypeError:  # Celery is about to say so itself
+            return None
+    if type(name) is not str:
+        name = name if isinstance(name, str) else ""
     outer = _publishing.get()
     if outer is not None and outer.operation is None and (outer.app, outer.name) == (app, name):
         return None  # a subclass's own `send_task` has called this one
@@ -167,13 +200,6 @@ def _begun(instrumenter: Instrumenter, app: Any, args: Any, kwargs: Any) -> Publ
     except Exception:  # noqa: BLE001
         faults.report("beginning to publish a task")
         return None
-
-
-def _end(publish: Publish, outcome: Outcome) -> None:
-    try:
-        publish.end(outcome)
-    except Exception:  # noqa: BLE001
-        faults.report("ending the publish of a task")
 
 
 def on_before(

@@ -108,7 +108,7 @@ def _record(name: str, call: Any, received: Any, error: Exception | None, timing
         if not instrumenter.enabled.records_settlement(settlement.verdict, notable=notable):
             return
         outcome = SUCCESS if error is None else failure(_CLIENT, error)
-        inside, linked = _around(instrumenter, run.carried)
+        inside, linked = _around(instrumenter, run.headers)
         described = [run.described()]
         record_settle(
             instrumenter, name, settlement, described, outcome, timing, inside=inside, of=linked
@@ -213,7 +213,7 @@ class _InTraceOf:
             instrumenter = _instrumenter_for(run)
             if instrumenter is None or get_current_span().get_span_context().is_valid:
                 return
-            parent, _, _ = relate(instrumenter.config, run.carried, MAPPING, get_current())
+            parent, _, _ = relate(instrumenter.config, run.headers, MAPPING, get_current())
             self._attached = Attachment(parent)
         except Exception:  # noqa: BLE001
             faults.report("going on in a task's trace")
@@ -246,7 +246,7 @@ def _report(what: str, run: TaskRun, outcome: Outcome, settled: Settlement | Non
     instrumenter = _instrumenter_for(run)
     if instrumenter is None or is_suppressed(get_current()):
         return
-    inside, linked = _around(instrumenter, run.carried)
+    inside, linked = _around(instrumenter, run.headers)
     attributes: dict[str, Any] = {}
     run.describe_message(attributes)
     if settled is not None:
@@ -260,7 +260,7 @@ def _report(what: str, run: TaskRun, outcome: Outcome, settled: Settlement | Non
 
 def _instrumenter_for(run: TaskRun) -> Instrumenter | None:
     """The settings for a message where no run of it goes on here; None where it is not traced."""
-    settings = current_settings(run.task).subscription_for(run.task, run.carried)
+    settings = current_settings(run.task).subscription_for(run.task, run.headers)
     return None if settings is None else settings.instrumenter
 
 

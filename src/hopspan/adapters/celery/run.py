@@ -2,8 +2,8 @@
 
 Celery settles its messages itself, and an exception is how a body tells it what to do. It acks
 *early*, when a pool process accepts a task, unless the task says `acks_late`; then it acks when the
-body has returned, and rejects when the body raises `Reject` (Celery's *Tasks: acks_late*, *Reject*).
-So settling a run means to keep the verdict, and leaving the task's body means to raise it.
+body has returned, and rejects when the body raises `Reject` (Celery's *Tasks: acks_late*). So
+settling a run means to keep the verdict, and leaving the task's body means to raise it.
 
 An open run is found by Celery's request, which is of this run alone: a task's id is that of all its
 retries, which may begin before the run before them has ended, in another thread or inside of it.
@@ -13,7 +13,7 @@ Nothing is kept on the request itself, which may be pickled.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import celery
 from celery import states
@@ -22,6 +22,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.local import Proxy, maybe_evaluate
 from celery.utils.serialization import get_pickleable_exception
 from celery.utils.threads import get_ident
+from opentelemetry.trace import StatusCode
 
 from hopspan import conventions as names
 from hopspan import faults
@@ -45,13 +46,14 @@ from hopspan.telemetry import (
     NO_OVERRIDES,
     Attachment,
     Instrumenter,
+    attach,
     cached_overrides,
     detach,
     start_internal,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from hopspan.conventions import Route
     from hopspan.delivery import Deferred
@@ -65,6 +67,7 @@ SETTLED_ALREADY = (
 )
 
 _SUCCESS = states.SUCCESS
+_ERROR = StatusCode.ERROR
 _NOWHERE: dict[str, Any] = {}
 _RAISED = frozenset({Verdict.REQUEUE, Verdict.REJECT})
 """The verdicts that Celery learns by an exception."""
@@ -81,7 +84,7 @@ def error_type(error: BaseException) -> str | None:
     return None
 
 
-_open: dict[int, TaskRun] = {}
+open_runs: dict[int, TaskRun] = {}
 """The runs that go on, by the identity of their request; decorated bodies alone are here too."""
 
 
@@ -89,7 +92,7 @@ class TaskRun(Delivery):
     """One run of a task: its message in hand."""
 
     __slots__ = (
-        "_before", "_error", "_headers", "_raised", "is_late", "outer", "request", "settlement",
+        "_error", "_raised", "before", "carried", "is_late", "outer", "request", "settlement",
         "task", "task_message",
     )  # fmt: skip
     client = Client(
@@ -101,9 +104,7 @@ class TaskRun(Delivery):
         error_type=error_type,
     )
 
-    def __init__(
-        self, task: Any, request: Any, task_message: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, task: Any, request: Any, task_message: dict[str, Any] | None = None) -> None:
         """Take a run in hand; nothing is read yet.
 
         Args:
@@ -122,32 +123,25 @@ class TaskRun(Delivery):
         """The decision about the message, which Celery is to carry out."""
         self.outer: TaskRun | EagerRun | None = None
         """The run that this one is inside of, of the same task in the same thread."""
-        self._headers: dict[str, Any] | None = None
+        self.before: BaseException | None = None
+        """The exception that whoever runs the task is handling, in the same thread."""
+        self.carried: dict[str, Any] | None = None
+        """The headers of the message, once they are looked for."""
         self._raised: BaseException | None = None
         # What the body raised, as Celery told it when there still was a traceback.
         self._error: BaseException | None = None
-        # The exception of whoever runs the task, in the same thread.
-        self._before: BaseException | None = None
 
     # -- read ------------------------------------------------------------------------------------
 
-    @property
-    def carried(self) -> dict[str, Any]:
-        """The headers of the message."""
-        headers = self._headers
-        if headers is None:
-            headers = self._headers = headers_of(self.task_message)
-        return headers
-
     def read(self) -> tuple[Route, Any]:
-        headers = self._headers
+        headers, task = self.carried, self.task
         if headers is None:
-            headers = self._headers = headers_of(self.task_message)
-        task = self.task
+            headers = self.carried = headers_of(self.task_message)
         info = self.task_message.get("delivery_info") or _NOWHERE
         exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
         queues = exchange and len(task.app.amqp.queues)
-        return prepared(task).routes[exchange, routing_key, self.is_late, queues], headers
+        ready = task.__dict__.get(PREPARED) or prepared(task)
+        return ready.routes[exchange, routing_key, self.is_late, queues], headers
 
     def describe(self, attributes: dict[str, Any]) -> None:
         describe_message(attributes, self.task_message)
@@ -159,6 +153,7 @@ class TaskRun(Delivery):
 
     def describe_message(self, attributes: dict[str, Any]) -> None:
         attributes.update(self.read()[0].particular)
+        attributes.pop(names.SETTLEMENT, None)  # which is the run's
         super().describe_message(attributes)
 
     @property
@@ -176,7 +171,7 @@ class TaskRun(Delivery):
         if not self.redelivered:
             return 1
         is_counted = self.endpoint.system == amqp.SYSTEM
-        return amqp.attempt(self.carried, redelivered=True) if is_counted else None
+        return amqp.attempt(self.headers, redelivered=True) if is_counted else None
 
     @property
     def settles(self) -> bool:
@@ -185,16 +180,16 @@ class TaskRun(Delivery):
     # -- while it runs ---------------------------------------------------------------------------
 
     def ongoing(self) -> Delivery | None:
-        return _open.get(id(self.request))
+        return open_runs.get(id(self.request))
 
     def opened(self) -> Verdict | None:
         """Be found by the request; an early-acked task's message is acked when its body begins."""
-        _open[id(self.request)] = self
+        open_runs[id(self.request)] = self
         return None if self.is_late else Verdict.ACK
 
     def closed(self) -> None:
-        if _open.get(id(self.request)) is self:
-            del _open[id(self.request)]
+        if open_runs.get(id(self.request)) is self:
+            del open_runs[id(self.request)]
 
     def defer(self) -> Deferred:
         """As for every delivery, where no policy settles.
@@ -214,7 +209,7 @@ class TaskRun(Delivery):
         # The decorator's settings hold from the beginning: a run begins with those of its body.
         if subscription.overrides is not self.subscription.overrides:
             self._adopt(subscription.overrides, block)
-        return Body(self, concludes=False)
+        return Body(self)
 
     @classmethod
     def refusal(cls, policy: Policy) -> str | None:
@@ -250,6 +245,18 @@ class TaskRun(Delivery):
             return Outcome(error=error)
         return outcome
 
+    def acks_success(self) -> bool:
+        """Ack where a body has returned, and a success is acked; False where more is to be decided."""
+        status = getattr(self.span, "status", None)
+        if self._rare is not None or (status is not None and status.status_code is _ERROR):
+            return False
+        subscription = self.subscription
+        success = subscription.success
+        if success is None or self.verdict is not None or not self.is_late:
+            return not subscription.settles
+        self.verdict, self.settlement = success.verdict, success
+        return True
+
     def decide_inside(self, error: BaseException | None) -> None:
         """Decide as a body is left that is inside of the run: Celery learns it from there."""
         if not self.policy.settles:
@@ -280,12 +287,19 @@ class TaskRun(Delivery):
         self._raised = _Rejected(_as_text(error) or settlement.reason, requeue=is_requeued)
         raise self._raised from error
 
-    # -- between Celery's signals ----------------------------------------------------------------
+    def end(
+        self,
+        outcome: Outcome = SUCCESS,
+        attributes: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        messages: int = 1,
+    ) -> None:
+        """End the span. That a message was acked early, it says from its start."""
+        if outcome is SUCCESS and self._rare is None and not self.is_late:
+            attributes = None
+        super().end(outcome, attributes, seconds, messages)
 
-    def begin_run(self, subscription: Subscription) -> None:
-        """Begin at `task_prerun`."""
-        self._before = sys.exc_info()[1]
-        self.enter(subscription)
+    # -- between Celery's signals ----------------------------------------------------------------
 
     def note_failure(self, error: Any) -> None:
         """Note what Celery tells of a failure while the exception still has its traceback."""
@@ -298,18 +312,15 @@ class TaskRun(Delivery):
             state: Celery's word for how the run ended; None where Celery is about to raise.
             value: What the body returned or raised.
         """
-        error = None
-        if state == _SUCCESS and self.settlement is None:
-            error = self._escaping()  # a result that cannot be stored
+        settlement = self.settlement
+        if state == _SUCCESS and (settlement is None or settlement.verdict is Verdict.ACK):
+            escaping = sys.exc_info()[1]  # a result that cannot be stored
+            error = escaping if escaping is not self.before else None
         else:
             error = self._ended_by(state, value)
-        if self.verdict is None and self.policy.settles:
+        if self.verdict is None and (self._rare is not None or self.subscription.settles):
             self.leave_unsettled()  # the body is over: nobody raises it any more
         super().leave(error, is_block=True)
-
-    def _escaping(self) -> BaseException | None:
-        escaping = sys.exc_info()[1]
-        return escaping if escaping is not self._before else None
 
     def _ended_by(self, state: str | None, value: Any) -> BaseException | None:
         """The error that the run ended by; None where it is known already, or there is none."""
@@ -321,7 +332,8 @@ class TaskRun(Delivery):
         if self.is_late:
             self._note_settlement(state, value)
         if state is None or state == _SUCCESS:
-            return self._escaping()
+            escaping = sys.exc_info()[1]
+            return escaping if escaping is not self.before else None
         error = self._error if self._error is not None else value
         return error if isinstance(error, BaseException) else None
 
@@ -343,6 +355,11 @@ class Body(Inner):
     __slots__ = ()
     delivery: TaskRun
 
+    def __init__(self, run: TaskRun) -> None:
+        """Make the run current, which it nearly always is."""
+        self.delivery, self._concludes = run, False
+        self._token = attach(run._context)  # noqa: SLF001 - the same idea
+
     def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
         """Decide, and raise what has Celery settle so; returns False.
 
@@ -351,6 +368,8 @@ class Body(Inner):
         """
         run = self.delivery
         try:
+            if error is None and run.acks_success():
+                return False
             run.note_inner_failure(error)
             run.decide_inside(error)
         finally:
@@ -429,7 +448,7 @@ def _rejects_failures(task: Any) -> bool:
 # -- a task, prepared ------------------------------------------------------------------------------
 
 FITTED = "__hopspan_fitted__"
-"""The attribute of a task's body that raises what the policy of its application decides."""
+"""The attribute of a body of ours, in place of a task's, that raises what a policy decides."""
 PREPARED = "__hopspan_prepared__"
 """The attribute of a task that keeps what its runs have in common."""
 CELERYS_OWN = "celery."
@@ -508,7 +527,7 @@ def _subscription(
 ) -> Subscription:
     """The settings of a task's runs; without a policy that is refused, which is said."""
     if overrides is None:
-        overrides = overrides_of(task.run) or NO_OVERRIDES
+        overrides = decorator_of(task) or NO_OVERRIDES
 
     def subscribe(overrides: Overrides) -> Subscription:
         return Subscription(
@@ -530,9 +549,23 @@ def _subscription(
         return subscribe(without)
 
 
+class Fitted(NamedTuple):
+    """A body of ours, as it remembers the one that it stands for."""
+
+    binding: Binding
+    body: Any
+
+
+def decorator_of(task: Any) -> Overrides | None:
+    """The settings of a task's decorated body, or None."""
+    body = task.run
+    fitted = getattr(body, FITTED, None)
+    return overrides_of(body if fitted is None else fitted.body)
+
+
 def is_fitted(task: Any) -> bool:
     """Whether what a policy decides is raised by a task's body."""
-    return overrides_of(task.run) is not None or hasattr(task.run, FITTED)
+    return hasattr(task.run, FITTED) or overrides_of(task.run) is not None
 
 
 def run_of(handler: Any) -> tuple[TaskRun | None, bool]:
@@ -573,9 +606,11 @@ class EagerRun:
 
     __slots__ = ("_attached", "_error", "_operation", "outer", "request")
 
-    def __init__(self, task: Any, request: Any, base: Instrumenter) -> None:
+    def __init__(
+        self, task: Any, request: Any, outer: TaskRun | EagerRun | None, base: Instrumenter
+    ) -> None:
         self.request: Any = request
-        self.outer: TaskRun | EagerRun | None = None
+        self.outer: TaskRun | EagerRun | None = outer
         self._error: Any = None
         attributes = {TASK: task.name}
         describe_task(attributes, request.__dict__)
@@ -625,32 +660,34 @@ def on_prerun(task: Any = None, task_id: Any = None, **_: Any) -> None:
         subscription = ready.subscription
         if subscription is None:
             return
-        request, key = task.request, (get_ident(), task_id)
+        request, key = task.request_stack.top, (get_ident(), task_id)
         outer = _runs.get(key)
         if outer is not None and outer.request is request:
             return
-        run = _runs[key] = _begun(task, request, ready)
-        run.outer = outer
+        if request.is_eager:
+            _runs[key] = EagerRun(task, request, outer, ready.binding.instrumenter)
+            return
+        run = TaskRun(task, request)
+        headers = run.carried = headers_of(run.task_message)
+        if CORRELATION_HEADER in headers:
+            subscription = ready.subscription_for(task, headers)
+        run.before, run.outer = sys.exc_info()[1], outer
+        run.enter(subscription)
+        _runs[key] = run
+        if chords.LINKS in headers or request.chord is not None:
+            _link_chord(run)
     except Exception:  # noqa: BLE001
         faults.report("beginning a run of a task")
 
 
-def _begun(task: Any, request: Any, ready: Prepared) -> TaskRun | EagerRun:
-    if request.is_eager:
-        return EagerRun(task, request, ready.binding.instrumenter)
-    run = TaskRun(task, request)
-    headers = run.carried
-    run.begin_run(ready.subscription_for(task, headers))
-    try:
-        if chords.LINKS in headers:
-            config = run.subscription.instrumenter.config
-            if config.trust and config.correlation != "none":
-                chords.link(run.span, headers)
-        if request.chord is not None:
-            chords.leave(task, request, run.context)
-    except Exception:  # noqa: BLE001 - the run has begun, and is to be ended
-        faults.report("linking the tasks of a chord")
-    return run
+def _link_chord(run: TaskRun) -> None:
+    """Link the run to a chord's header, whose body it is; leave its context where it is of one."""
+    if chords.LINKS in run.headers:
+        config = run.subscription.instrumenter.config
+        if config.trust and config.correlation != "none":
+            chords.link(run.span, run.headers)
+    if run.request.chord is not None:
+        chords.leave(run.task, run.request, run.context)
 
 
 def on_failure(task_id: Any = None, exception: Any = None, **_: Any) -> None:

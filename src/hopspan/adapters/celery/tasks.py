@@ -11,8 +11,18 @@ from celery.app.trace import task_has_custom
 
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.run import CELERYS_OWN, FITTED, PREPARED, TaskRun, run_of
-from hopspan.delivery import Subscriptions, auto_ack_error, overrides_of, refuse, safely, wrap_handler
+from hopspan.adapters.celery.run import (
+    CELERYS_OWN,
+    FITTED,
+    PREPARED,
+    Body,
+    Fitted,
+    TaskRun,
+    decorator_of,
+    open_runs,
+    run_of,
+)
+from hopspan.delivery import Subscriptions, auto_ack_error, refuse, unwrapped, wrap_handler
 from hopspan.interception import refuse_handler
 from hopspan.model import HopspanError
 from hopspan.telemetry import NO_OVERRIDES
@@ -54,16 +64,16 @@ def apply_policy(task: Any, binding: Binding) -> None:
     if name.startswith(CELERYS_OWN) or not hasattr(task, "run"):
         return
     _refuse_body(task)
-    overrides = overrides_of(task.run)
+    overrides = decorator_of(task)
     policy = (overrides or NO_OVERRIDES).applied_to(binding.instrumenter).config.policy
-    if not policy.settles:
-        return
-    client = TaskRun.client
-    refuse(policy, client, TaskRun.refusal(policy))
-    if not task.acks_late:
-        raise auto_ack_error(policy, client, f"task {name}")
-    if overrides is None and not hasattr(task.run, FITTED):
-        task.run = _settling(task.run, binding)
+    if policy.settles:
+        client = TaskRun.client
+        refuse(policy, client, TaskRun.refusal(policy))
+        if not task.acks_late:
+            raise auto_ack_error(policy, client, f"task {name}")
+    is_decorated = unwrapped(task.run) is not task.run
+    if (is_decorated or (policy.settles and overrides is None)) and not hasattr(task.run, FITTED):
+        task.run = _settling(task, task.run, binding)
 
 
 def _refuse_body(task: Any) -> None:
@@ -75,18 +85,29 @@ def _refuse_body(task: Any) -> None:
         refuse_handler(getattr(task, "_orig_run", task.run), TaskRun.client)
 
 
-def _settling(body: Callable[..., Any], binding: Binding) -> Any:
-    """A task's body that raises what the policy of its application decides."""
-    subscriptions = Subscriptions(NO_OVERRIDES, is_pushed=True)
+def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
+    """A body that raises what the policy decides: the task's own, or what it is decorated with."""
+    plain = unwrapped(body)
+    subscriptions = Subscriptions(decorator_of(task) or NO_OVERRIDES, is_pushed=True)
 
     def enter(_: tuple[Any, ...]) -> Any:
-        run = run_of(body)[0] if binding.active else None
-        if run is None:
+        try:
+            told = open_runs.get(id(task.request_stack.top))
+            if told is not None:
+                return Body(told)
+            # No signal has told of the run, or it is no run at all.
+            run = run_of(plain)[0] if binding.active else None
+            if run is None:
+                return None
+            return run.enter(subscriptions.for_delivery(run, binding.instrumenter))
+        except HopspanError:
+            raise
+        except Exception:  # noqa: BLE001 - the body runs, its message is Celery's to settle
+            faults.report("beginning to handle a delivery")
             return None
-        return run.enter(subscriptions.for_delivery(run, binding.instrumenter))
 
-    settling = wrap_handler(body, lambda args: safely(enter, args), is_awaited=False)
-    setattr(settling, FITTED, binding)
+    settling = wrap_handler(plain, enter, otherwise=body, is_awaited=False)
+    setattr(settling, FITTED, Fitted(binding, body))
     return settling
 
 
@@ -123,5 +144,6 @@ def remove_policy(binding: Binding) -> None:
     for app in list(_get_active_apps()):
         for task in list(app._tasks.values()):  # noqa: SLF001 - `tasks` would finalise it
             task.__dict__.pop(PREPARED, None)
-            if getattr(task.__dict__.get("run"), FITTED, None) is binding:
-                task.run = task.run.__wrapped__
+            fitted = getattr(task.__dict__.get("run"), FITTED, None)
+            if fitted is not None and fitted.binding is binding:
+                task.run = fitted.body

@@ -161,15 +161,13 @@ def test_a_queue_that_is_declared_later_is_found(monkeypatch: pytest.MonkeyPatch
         before.endpoint.destination,
         after.endpoint.destination,
     )
-    assert [{"messaging.rabbitmq.destination.routing_key": "late"}] * 2 == [
-        before.particular,
-        after.particular,
-    ]
+    said = {"messaging.rabbitmq.destination.routing_key": "late", "hopspan.settlement": "ack"}
+    assert [said, said] == [before.particular, after.particular]
 
 
-def test_a_route_says_that_its_task_is_acked_late_and_nothing_where_it_is_not() -> None:
+def test_a_route_says_how_its_task_is_acked() -> None:
     routes = ProcessRoutes(routed(), "place")
-    assert [{}, {"hopspan.celery.acks": "late"}] == [
+    assert [{"hopspan.settlement": "ack"}, {"hopspan.celery.acks": "late"}] == [
         routes["", "orders", is_late, ""].particular for is_late in (False, True)
     ]
 
