@@ -16,9 +16,9 @@ from pika.channel import Channel
 
 import hopspan
 from hopspan.adapters import ADAPTERS, adapter_named
-from hopspan.adapters._amqp_settlements import SETTLEMENTS
+from hopspan.adapters.amqp_ledger import SETTLEMENTS
 from hopspan.interception import Point, owner_of, unweave, weave
-from hopspan.interception.weaving import reason_against
+from hopspan.interception.weaving import why_not_intercept
 from hopspan.model import ConfigurationError
 from hopspan.telemetry import Binding, Instrumenter
 
@@ -28,7 +28,7 @@ POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 def points() -> Iterator[Any]:
     for name in ADAPTERS:
         adapter = adapter_named(name)
-        for point in (*adapter.POINTS, *adapter.INSTANCE_POINTS):
+        for point in (*adapter.points, *adapter.instance_points):
             yield pytest.param(adapter, point, id=f"{point.owner.partition(':')[2]}.{point.method}")
 
 
@@ -132,7 +132,7 @@ def adds_a_keyword(parameters: list[Parameter]) -> list[Parameter]:
 @EVERY_POINT
 @pytest.mark.parametrize("change", [keeps, appends, adds_a_keyword])
 def test_a_version_that_only_adds_is_intercepted(change: Any, adapter: Any, point: Point) -> None:
-    assert reason_against(version(method_of(point), change), point.reader) is None
+    assert why_not_intercept(version(method_of(point), change), point.reader) is None
 
 
 def removes(number: int) -> Any:
@@ -166,7 +166,7 @@ def broken_versions() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("point", "change"), list(broken_versions()))
 def test_a_version_that_lost_or_moved_a_parameter_is_declined(point: Point, change: Any) -> None:
-    reason = reason_against(version(method_of(point), change), point.reader)
+    reason = why_not_intercept(version(method_of(point), change), point.reader)
     assert reason is not None
     assert reason.startswith("this version of the client has (")
     assert reason.endswith("look for a newer hopspan")
@@ -179,7 +179,7 @@ def reorders(parameters: list[Parameter]) -> list[Parameter]:
 @EVERY_POINT
 def test_a_version_that_reordered_is_declined(adapter: Any, point: Point) -> None:
     if len(named(point.reader)) > 1:
-        assert reason_against(version(method_of(point), reorders), point.reader) is not None
+        assert why_not_intercept(version(method_of(point), reorders), point.reader) is not None
 
 
 # -- what declining means --------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_a_version_that_reordered_is_declined(adapter: Any, point: Point) -> Non
 def woven_into_a_changed_class(point: Point, policy: hopspan.Policy) -> list[Any]:
     """Weave one point into a class whose method has lost all its parameters."""
     changed = type("Changed", (), {point.method: version(method_of(point), lambda _: [])})
-    adapter: Any = type("Adapter", (), {"NAME": "changed", "RIVALS": ()})
+    adapter: Any = type("Adapter", (), {"name": "changed", "rivals": ()})
     binding = Binding(adapter, Instrumenter(hopspan.Config(policy=policy)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hopspan.interception.weaving.owner_of", lambda path: changed)
@@ -215,7 +215,7 @@ def test_the_points_that_carry_a_policy_are_those_that_register_handlers() -> No
     carrying = {
         f"{point.owner.partition(':')[2]}.{point.method}"
         for name in ADAPTERS
-        for point in adapter_named(name).POINTS
+        for point in adapter_named(name).points
         if point.carries_policy
     }
     assert carrying == {
@@ -233,7 +233,7 @@ def test_weaving_into_the_installed_client_declines_nothing(
 ) -> None:
     for name in ADAPTERS:
         adapter = adapter_named(name)
-        woven = weave(adapter.POINTS, Binding(adapter, Instrumenter(hopspan.Config())))
+        woven = weave(adapter.points, Binding(adapter, Instrumenter(hopspan.Config())))
         unweave(woven)
-        assert len(woven) == len(adapter.POINTS)
+        assert len(woven) == len(adapter.points)
     assert caplog.records == []

@@ -202,8 +202,8 @@ BAD = {
     "imports": ("raise RuntimeError('boom')", "RuntimeError: boom"),
     "misses": (None, "ModuleNotFoundError: No module named 'hopspan_bad'"),
     "lacks": (
-        "from hopspan_tinyq import *\ndel settle, POINTS",
-        "hopspan_bad has no POINTS, settle",
+        "from hopspan_tinyq import *\ndel ADAPTER",
+        "hopspan_bad is no hopspan Adapter and has no ADAPTER",
     ),
 }
 
@@ -260,7 +260,7 @@ logging.basicConfig(format="%(message)s", stream=sys.stdout)
 hopspan.instrument()
 print(hasattr(Box.send, "__wrapped__"))
 from hopspan.adapters import adapter_named
-print(adapter_named("pika").__name__)
+print(adapter_named("pika").delivery.__module__)
 """
     taken = "the adapter for {} that {} registers is not used: {} has one already"
     assert said(site, program).splitlines() == [

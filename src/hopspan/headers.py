@@ -41,8 +41,8 @@ class Codec(ABC):
         """The value of `traceparent`, where it is the only header of a context; None where none is.
 
         `ASK` for every other case: `tracestate` or baggage beside it, a name given twice, or a
-        container of another class than clients make. Names are compared in any letter case; what was
-        found out about names is remembered, since messages repeat them.
+        container of another class than clients make. Names are compared in any letter case; what
+        was found out about names is remembered, since messages repeat them.
         """
 
     @abstractmethod
@@ -140,8 +140,9 @@ class _PairsCodec(Codec):
     def traceparent(self, headers: Any) -> Any:
         found, harmless = None, self._harmless
         try:
-            for name, value in headers if type(headers) is list else self.items(headers):
-                if name == "traceparent" and found is None:
+            for pair in headers if type(headers) is list else self.items(headers):
+                name, value = pair
+                if name == "traceparent" and found is None and type(pair) is tuple:
                     found = value
                 elif name not in harmless and not self._is_harmless(name):
                     return ASK

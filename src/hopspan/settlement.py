@@ -140,8 +140,8 @@ dropped where it has none."""
 
 def _seen_before(delivery: Any, times: int) -> bool:
     if delivery.attempt is not None:
-        return delivery.attempt > times
-    return delivery.redelivered
+        return bool(delivery.attempt > times)
+    return bool(delivery.redelivered)
 
 
 def _is_positive(times: object) -> bool:
@@ -215,9 +215,7 @@ def requeue_times(
 
 
 _once = requeue_times(1)
-requeue_once: Policy = Policy(
-    "requeue_once", _once.decision, _once.verdicts, success=_ACKED
-)
+requeue_once: Policy = Policy("requeue_once", _once.decision, _once.verdicts, success=_ACKED)
 """Ack on success; on failure requeue the first time, reject the second.
 
 On a classic queue "the second time" is the broker's `redelivered` flag, and RabbitMQ also sets it

@@ -33,6 +33,7 @@ pytest.register_assert_rewrite(
             "scenarios_amqp",
             "scenarios_baggage",
             "scenarios_celery",
+            "scenarios_core",
             "scenarios_instrumentation",
             "scenarios_kafka",
             "scenarios_metrics",

@@ -223,6 +223,11 @@ class Client(ABC):
     def requeue_once(self) -> hopspan.Policy:
         """The shipped policy that gives back what failed for the first time, and then rejects."""
 
+    @property
+    def refused_policy(self) -> hopspan.Policy:
+        """A policy that cannot work with the client: its broker dead-letters by itself."""
+        return hopspan.dead_letter("dead", producer=object())
+
     @abstractmethod
     def policy(
         self, name: str, decide: Callable[..., Any], verdicts: Iterable[Verdict] = tuple(Verdict)
@@ -327,6 +332,14 @@ class Client(ABC):
     @abstractmethod
     def close_channel(self) -> None:
         """Close what the consumer settles through; a handler may do so too."""
+
+    @abstractmethod
+    def lose(self) -> None:
+        """While a message is handled, what it came by is closed in another thread, or lost."""
+
+    @abstractmethod
+    def open_consumer(self) -> None:
+        """Go on with a consumer that is opened now."""
 
     @abstractmethod
     def watch_threads(self) -> None:
@@ -462,6 +475,9 @@ class Client(ABC):
     def is_current_nothing(self) -> bool:
         """Whether the OpenTelemetry context is the one in which the scenario began."""
         return context.get_current() == self._before
+
+    def move_on(self) -> None:  # noqa: B027 - most clients do so by themselves
+        """Have the client let go of the message that it has handed out last."""
 
     # -- what is expected --------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ class Features(NamedTuple):
 
     pushes: bool = False
     """The client itself calls a registered handler with each message."""
+    calls_plainly: bool = False
+    """It calls its handlers as plain functions: it awaits nothing, and iterates over nothing."""
     polls: bool = False
     """Every message that is handled was asked for, which is seen on a wrapped consumer."""
     settles: bool = False

@@ -552,6 +552,10 @@ class KafkaClient(Client):
     def requeue_once(self) -> hopspan.Policy:
         return hopspan.requeue_times(1, then=self.reject_on_error)
 
+    @property
+    def refused_policy(self) -> hopspan.Policy:
+        return hopspan.reject_on_error  # to where?
+
     def policy(
         self, name: str, decide: Callable[..., Any], verdicts: Iterable[Verdict] = tuple(Verdict)
     ) -> hopspan.Policy:
@@ -718,6 +722,17 @@ class KafkaClient(Client):
     def close_channel(self) -> None:
         self.ends_closed = True
         self.consumer.close()
+
+    def lose(self) -> None:
+        self.ends_closed = True
+        self.in_thread(self.consumer.close).result()
+
+    def move_on(self) -> None:
+        self.send_untraced(b"the next")
+        self.fetch()
+
+    def open_consumer(self) -> None:
+        self.use_consumer()
 
     def watch_threads(self) -> None:
         self.log.threads = self.settling_threads

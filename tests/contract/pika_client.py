@@ -32,6 +32,7 @@ from tests.fakes.amqp import FakeRabbit
 
 FEATURES = Features(
     pushes=True,
+    calls_plainly=True,
     settles=True,
     redelivers=True,
     counts_deliveries=True,
@@ -367,6 +368,15 @@ class PikaClient(AmqpClient):
         self.ends_closed = True
         self.consumer._impl.close()
         self.consumer._flush_output(lambda: self.consumer.is_closed)
+
+    def lose(self) -> None:
+        self.ends_closed = True
+        with suppress(AMQPError):  # the broker closes a channel that asks for what is not there
+            self.consumer.queue_declare(f"nobody-{self.queue}", passive=True)
+        assert not self.consumer.is_open
+
+    def open_consumer(self) -> None:
+        self.consumer = self.open_channel()
 
     def watch_threads(self, channel: Any = None) -> None:
         inner = self.consumer._impl if channel is None else channel

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import copy
 import functools
 import gc
 import importlib.util
 import inspect
 import warnings
+from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
 
@@ -29,6 +31,19 @@ from hopspan.adapters import adapter_named
 from hopspan.telemetry import binding_of
 from tests.contract.aio_pika_client import AioPikaClient
 from tests.contract.client import Message, Ran, in_turn, raises, succeeds
+from tests.contract.scenarios_core import (
+    CONTEXTS,
+    GENERATORS,
+    _each_handled_once,
+    _says_to_defer,
+    _send,
+    break_out,
+    cancel_out,
+    finalised,
+    is_held,
+    raise_out,
+    return_out,
+)
 from tests.contract.scenarios_refusals import DEAD_LETTER, refusal
 from tests.contract.suite import FACES, SAMPLINGS, over
 from tests.contract.telemetry import Span, silence
@@ -429,6 +444,88 @@ def a_loop_that_is_cancelled_leaves_nothing_current(client: AioPikaClient, style
     client.expect_spans(client.a_process(parent=None, links=()))
 
 
+@over(
+    style=ITERATED,
+    way_out=(break_out, return_out, raise_out, cancel_out),
+    generator=GENERATORS,
+    face=TRACED,
+)
+def a_generator_around_an_iterator_leaves_nothing_current(
+    client: AioPikaClient,
+    style: str,
+    way_out: Callable[[Any], Awaitable[Any]],
+    generator: Callable[[Any], Any],
+) -> None:
+    client.send_untraced()
+
+    async def consume() -> None:
+        with client.span("around"):
+            before = get_current()
+            await way_out(generator(client.loop_by(style)))
+            await finalised()
+            assert not hopspan.current()
+            assert before == get_current()
+            with client.span("after"):
+                pass
+
+    client.events.done(consume())
+    client.expect_spans(
+        Span("around"),
+        client.a_process(parent="around", links=()),
+        Span("after", parent="around"),
+    )
+
+
+@over(
+    style=ITERATED,
+    when=("at once", "later", "meanwhile"),
+    context=CONTEXTS,
+    face=TRACED,
+    sampling=SAMPLINGS,
+)
+def a_message_that_a_loop_hands_to_a_task_is_handled_once(
+    client: AioPikaClient, style: str, when: str, context: str
+) -> None:
+    _send(client, b"1", b"2", b"3")
+    client.events.step(client.consumer.set_qos(prefetch_count=3))
+    policy = client.settings(policy=hopspan.reject_on_error)
+
+    async def work(message: Any, began: asyncio.Event, go: asyncio.Event) -> None:
+        with contextlib.suppress(ValueError):
+            async with hopspan.process(message, **policy):
+                began.set()
+                await go.wait()
+                with client.span("work " + message.body.decode()):
+                    pass
+                if message.body == b"2":
+                    raise NO
+
+    async def consume() -> None:
+        go, tasks = asyncio.Event(), []
+        if when != "meanwhile":
+            go.set()
+        async for message in client.loop_by(style):
+            began = asyncio.Event()
+            run = CONTEXTS[context](contextvars.copy_context()).run
+            tasks.append(run(asyncio.ensure_future, work(message, began, go)))
+            if when == "at once":
+                await tasks[-1]
+            elif when == "meanwhile":
+                await began.wait()
+            if len(tasks) == 3:
+                break
+        go.set()
+        await asyncio.gather(*tasks)
+
+    client.events.done(consume())
+    client.sync()
+    assert ["ack", "ack", "reject"] == sorted(client.settlements())
+    _each_handled_once(client, 3)
+    if when != "at once":
+        _says_to_defer(client)
+    client.lines.take()
+
+
 @over(face=TRACED)
 def an_iterators_own_block_goes_on_to_work(client: AioPikaClient) -> None:
     client.send_untraced()
@@ -576,6 +673,52 @@ def _deprecated() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
+
+
+def _plainly(_message: Any) -> None: ...
+
+
+def _failing(_message: Any) -> None:
+    raise NO
+
+
+async def _awaited(_message: Any) -> None: ...
+
+
+async def _failing_later(_message: Any) -> None:
+    raise NO
+
+
+PLAIN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "plain function": (_plainly, "ack"),
+    "plain function that fails": (_failing, "reject"),
+    "function that returns a coroutine": (lambda message: _awaited(message), "ack"),
+    "function that returns a coroutine that fails": (
+        lambda message: _failing_later(message),
+        "reject",
+    ),
+}
+"""Handlers that are no coroutine functions, and what becomes of their message."""
+
+
+@over(kind=PLAIN, face=FACES, sampling=SAMPLINGS)
+def a_decorated_handler_that_is_no_coroutine_function_is_settled(
+    client: AioPikaClient, kind: str
+) -> None:
+    plain, verdict = PLAIN[kind]
+    client.send()
+    client.enter_face()
+    with _deprecated():
+        client.register(hopspan.consumer(**client.settings(policy=hopspan.reject_on_error))(plain))
+        client.drive(client.settlements)
+    client.sync()
+    assert [verdict] == client.settlements()
+    if verdict == "ack":
+        client.expect_spans(client.a_publish(), client.a_process(settlement="ack"))
+    else:
+        client.expect_spans(
+            client.a_publish(), client.a_process(**REJECTED).failed(NO), client.a_settle(**REJECTED)
+        )
 
 
 @over(face=TRACED)
@@ -834,6 +977,25 @@ def the_message_of_a_handler_that_its_closed_channel_cancels_is_left(client: Aio
     client.expect_queues(waiting=1)
 
 
+@over(face=FACES, sampling=SAMPLINGS)
+def a_task_that_a_handler_starts_does_not_keep_its_message(client: AioPikaClient) -> None:
+    go, tasks = asyncio.Event(), []
+    bodies: list[bytes] = []
+
+    async def handler(message: Any) -> None:
+        tasks.append(asyncio.ensure_future(go.wait()))
+        bodies.append(message.body)
+
+    client.send(b"x" * 1000)
+    _register(client, handler, client.settings(policy=hopspan.reject_on_error))
+    client.drive(client.settlements)
+    gc.collect()
+    assert not tasks[0].done()
+    assert not is_held(bodies)
+    go.set()
+    client.drive(tasks[0].done)
+
+
 # -- deferred to tasks -----------------------------------------------------------------------------
 
 
@@ -915,6 +1077,47 @@ def a_plain_block_that_would_settle_is_refused(client: AioPikaClient, way: str) 
         with block:
             pass
     assert ["ack"] * (way == "deferred") == client.settlements()
+
+
+def _refused_plain_block(client: AioPikaClient, message: Message) -> None:
+    """A block that is refused, because settling must be awaited."""
+    with client.plain_blocks(), client.block(message, policy=hopspan.reject_on_error):
+        raise AssertionError("unreachable")
+
+
+@over(face=FACES, sampling=SAMPLINGS, escapes=(True, False))
+def a_plain_block_that_was_refused_in_a_handler_settles_nothing(
+    client: AioPikaClient, escapes: bool
+) -> None:
+    def handler(message: Message) -> None:
+        try:
+            _refused_plain_block(client, message)
+        except hopspan.PolicyError:
+            if escapes:
+                raise
+
+    client.send()
+    ran = client.handle(handler)
+    client.drive(lambda: not client.running, ran)
+    assert ["PolicyError"] * escapes == [type(each).__name__ for each in ran.escaped]
+    assert [] == client.settlements()
+    if client.telemetry.records:
+        (process,) = (span for span in client.telemetry.spans() if span.kind == "consumer")
+        assert (None, None) == (process.settlement, process.reason)
+    client.expect_queues(waiting=1)
+
+
+@over(style="loops", face=TRACED, sampling=SAMPLINGS)
+def a_plain_block_that_was_refused_in_a_loop_settles_nothing(
+    client: AioPikaClient, style: str
+) -> None:
+    client.send()
+    with contextlib.suppress(hopspan.PolicyError):
+        for item in client.loop(style):
+            _refused_plain_block(client, client.message(item))
+    assert [] == client.settlements()
+    assert [] == client.lines.take()
+    client.expect_queues(waiting=1)
 
 
 def a_plain_block_that_settles_nothing_is_fine(client: AioPikaClient) -> None:

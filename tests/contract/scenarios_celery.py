@@ -21,6 +21,7 @@ from hopspan import PolicyError
 from tests.contract import scenarios_metrics, scenarios_robustness
 from tests.contract.celery_client import TASK, CeleryClient
 from tests.contract.client import Message, in_turn, raises, succeeds
+from tests.contract.scenarios_core import BODIES
 from tests.contract.scenarios_privacy import SECRET, _recorded
 from tests.contract.suite import FACES, SAMPLINGS, needs, over
 from tests.contract.telemetry import Span
@@ -796,6 +797,22 @@ def no_argument_and_no_result_is_recorded(client: CeleryClient) -> None:
     _work(client, 3)
     assert SECRET not in _recorded(client)
     assert "token" not in _recorded(client)
+
+
+@over(make=BODIES, face=LISTENING, sampling=SAMPLINGS)
+def a_task_whose_body_has_not_run_has_failed_and_is_told_of(
+    client: CeleryClient, make: Callable[[], Any]
+) -> None:
+    body = make()
+    client.send()
+    client.handle(lambda _: body, policy=hopspan.reject_on_error)
+    if hasattr(body, "close"):
+        body.close()
+    (line,) = client.lines.take()
+    assert "has not run" in line
+    if client.telemetry.records:
+        (process,) = (span for span in client.telemetry.spans() if span.name == client.processes)
+        assert ("error", "hopspan.never_run") == (process.status, process.error)
 
 
 # -- what others have with the decorator alone, too ------------------------------------------------

@@ -583,6 +583,40 @@ def a_handler_of_a_batch_is_one_span_with_links(client: KafkaClient) -> None:
     assert 3 == client.committed()
 
 
+@over(face=FACES)
+def a_handler_of_a_batch_of_one_has_a_batch(client: KafkaClient) -> None:
+    client.send()
+    settings = {"policy": hopspan.ack_always}
+    own = client.settings(**settings if client.face in {"decorated", "together"} else {})
+
+    @hopspan.consumer(via=client.consumer, **own)
+    def on_records(records: list[Any]) -> None: ...
+
+    client.enter_face(**settings)
+    on_records(client.polled(1))
+    client.expect_spans(
+        client.a_publish(), client.a_process(parent=None, trace=1, settlement="ack")
+    )
+    assert 1 == client.telemetry.attributes(client.processes)["messaging.batch.message_count"]
+    assert 1 == client.committed()
+
+
+@over(face=SENDERS)
+def a_poll_that_returns_one_record_is_processed_as_a_batch(client: KafkaClient) -> None:
+    client.send()
+    client.enter_face()
+    answer: dict[Any, list[Any]] = {}
+    deadline = time.monotonic() + 5
+    while not answer and time.monotonic() < deadline:
+        answer = client.consumer.poll(20)
+    with client.process(answer, policy=hopspan.ack_always):
+        pass
+    client.expect_spans(
+        client.a_publish(), client.a_process(parent=None, trace=1, settlement="ack")
+    )
+    assert 1 == client.telemetry.attributes(client.processes)["messaging.batch.message_count"]
+
+
 @over(how=("as it is", "its lists"), face=SENDERS)
 def what_a_poll_returns_may_be_processed_as_one(client: KafkaClient, how: str) -> None:
     client.use_topic(2)
@@ -1514,6 +1548,24 @@ def a_policy_that_rejects_is_refused_at_once_where_the_consumer_is_known(
     client: KafkaClient,
 ) -> None:
     refusal(PolicyError, lambda: client.enter_face(policy=hopspan.reject_on_error))
+
+
+@over(policy=REFUSED)
+def a_policy_that_rejects_is_refused_by_the_decorator_that_is_given_the_consumer(
+    client: KafkaClient, policy: str
+) -> None:
+    settings = client.settings(policy=REFUSED[policy])
+    said = refusal(PolicyError, lambda: hopspan.consumer(via=client.consumer, **settings)(succeeds))
+    assert said.startswith(f"policy {REFUSED[policy].name} cannot work with kafka: ")
+
+
+def a_settling_policy_is_refused_by_the_decorator_that_is_given_a_consumer_that_commits(
+    client: KafkaClient,
+) -> None:
+    consumer = client.use_consumer(enable_auto_commit=True)
+    settings = client.settings(policy=hopspan.ack_always)
+    said = refusal(PolicyError, lambda: hopspan.consumer(via=consumer, **settings)(succeeds))
+    assert COMMITS_BY_ITSELF in said
 
 
 def a_dead_letter_policy_needs_a_producer(client: KafkaClient) -> None:

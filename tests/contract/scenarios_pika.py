@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -15,8 +16,10 @@ from pika.adapters.blocking_connection import BlockingChannel
 import hopspan
 from tests.contract.client import Message, in_turn, raises, succeeds
 from tests.contract.pika_client import PikaClient
+from tests.contract.scenarios_refusals import refusal
+from tests.contract.scenarios_robustness import KEYS
 from tests.contract.suite import FACES, SAMPLINGS, over
-from tests.contract.telemetry import Span
+from tests.contract.telemetry import Span, silence
 
 NO = ValueError("no stock")
 
@@ -525,3 +528,82 @@ def a_wrong_thread_is_hopspans_to_avoid_also_where_it_saw_the_channel_late(
     client.in_thread(work, deferred).result()
     client.drive(client.settlements)
     assert [threading.get_ident()] == client.settling_threads
+
+
+@over(style=("select", "asyncio"), key=KEYS, face=FACES)
+def what_was_suppressed_when_an_event_loop_began_does_not_silence_it(
+    client: PikaClient, style: str, key: str
+) -> None:
+    client.send()
+    with silence(KEYS[key]):
+        evented = client.evented(style)
+        ran = client.subscribe_on(evented, succeeds)
+    evented.run(lambda: ran.times)
+    client.expect_spans(client.a_publish(), client.a_process())
+
+
+# -- handlers whose body would never run -----------------------------------------------------------
+
+
+class _Later:
+    """Functions of which pika would not run the body."""
+
+    async def handle(self, *_: Any) -> None: ...
+
+    def generate(self, *_: Any) -> Iterator[None]:
+        yield
+
+    async def __call__(self, *_: Any) -> None: ...
+
+
+LATER: dict[str, Callable[[_Later], Any]] = {
+    "method": lambda owner: owner.handle,
+    "object": lambda owner: owner,
+    "partial": lambda owner: functools.partial(owner.handle, "more"),
+    "decorated method": lambda owner: hopspan.consumer(owner.handle),
+    "decorated object": hopspan.consumer,
+    "partial of a decorated method": lambda owner: functools.partial(
+        hopspan.consumer(owner.generate), "more"
+    ),
+}
+
+
+def _refused(subscribe: Callable[[], Any]) -> None:
+    try:
+        subscribe()
+    except hopspan.HopspanError as error:
+        said = str(error)
+    else:
+        raise AssertionError("it was not refused")
+    assert "plain function" in said
+
+
+@over(kind=LATER, face=("wrapped", "instrumented"))
+def every_kind_of_handler_whose_body_would_never_run_is_refused(
+    client: PikaClient, kind: str
+) -> None:
+    client.enter_face()
+    _refused(lambda: client.consumer.basic_consume(client.queue, LATER[kind](_Later())))
+    client.send()
+    client.expect_spans(client.a_publish())
+    client.expect_queues(waiting=1)
+
+
+@over(call=("basic_consume", "basic_get"), face=("wrapped", "instrumented"))
+def an_event_loop_refuses_a_handler_whose_body_would_never_run(
+    client: PikaClient, call: str
+) -> None:
+    evented = client.evented("select")
+    client.enter_face(evented.channel)
+    subscribe = getattr(evented.channel, call)
+    _refused(lambda: subscribe(client.queue, _Later().handle))
+
+
+@over(call=("basic_consume", "basic_get"), face=("wrapped", "instrumented"))
+def an_event_loop_refuses_a_policy_that_cannot_work(client: PikaClient, call: str) -> None:
+    evented = client.evented("select")
+    client.enter_face(evented.channel)
+    handler = client.receiver(succeeds, decorated=True, policy=client.refused_policy)
+    subscribe = getattr(evented.channel, call)
+    said = refusal(hopspan.PolicyError, lambda: subscribe(client.queue, handler))
+    assert said.startswith("policy dead_letter('dead') cannot work with pika: ")

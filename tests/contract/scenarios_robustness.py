@@ -798,10 +798,6 @@ def an_exception_that_cannot_be_told_is_a_failure_all_the_same(client: Client) -
 # -- what is the user's stays the user's -----------------------------------------------------------
 
 
-def _generator() -> Iterator[int]:
-    yield 1
-
-
 RETURNED: tuple[Any, ...] = (
     None, 0, "", False, NotImplemented, ..., object(), [], ValueError("returned"), ValueError,
     hopspan.Verdict.REJECT, hopspan.reject_on_error,
@@ -824,20 +820,6 @@ def what_a_handler_returns_is_what_the_client_gets(client: Client) -> None:
     ]
     client.sync()
     assert ["ack"] * len(RETURNED) == client.settlements()
-
-
-@over(face=FACES, sampling=SAMPLINGS)
-@needs("settles")
-def a_body_that_has_not_run_is_passed_on_has_failed_and_is_left_unsettled(client: Client) -> None:
-    generator = _generator()
-    client.send_untraced()
-    message = client.fetch()
-    client.subscribe(lambda _: generator, policy=client.reject_on_error)
-    assert generator is client.registered()(message)
-    assert [] == client.settlements()
-    assert ["its body has not run" in line for line in client.lines.take()] == [True]
-    if client.telemetry.records:
-        assert "hopspan.never_run" == client.telemetry.attributes(client.processes)["error.type"]
 
 
 def _as_it_is(client: Client) -> tuple[dict[str, Any], ExitStack]:

@@ -31,6 +31,7 @@ SAMPLINGS = ("sampled", "unsampled", "no SDK")
 EVERYWHERE = (
     "scenarios_propagation",
     "scenarios_scope",
+    "scenarios_core",
     "scenarios_settlement",
     "scenarios_refusals",
     "scenarios_robustness",

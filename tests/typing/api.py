@@ -204,9 +204,7 @@ assert_type(
     ),
     Policy,
 )
-assert_type(Policy("mine", decide, {Verdict.ACK}).decide(Outcome(), Delivery(
-    Endpoint("memory"), MessageInfo(), None, None
-)), Settlement)  # fmt: skip
+assert_type(Policy("mine", decide, {Verdict.ACK}).decide(Outcome(), hopspan.current()), Settlement)
 assert_type(hopspan.requeue_times(3, then=Verdict.LEAVE, pause=0.5), Policy)
 assert_type(hopspan.requeue_times(3, then=hopspan.ack_always, pause=1), Policy)
 assert_type(hopspan.requeue_times(3, then=decide), Policy)

@@ -1,6 +1,6 @@
-"""What unit tests share: telemetry of their own, values to compare, adapters with a part replaced.
+"""Unit tests share this: telemetry of their own, values to compare, a client whose messages say anything.
 
-Nothing here is global: a test gives `telemetry.settings` to the face that it tries.
+Nothing here is global: a test gives `telemetry.settings` to the decorator or block that it tries.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind, Status
 
+import hopspan
+from hopspan import conventions as names
 from hopspan.config import Config
-from hopspan.model import Delivery, Endpoint, MessageInfo
+from hopspan.conventions import Route, plan
+from hopspan.delivery import Adapter, Client, Delivery
+from hopspan.model import Endpoint, Settlement
 from hopspan.telemetry import Instrumenter
-from hopspan.testing import memory
 
 DEADLINE = 10.0
 """Seconds after which something that should have happened never will."""
@@ -88,7 +91,7 @@ class Telemetry:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Keywords for any face."""
+        """Keywords for whatever takes settings."""
         return {
             "tracer_provider": self.tracer_provider,
             "meter_provider": self.meter_provider,
@@ -142,20 +145,76 @@ class Telemetry:
         ]
 
 
-class Adapting:
-    """The in-memory adapter with some of its parts replaced."""
+class Given(Delivery):
+    """A message that says what a test wants it to say, and its own delivery."""
 
-    def __init__(self, **replaced: Any) -> None:
-        self.__dict__.update(replaced)
+    __slots__ = ("fields", "settlements")
+    client = Client("given", system="memory")
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(memory, name)
+    def __init__(self, headers: Any = None, **fields: Any) -> None:
+        self.fields = {"headers": headers, "endpoint": Endpoint("memory", "orders"), **fields}
+        self.settlements: list[Settlement] = []
+
+    @classmethod
+    def of(cls, message: Any, via: Any) -> Delivery | None:
+        return message if isinstance(message, cls) else None
+
+    def read(self) -> tuple[Route, Any]:
+        return Route(plan(names.PROCESS, self.fields["endpoint"])), self.fields["headers"]
+
+    def describe(self, attributes: dict[str, Any]) -> None:
+        attributes.update(self.fields.get("attributes", {}))
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        found: tuple[str, str] | None = self.fields.get("key")
+        return found
+
+    @property
+    def native(self) -> Any:
+        return self.fields.get("native", self)
+
+    @property
+    def counted(self) -> bool:
+        return bool(self.fields.get("counted"))
+
+    @property
+    def attempt(self) -> int | None:
+        attempt: int | None = self.fields.get("attempt", 1)
+        return attempt
+
+    @property
+    def redelivered(self) -> bool:
+        return bool(self.fields.get("redelivered"))
+
+    def settle(self, settlement: Settlement) -> None:
+        self.settlements.append(settlement)
 
 
-def delivery(headers: Any = None, **fields: Any) -> Delivery:
-    """A delivery of a queue called `orders`."""
-    given = {"endpoint": Endpoint("memory", "orders"), "message": MessageInfo(), "native": None}
-    return Delivery(**{**given, "headers": headers, **fields})
+GIVEN = Adapter(Given)
+"""The adapter of that client."""
+
+
+def delivery(headers: Any = None, **fields: Any) -> Given:
+    """A message of a queue called `orders`."""
+    return Given(headers, **fields)
+
+
+def handle(
+    messages: Sequence[Given],
+    handler: Callable[[Any], Any] = lambda _: None,
+    *,
+    pushed: bool = False,
+    **settings: Any,
+) -> Any:
+    """Handle a message, or several as one: in a decorated handler if pushed, else in a block."""
+    message: Any = messages[0] if len(messages) == 1 else list(messages)
+    if pushed:
+        return hopspan.consumer(adapter=GIVEN, **settings)(lambda _: handler(hopspan.current()))(
+            message
+        )
+    with hopspan.process(message, adapter=GIVEN, **settings) as delivered:
+        return handler(delivered)
 
 
 def in_thread(work: Callable[[], Any]) -> Any:

@@ -20,7 +20,7 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 import hopspan
 from hopspan import carrying
 from hopspan.model import ConfigurationError
-from hopspan.telemetry import forget_defaults, install
+from hopspan.telemetry import forget_defaults, set_for_client
 from hopspan.testing import Queue
 from tests.unit.support import DEADLINE, Telemetry, in_thread
 
@@ -415,13 +415,13 @@ def test_one_entry_that_cannot_be_read_does_not_let_the_others_through(value: An
 @pytest.mark.usefixtures("restricted")
 def test_what_two_clients_are_allowed_is_what_both_are(telemetry: Telemetry) -> None:
     for name, allowed in (("one", ("tenant", "a")), ("other", ("a", "b")), ("third", None)):
-        install(name, telemetry.instrumenter(baggage_allow=allowed))
+        set_for_client(name, telemetry.instrumenter(baggage_allow=allowed))
     try:
         with hopspan.baggage(tenant="t1", a="1", b="2"):
             assert hopspan.inject() == {"baggage": "a=1"}
     finally:
         for name in ("one", "other", "third"):
-            install(name, None)
+            set_for_client(name, None)
 
 
 @pytest.mark.usefixtures("restricted")

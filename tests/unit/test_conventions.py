@@ -11,7 +11,7 @@ from opentelemetry.semconv.attributes import error_attributes, exception_attribu
 from opentelemetry.trace import SpanKind
 
 from hopspan import conventions as names
-from hopspan.adapters import _amqp, kafka_common
+from hopspan.adapters import amqp, kafka_common
 from hopspan.conventions import Action, plan
 from hopspan.model import Endpoint, MessageInfo, OperationType, Settlement, Verdict
 
@@ -66,9 +66,9 @@ def test_metric_names_are_the_published_ones(ours: str, theirs: str) -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (_amqp.SYSTEM, published.MessagingSystemValues.RABBITMQ.value),
-        (_amqp.ROUTING_KEY, published.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY),
-        (_amqp.DELIVERY_TAG, published.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG),
+        (amqp.SYSTEM, published.MessagingSystemValues.RABBITMQ.value),
+        (amqp.ROUTING_KEY, published.MESSAGING_RABBITMQ_DESTINATION_ROUTING_KEY),
+        (amqp.DELIVERY_TAG, published.MESSAGING_RABBITMQ_MESSAGE_DELIVERY_TAG),
         (kafka_common.SYSTEM, published.MessagingSystemValues.KAFKA.value),
         (kafka_common.OFFSET, published.MESSAGING_KAFKA_OFFSET),
         (kafka_common.KEY, published.MESSAGING_KAFKA_MESSAGE_KEY),
@@ -311,21 +311,16 @@ def test_a_key_is_not_told_unless_asked() -> None:
 
 
 def test_a_settle_span_tells_the_partition_and_no_systems_word_for_a_destination() -> None:
-    message = MessageInfo(
-        "m1",
-        "c1",
-        {
-            "messaging.destination.partition.id": "3",
-            "messaging.rabbitmq.destination.routing_key": "created",
-            "messaging.kafka.offset": 7,
-        },
-        ("messaging.kafka.message.key", "k1"),
-    )
-    assert names.settled_attributes(message) == {
+    attributes = {
+        "messaging.destination.partition.id": "3",
+        "messaging.rabbitmq.destination.routing_key": "created",
+        "messaging.kafka.offset": 7,
+        "messaging.message.id": "m1",
+    }
+    assert names.settled_attributes(attributes) == {
         "messaging.destination.partition.id": "3",
         "messaging.kafka.offset": 7,
         "messaging.message.id": "m1",
-        "messaging.message.conversation_id": "c1",
     }
 
 
@@ -374,3 +369,29 @@ class MainError(Exception):
 )
 def test_the_error_type_is_the_canonical_class_name(error: BaseException, kind: str) -> None:
     assert names.error_type(error) == kind
+
+
+# -- routes ----------------------------------------------------------------------------------------
+
+
+def test_a_route_is_a_plan_with_what_every_message_of_it_says() -> None:
+    planned = plan(PUBLISH, ENDPOINT)
+    route = names.Route(planned, {"messaging.rabbitmq.destination.routing_key": "created"})
+    assert (route.plan, route.endpoint) == (planned, ENDPOINT)
+    assert route.particular == {"messaging.rabbitmq.destination.routing_key": "created"}
+    assert route.attributes == {**planned.attributes, **route.particular}
+
+
+def test_a_route_without_more_says_what_its_plan_says() -> None:
+    route = names.Route(plan(PUBLISH, ENDPOINT))
+    assert (route.particular, route.attributes) == ({}, plan(PUBLISH, ENDPOINT).attributes)
+
+
+def test_what_is_added_to_a_route_changes_no_plan() -> None:
+    """A plan is shared by all routes of an endpoint, and routes by all of their messages."""
+    planned = plan(PUBLISH, ENDPOINT)
+    before = dict(planned.attributes)
+    route = names.Route(planned, {"x": 1})
+    route.attributes["messaging.message.id"] = "m1"
+    assert planned.attributes == before
+    assert names.Route(planned).attributes == before

@@ -13,10 +13,8 @@ from hopspan import model
 from hopspan.model import (
     SUCCESS,
     ConfigurationError,
-    Delivery,
     Endpoint,
     HopspanError,
-    MessageInfo,
     Outcome,
     PolicyError,
     Settlement,
@@ -59,16 +57,6 @@ def test_values_cannot_be_changed(value: Any, field: str) -> None:
 
 def test_success_says_nothing_of_an_error() -> None:
     assert Outcome(False, None, None, None, False, False) == SUCCESS
-
-
-def test_a_delivery_settles_and_is_uncounted_unless_told_otherwise() -> None:
-    delivery = Delivery(Endpoint("rabbitmq"), MessageInfo(), None, None)
-    assert (delivery.redelivered, delivery.attempt, delivery.settles, delivery.counted) == (
-        False,
-        None,
-        True,
-        False,
-    )
 
 
 def test_it_imports_nothing_but_the_standard_library() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 import hopspan
 from hopspan import settlement
-from hopspan.model import SUCCESS, Delivery, Outcome, PolicyError, Settlement, Verdict
+from hopspan.delivery import Delivery
+from hopspan.model import SUCCESS, Outcome, PolicyError, Settlement, Verdict
 from hopspan.settlement import Policy, as_policy
 from tests.unit.support import delivery
 
@@ -23,8 +24,8 @@ FIRST = delivery(attempt=1)
 SECOND = delivery(attempt=2, redelivered=True)
 THIRD = delivery(attempt=3, redelivered=True)
 FOURTH = delivery(attempt=4, redelivered=True)
-RETURNED = delivery(redelivered=True)
-UNCOUNTED = delivery()
+RETURNED = delivery(attempt=None, redelivered=True)
+UNCOUNTED = delivery(attempt=None)
 RETURNED_UNSEEN = delivery(attempt=1, redelivered=True)
 
 VALUE = "failed: ValueError"

@@ -64,7 +64,7 @@ def test_a_plain_traceparent_is_read(told: Any) -> None:
 def test_a_sender_is_what_its_constructor_makes(
     is_laid_out: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(w3c, "_IS_LAID_OUT", is_laid_out)
+    monkeypatch.setattr(w3c, "IS_LAID_OUT", is_laid_out)
     span = w3c.sender({"traceparent": TRACEPARENT})
     assert type(span) is SpanContext
     assert tuple(span) == tuple(SENDER)
@@ -87,7 +87,7 @@ class Plain:
 
 
 def test_a_span_context_is_made_directly_only_if_it_is_the_tuple_that_it_was() -> None:
-    assert w3c._IS_LAID_OUT
+    assert w3c.IS_LAID_OUT
     assert w3c.is_laid_out(SpanContext)
     assert not w3c.is_laid_out(Swapped)
     assert not w3c.is_laid_out(Plain)

@@ -1,8 +1,8 @@
 """Which adapter an object belongs to: by the module of its class, cached per class.
 
 hopspan brings the adapters of `ADAPTERS`. An installed package registers one for a further client
-by an entry point of the group `hopspan.adapters`: its name is the client's module, its value a module
-with an `ADAPTER`. In the `pyproject.toml` of such a package::
+by an entry point of the group `hopspan.adapters`: its name is the client's module, its value a
+module with an `ADAPTER`. In the `pyproject.toml` of such a package::
 
     [project.entry-points."hopspan.adapters"]
     tinyq = "hopspan_tinyq"

@@ -93,6 +93,9 @@ class Batch(Delivery):
         )
         return batch if is_same else None
 
+    def is_ignored(self, instrumenter: Instrumenter, route: Route) -> bool:  # noqa: ARG002
+        return not instrumenter.not_ignored(self.members)
+
     def start_process(
         self,
         instrumenter: Instrumenter,
@@ -102,9 +105,6 @@ class Batch(Delivery):
         base: Context,
     ) -> None:
         members = instrumenter.not_ignored(self.members)
-        if not members:
-            self.start_unrecorded(base)
-            return
         about, relation = relate_batch(instrumenter.config, members, codec, base)
         attributes = instrumenter.describe_several(route.plan, about, relation[1])
         self.start(instrumenter, route.plan, relation, attributes)
@@ -123,7 +123,7 @@ class Batch(Delivery):
         for member in self.members:
             try:
                 member.closed()
-            except Exception:  # noqa: BLE001
+            except Exception:  # noqa: BLE001, PERF203 - each by itself
                 faults.report("closing a delivery")
 
     def is_open(self) -> bool:
@@ -170,20 +170,20 @@ def given(kind: type[Delivery], message: Any, via: Any) -> Delivery | tuple[()] 
         message: A message, a list of them, or whatever else the client hands out.
         via: The channel or consumer that it came from, or None.
     """
-    found = kind.given(message, via)
+    found: Any = kind.given(message, via)
     if found is not None or not isinstance(message, list | tuple):
-        return found
+        return found  # type: ignore[no-any-return]
     if not message:
         return ()
-    members = [kind.of(each, via) for each in message]
+    members: list[Any] = [kind.of(each, via) for each in message]
     return Batch(members) if None not in members else None
 
 
 def handed(kind: type[Delivery], args: tuple[Any, ...], via: Any) -> Delivery | tuple[()] | None:
     """The delivery or the batch among a handler's arguments."""
-    found = kind.handed(args, via)
+    found: Any = kind.handed(args, via)
     if found is not None:
-        return found
+        return found  # type: ignore[no-any-return]
     return next((found for found in (given(kind, each, via) for each in args) if found), None)
 
 

@@ -1,7 +1,7 @@
 """The decorator on consumer handlers, and the wrapper that interception puts around callbacks.
 
-Sync or async is decided once, when a handler is wrapped. Both shells do the same three things: enter
-a delivery, run the handler, leave.
+Sync or async is decided once, when a handler is wrapped. Both shells do the same three things:
+enter a delivery, run the handler, leave.
 """
 
 from __future__ import annotations
@@ -172,9 +172,7 @@ def _signed(handle: Any, handler: Callable[..., Any]) -> Any:
     return handle
 
 
-def _wrap_async(
-    handler: Callable[..., Any], enter: Enter, otherwise: Callable[..., Any]
-) -> Any:
+def _wrap_async(handler: Callable[..., Any], enter: Enter, otherwise: Callable[..., Any]) -> Any:
     @functools.wraps(handler)
     async def handle(*args: Any, **kwargs: Any) -> Any:
         scope = enter(args)
@@ -269,7 +267,7 @@ def consumer(
     return decorate if handler is None else decorate(handler)
 
 
-def _enter(
+def _enter(  # noqa: C901 - two closures
     handler: Callable[..., Any], overrides: Overrides, via: Any, adapter: Adapter | None
 ) -> Enter:
     """Enter the delivery among the arguments of a decorated handler."""
@@ -323,7 +321,7 @@ def _found(handler: Any) -> _Decorated | None:
     return found if isinstance(found, _Decorated) else None
 
 
-def unwrapped(handler: Any) -> Any:
+def unwrapped(handler: Any) -> Any:  # noqa: PLR0911 - one for each shape
     """The plain handler of a decorated one, so that it is not traced twice.
 
     A wrapper of the user's own around a decorated handler stays: it is returned as it is.

@@ -6,9 +6,10 @@ exhaustion, `break`, `return` or an exception, the last reference to the iterato
 finaliser undoes what is current.
 
 Each turn starts from the context that was current when the loop began: whatever a body has left
-attached is undone. A loop gives parentage, baggage and duration. It cannot see the body's exception,
-so it never settles; that a message failed is known from a nack, a reject or the span's status. Driven
-from another thread or task than the one that iterates, it makes nothing current there.
+attached is undone. A loop gives parentage, baggage and duration. It cannot see the body's
+exception, so it never settles; that a message failed is known from a nack, a reject or the span's
+status. Driven from another thread or task than the one that iterates, it makes nothing current
+there.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class _Turns:
     def begin(self) -> None:
         """Begin here: this thread or task is the one that iterates."""
         self._home = whereabouts()
-        self._base: Context = get_current()
+        if self._token is None:  # else it goes on, and its own turn is what is current
+            self._base: Context = get_current()
 
     def turn(self, start: Start, item: Any) -> None:
         """Begin the turn of an item that was handed over."""
@@ -95,18 +97,17 @@ class _Turns:
             self._put_back()
 
     def _put_back(self) -> None:
-        token, self._token = self._token, None
-        if detach(token):
+        if detach(self._token):
+            self._token = None
             # Two loops in turn may have been on top of each other.
             if get_current() is not self._base:
                 attach(self._base)
-        elif self._context is not None:
+        elif self._context is not None:  # ended elsewhere; put back when the loop comes home
             revert(self._context, self._base)
-        self._context = None
 
 
 class _LoopBase:
-    """The part that loops have in common. All that the client's own iterator can do is passed on."""
+    """All loops have this in common. Whatever the client's own iterator can do is passed on."""
 
     _turns: _Turns
 

@@ -1,7 +1,7 @@
 """A subscription: everything that can be decided before a message comes, decided once.
 
-Made for a handler when it is registered, and for `process`, `each` and plain decorated handlers when
-their settings first meet those beneath; made again when settings have changed.
+Made for a handler when it is registered, and for `process`, `each` and plain decorated handlers
+when their settings first meet those beneath; made again when settings have changed.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.delivery.outcomes import auto_ack_error, refuse
 from hopspan.delivery.delivery import Delivery
+from hopspan.delivery.outcomes import auto_ack_error, refuse
 from hopspan.model import Verdict
 from hopspan.telemetry import binding_of, instrumenter_for, is_suppressed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from opentelemetry.context import Context
 
     from hopspan.model import Settlement

@@ -99,7 +99,7 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
             whom=registration.whom,
         )
 
-    # As one value: other threads may find it changed as well. Without a subscription: uninstrumented.
+    # As one value: other threads may find it changed as well. Uninstrumented, there is none.
     known: tuple[int, Subscription | None] = GENERATION[0], subscribe()
     make = registration.make
 

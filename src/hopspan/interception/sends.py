@@ -6,9 +6,9 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
+from hopspan.delivery import failure
 from hopspan.interception.points import active_call, call_is_invalid
 from hopspan.model import SUCCESS
-from hopspan.delivery import failure
 from hopspan.telemetry import GENERATION, start_send
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def send_starter(
                 return operation, args, kwargs
             changed = outgoing[3](headers)
         except Exception as error:  # noqa: BLE001
-            if operation is not None or not call_is_invalid(
-                error, reader, (client, *args), kwargs
-            ):
+            if operation is not None or not call_is_invalid(error, reader, (client, *args), kwargs):
                 faults.report(f"starting to {action.name}")
             if operation is not None:
                 end_send(operation, SUCCESS)

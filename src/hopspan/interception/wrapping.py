@@ -6,10 +6,10 @@ import functools
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hopspan.delivery import adapter_of, auto_ack_error, refuse
 from hopspan.interception.replacing import replace_on
 from hopspan.interception.weaving import INTERCEPTED, decline, intercepted, why_not_intercept
 from hopspan.model import UnknownMessageError
-from hopspan.delivery import adapter_of, auto_ack_error, refuse
 from hopspan.telemetry import (
     NO_OVERRIDES,
     Binding,
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from hopspan.config import Settings
-    from hopspan.interception.points import Point
     from hopspan.delivery import Adapter
+    from hopspan.interception.points import Point
 
 Native = TypeVar("Native")
 
 
-def bind(instance: Native, adapter: Adapter, overrides: Overrides, parent: Binding | None = None) -> Native:
+def bind(
+    instance: Native, adapter: Adapter, overrides: Overrides, parent: Binding | None = None
+) -> Native:
     """Intercept the methods of one instance, and return it.
 
     The instance keeps its identity and stays an instance of its class, so that everything the

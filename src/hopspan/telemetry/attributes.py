@@ -13,7 +13,7 @@ from hopspan.headers import Codec, values_of
 from hopspan.model import OperationType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from opentelemetry.context import Context
 

@@ -1,9 +1,10 @@
 """The current OpenTelemetry context: read it, make another one current, and put it back.
 
-`opentelemetry.context.detach` logs an error where it is called in another `contextvars.Context` than
-`attach` was, and nothing tells beforehand. A context variable does: to reset it succeeds exactly in
-the `contextvars.Context` that set it. So the variable of the API's own runtime is used directly
-where it is laid out as known (asked once, on import), else one of our own beside the public calls.
+`opentelemetry.context.detach` logs an error where it is called in another `contextvars.Context`
+than `attach` was, and nothing tells beforehand. A context variable does: to reset it succeeds
+exactly in the `contextvars.Context` that set it. So the variable of the API's own runtime is used
+directly where it is laid out as known (asked once, on import), else one of our own beside the
+public calls.
 
 A context that cannot be put back from here, because a loop or a scope of baggage ends in another
 thread or task, is emptied in place: whoever still has it current sees what was current before.
@@ -22,7 +23,16 @@ from opentelemetry.context import Context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EMPTY", "Attachment", "attach", "detach", "get_current", "restore", "revert", "whereabouts"]
+__all__ = [
+    "EMPTY",
+    "Attachment",
+    "attach",
+    "detach",
+    "get_current",
+    "restore",
+    "revert",
+    "whereabouts",
+]
 
 EMPTY = Context()
 """The context without anything. Contexts do not change."""

@@ -37,8 +37,8 @@ _SUPPRESS_PLAIN = "suppress_instrumentation"
 def has_no_sdk() -> bool:
     """Whether neither traces nor metrics go anywhere, so far.
 
-    Every publish asks this, and `get_tracer_provider` takes too long for that. The names are private
-    to the API: where one is missing, an SDK is taken to be there.
+    Every publish asks this, and `get_tracer_provider` takes too long for that. The names are
+    private to the API: where one is missing, an SDK is taken to be there.
     """
     return (
         getattr(trace, "_TRACER_PROVIDER", trace) is None

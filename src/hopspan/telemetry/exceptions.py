@@ -15,19 +15,19 @@ from hopspan.version import VERSION
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from hopspan.config import Config
-    from hopspan.conventions import Plan
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
+
+    from hopspan.config import Config
+    from hopspan.conventions import Plan
 
     class Recorded(Protocol):
         """The part of an operation that exceptions are recorded on."""
 
         @property
-        def span(self) -> Span: ...
+        def span(self) -> Span: ...  # noqa: D102
         @property
-        def context(self) -> Context: ...
-
+        def context(self) -> Context: ...  # noqa: D102
 
 
 _EVENT = "exception"

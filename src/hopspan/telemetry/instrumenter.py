@@ -38,9 +38,9 @@ class Instrumenter:
 
     __slots__ = (
         "_attributes", "_tracer", "allowed", "config", "describes_more", "enabled", "exceptions",
-        "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters", "on_end",
-        "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch", "unsampled_local",
-        "unsampled_remote",
+        "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters",
+        "on_end", "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch",
+        "unsampled_local", "unsampled_remote",
     )  # fmt: skip
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
@@ -66,7 +66,7 @@ class Instrumenter:
         self.relates_plainly: bool = (
             config.correlation == "auto" and config.trust and not config.ignore
         )
-        """Whether the relation to a message with a plain `traceparent` needs no setting looked up."""
+        """Whether a plain `traceparent` relates a message without any setting looked up."""
         self.span_class: type | None = None
         """The class of this tracer's spans, once it is known that their status can be read."""
         self.unsampled_remote: Unsampled | None = None

@@ -1,7 +1,7 @@
 """Operations other than processing: sends, receives, settlements, and reports.
 
-`start_send` returns a running operation, which its caller ends when the outcome is known. The others
-are recorded when they are over already.
+`start_send` returns a running operation, which its caller ends when the outcome is known. The
+others are recorded when they are over already.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def start_send(
         if operation.plan is None:
             return None, headers
     try:
-        return operation, inject_into(
-            codec, headers, ambient, instrumenter.allowed, operation.span
-        )
+        return operation, inject_into(codec, headers, ambient, instrumenter.allowed, operation.span)
     except Exception:  # noqa: BLE001 - better without context than not at all
         faults.report("injecting context into message headers")
         return operation, emptied(codec, headers, instrumenter.allowed)
@@ -110,7 +108,7 @@ def _start_kept(
         return operation, emptied(codec, headers, instrumenter.allowed)
 
 
-def start_receive(
+def start_receive(  # noqa: PLR0917 - none of them can be left out
     instrumenter: Instrumenter,
     action: Action,
     endpoint: Endpoint,
@@ -142,7 +140,7 @@ def start_receive(
     return operation
 
 
-def record_settle(
+def record_settle(  # noqa: PLR0917 - likewise
     instrumenter: Instrumenter,
     name: str,
     settlement: Settlement,
@@ -216,7 +214,7 @@ def start_internal(
     return start(instrumenter, action, endpoint, relation, attributes)
 
 
-def start(
+def start(  # noqa: PLR0917 - likewise
     instrumenter: Instrumenter,
     action: Action,
     endpoint: Endpoint,

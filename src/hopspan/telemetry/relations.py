@@ -124,7 +124,7 @@ def messages_to_count(deliveries: Sequence[Any]) -> int:
 def relate_batch(
     config: Config, deliveries: Sequence[Any], codec: Codec, base: Context
 ) -> tuple[dict[str, Any], Relation]:
-    """Attributes and relation of a span about a batch: never a parent from a message (*Batches*)."""
+    """Relate a batch, with its attributes: a message is never the parent (*Batches*)."""
     if config.correlation == "none":
         return {names.BATCH_MESSAGE_COUNT: len(deliveries)}, (base, base, ())
     attributes, links = batch_links(deliveries, codec, trust=config.trust)

@@ -1,16 +1,16 @@
 """Unsampled at once: spans that would be thrown away are not started.
 
-Where the parent is not sampled and the sampler is the SDK's own plain `ParentBased` whose description
-says that it then samples nothing, the SDK would look at name, attributes and links for nothing, and
-return a `NonRecordingSpan`. The stand-in made here has the same identity and a status that can be
-read. The guard is asked once for each tracer; for every other sampler or SDK the tracer is called.
+Where the parent is not sampled and the sampler is the SDK's own plain `ParentBased`, which then
+samples nothing, the SDK would look at name, attributes and links for nothing, and return a
+`NonRecordingSpan`. The stand-in made here has the same identity and a status that can be read. The
+guard is asked once for each tracer; for every other sampler or SDK the tracer is called.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.context import Context
 from opentelemetry.trace import (
     DEFAULT_TRACE_STATE,
     NonRecordingSpan,
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     Unsampled = Callable[[SpanContext], UnsampledSpan]
 
-from opentelemetry.context import Context
-
-_INTERNAL_METRICS = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 _PLAIN = frozenset({"ParentBased", "ParentBasedTraceIdRatio"})
 _SAMPLING = "opentelemetry.sdk.trace.sampling"
 _RANDOM = 2
@@ -37,7 +34,7 @@ _RANDOM = 2
 
 
 def unsampled(tracer: Any, *, remote: bool) -> Unsampled | None:
-    """How to make the span of an unsampled parent, remote or local; None where it must be started."""
+    """How to make a span below an unsampled parent; None where it must be started."""
     try:
         if not _never_samples(tracer, "remote" if remote else "local"):
             return None
@@ -49,14 +46,21 @@ def unsampled(tracer: Any, *, remote: bool) -> Unsampled | None:
 def _never_samples(tracer: Any, where: str) -> bool:
     sampler = tracer.sampler
     kind = type(sampler)
+    decides = getattr(sampler, f"_{where}_parent_not_sampled")
     return (
         IS_LAID_OUT
         and type(tracer).__module__ == "opentelemetry.sdk.trace"
-        and not os.environ.get(_INTERNAL_METRICS)  # the SDK counts spans by itself then
-        and kind.__module__ == _SAMPLING
+        and not _counts_spans(tracer)
+        and kind.__module__ == type(decides).__module__ == _SAMPLING
         and kind.__name__ in _PLAIN
-        and f"{where}ParentNotSampled:AlwaysOffSampler" in sampler.get_description()
+        and decides.get_description() == "AlwaysOffSampler"
     )
+
+
+def _counts_spans(tracer: Any) -> bool:
+    """Whether the SDK counts the spans that it starts: from 1.42 on only where it is asked to."""
+    counting = getattr(tracer, "_tracer_metrics", None)
+    return counting is not None and type(counting).__name__ != "NoOpTracerMetrics"
 
 
 def _probe(tracer: Any, remote: bool) -> tuple[bool, bool]:

@@ -19,7 +19,7 @@ GENERATION: list[int] = [0]
 
 
 def set_for_client(adapter: str, instrumenter: Instrumenter | None) -> None:
-    """Set the settings of one client that hold where nothing else is said; None for the defaults."""
+    """Set what holds for one client where nothing else is said; None for the defaults."""
     if instrumenter is None:
         _installed.pop(adapter, None)
     else:

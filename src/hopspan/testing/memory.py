@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hopspan.settlement import Policy
 
+
 class Message:
     """A message for a handler under test.
 

@@ -6,12 +6,26 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hopspan.conventions import Action
-from hopspan.interception import Fetch, Subscription
+from hopspan.delivery import Adapter, Client
+from hopspan.interception import Fetch, Registration
 from hopspan.model import Endpoint, MessageInfo, OperationType, Outgoing
-from hopspan.testing import Message, memory
+from hopspan.testing import Message
+from hopspan.testing.memory import MemoryDelivery
 
 PUBLISH = Action("publish", OperationType.SEND)
 ORDERS = Endpoint("memory", "orders")
+
+
+class SmallDelivery(MemoryDelivery):
+    """A message of this client, which is one of the queue in memory."""
+
+    __slots__ = ()
+    client = Client("small", system="memory", settled_already=MemoryDelivery.client.settled_already)
+
+
+def small(**parts: Any) -> Adapter:
+    """An adapter of this client with these parts."""
+    return Adapter(SmallDelivery, **parts)
 
 
 class Channel:
@@ -66,21 +80,21 @@ def publish(
 
 def consume(
     channel: Any, queue: str, handler: Any, auto_ack: bool = False, *rest: Any, **added: Any
-) -> Subscription | None:
+) -> Registration | None:
     if queue == "internal":
         return None
-    return Subscription(
+    return Registration(
         handler,
         lambda changed: ((queue, changed, auto_ack, *rest), added),
-        lambda message: message,
+        SmallDelivery,
         not auto_ack,
         f"a consumer of {queue!r}",
     )
 
 
 def get(channel: Any, queue: str, auto_ack: bool = False, *rest: Any, **added: Any) -> Fetch:
-    return Fetch(ORDERS, lambda message: [] if message is None else [memory.delivery(message)])
+    return Fetch(ORDERS, lambda message: [] if message is None else [SmallDelivery(message)])
 
 
 def iterate(channel: Any, queue: str, *rest: Any, **added: Any) -> Callable[[Any], Any]:
-    return lambda item: item if isinstance(item, Message) else None
+    return lambda item: SmallDelivery(item) if isinstance(item, Message) else None

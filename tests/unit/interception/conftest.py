@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hopspan.telemetry import Binding
-from hopspan.testing import memory
+from hopspan.testing.memory import ADAPTER
 from tests.unit.interception.client import Channel
 from tests.unit.support import Telemetry
 
@@ -22,7 +22,7 @@ def intercept(telemetry: Telemetry) -> Intercept:
 
     def make(method: str, interceptor: Any, **settings: Any) -> tuple[Channel, Binding]:
         channel = Channel()
-        binding = Binding(memory, telemetry.instrumenter(**settings))
+        binding = Binding(ADAPTER, telemetry.instrumenter(**settings))
         replacement = interceptor(getattr(Channel, method), binding)
         channel.__dict__[method] = MethodType(replacement, channel)
         return channel, binding

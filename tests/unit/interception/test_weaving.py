@@ -10,13 +10,13 @@ import pytest
 
 import hopspan
 from hopspan.interception import Point, owner_of, sends, unweave, weave
-from hopspan.interception.weaving import INTERCEPTED, reason_against
+from hopspan.interception.weaving import INTERCEPTED, why_not_intercept
 from hopspan.model import ConfigurationError, Outgoing
 from hopspan.telemetry import Binding
-from hopspan.testing import memory
+from hopspan.testing.memory import ADAPTER
 from tests.unit.interception import client
-from tests.unit.interception.client import PUBLISH, Channel
-from tests.unit.support import Adapting, Telemetry
+from tests.unit.interception.client import PUBLISH, Channel, small
+from tests.unit.support import Telemetry
 
 HERE = "tests.unit.interception.client:Channel"
 PUBLISHING = Point(HERE, "publish", sends(PUBLISH, client.publish), client.publish)
@@ -29,7 +29,7 @@ def woven(telemetry: Telemetry) -> Iterator[Weave]:
     before = dict(vars(Channel))
     done: list[Any] = []
 
-    def make(*points: Point, adapter: Any = memory, **settings: Any) -> Any:
+    def make(*points: Point, adapter: Any = ADAPTER, **settings: Any) -> Any:
         done.append(weave(points, Binding(adapter, telemetry.instrumenter(**settings))))
         return done[-1]
 
@@ -85,7 +85,7 @@ def test_an_inherited_method_is_inherited_again(telemetry: Telemetry) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hopspan.interception.weaving.owner_of", owner)
-        woven = weave([given], Binding(memory, telemetry.instrumenter()))
+        woven = weave([given], Binding(ADAPTER, telemetry.instrumenter()))
     Inheriting().publish("orders", b"body")
     assert len(telemetry.spans) == 1
     unweave(woven)
@@ -149,22 +149,22 @@ def keyword_only(self: Any, queue: str, *, body: Any, headers: Any = None) -> An
         (keyword_only, "queue"),
     ],
 )
-def test_a_parameter_that_was_lost_or_moved_is_a_reason_against(newer: Any, theirs: str) -> None:
-    assert reason_against(newer, client.publish) == (
+def test_a_parameter_that_was_lost_or_moved_is_a_why_not_intercept(newer: Any, theirs: str) -> None:
+    assert why_not_intercept(newer, client.publish) == (
         f"this version of the client has ({theirs}) where hopspan knows (queue, body, headers); "
         "look for a newer hopspan"
     )
 
 
-def test_a_method_that_is_gone_is_a_reason_against() -> None:
-    assert reason_against(None, client.publish) == (
+def test_a_method_that_is_gone_is_a_why_not_intercept() -> None:
+    assert why_not_intercept(None, client.publish) == (
         "this version of the client has no such method; look for a newer hopspan"
     )
 
 
 @pytest.mark.parametrize("known", [Channel.publish, added, appended])
-def test_a_method_that_has_what_we_name_is_no_reason_against(known: Any) -> None:
-    assert reason_against(known, client.publish) is None
+def test_a_method_that_has_what_we_name_is_no_why_not_intercept(known: Any) -> None:
+    assert why_not_intercept(known, client.publish) is None
 
 
 def reader_of_lost(channel: Any, topic: str) -> Outgoing:
@@ -254,7 +254,7 @@ def test_a_rival_at_a_place_of_its_own_declines_everything(
     woven: Weave, logged: pytest.LogCaptureFixture
 ) -> None:
     """Some wrap the connection, and replace the channels' methods from there."""
-    adapter = Adapting(RIVALS=(f"{HERE}.publish",))
+    adapter = small(rivals=(f"{HERE}.publish",))
     point = Point(HERE, "get", sends(PUBLISH, client.get), client.get)
     assert woven(point, adapter=adapter) == []
     assert [record.message for record in logged.records] == [
@@ -262,13 +262,13 @@ def test_a_rival_at_a_place_of_its_own_declines_everything(
     ]
 
 
-def test_without_a_rival_there_is_no_reason_against(woven: Weave) -> None:
-    adapter = Adapting(RIVALS=(f"{HERE}.publish", f"{HERE}.vanished"))
+def test_without_a_rival_there_is_no_why_not_intercept(woven: Weave) -> None:
+    adapter = small(rivals=(f"{HERE}.publish", f"{HERE}.vanished"))
     assert len(woven(PUBLISHING, adapter=adapter)) == 1
 
 
 def test_we_are_not_our_own_rival(woven: Weave) -> None:
     """What we wove ourselves is recognised: in a second client, or after a reload."""
     woven(PUBLISHING)
-    adapter = Adapting(RIVALS=(f"{HERE}.publish",))
+    adapter = small(rivals=(f"{HERE}.publish",))
     assert len(woven(PUBLISHING, adapter=adapter)) == 1

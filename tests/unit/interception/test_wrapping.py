@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import hopspan
+from hopspan.delivery import adapter as adapters
 from hopspan.interception import (
     Point,
     bind,
@@ -18,24 +19,23 @@ from hopspan.interception import (
     weave,
 )
 from hopspan.model import ConfigurationError, PolicyError, UnknownMessageError, Verdict
-from hopspan.processing import adapting
-from hopspan.telemetry import Binding, Face, install
-from hopspan.testing import Message, memory
+from hopspan.telemetry import Binding, Overrides, set_for_client
+from hopspan.testing import Message
 from tests.unit.interception import client
-from tests.unit.interception.client import PUBLISH, Channel
-from tests.unit.support import Adapting, Telemetry
+from tests.unit.interception.client import PUBLISH, Channel, SmallDelivery, small
+from tests.unit.support import Telemetry
 
 HERE = "tests.unit.interception.client:Channel"
 PUBLISHING = Point(HERE, "publish", sends(PUBLISH, client.publish), client.publish)
 CONSUMING = Point(HERE, "consume", consumes(client.consume), client.consume, carries_policy=True)
-CLIENT: Any = Adapting(NAME="small", POINTS=(PUBLISHING, CONSUMING))
+CLIENT: Any = small(points=(PUBLISHING, CONSUMING))
 
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small client is one that hopspan knows."""
     monkeypatch.setattr(
-        adapting, "_locators", [lambda kind: CLIENT if issubclass(kind, Channel) else None]
+        adapters, "_locators", [lambda kind: CLIENT if issubclass(kind, Channel) else None]
     )
 
 
@@ -105,14 +105,14 @@ def test_what_the_second_call_does_not_say_stays(telemetry: Telemetry) -> None:
 
 
 def test_its_settings_lie_over_what_was_instrumented(telemetry: Telemetry) -> None:
-    install("small", telemetry.instrumenter(policy=hopspan.ack_always, reraise=True))
+    set_for_client("small", telemetry.instrumenter(policy=hopspan.ack_always, reraise=True))
     channel: Any = hopspan.wrap(Channel(), reraise=False)
-    install("small", None)
+    set_for_client("small", None)
     channel.publish("orders", b"body")
     assert telemetry.spans == []
-    install("small", telemetry.instrumenter())
+    set_for_client("small", telemetry.instrumenter())
     channel.publish("orders", b"body")
-    install("small", None)
+    set_for_client("small", None)
     assert len(telemetry.spans) == 1
 
 
@@ -151,12 +151,11 @@ def test_what_a_wrapped_object_makes_is_wrapped_like_it(
     telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = f"{Connection.__module__}:Connection"
-    adapter: Any = Adapting(
-        NAME="small",
-        POINTS=(PUBLISHING,),
-        INSTANCE_POINTS=(Point(owner, "channel", returns_wrapped, open_channel),),
+    adapter: Any = small(
+        points=(PUBLISHING,),
+        instance_points=(Point(owner, "channel", returns_wrapped, open_channel),),
     )
-    monkeypatch.setattr(adapting, "_locators", [lambda kind: adapter])
+    monkeypatch.setattr(adapters, "_locators", [lambda kind: adapter])
     connection = hopspan.wrap(Connection(), **telemetry.settings)
     connection.channel().publish("orders", b"body")
     assert len(telemetry.spans) == 1
@@ -195,7 +194,7 @@ class Plain:
 def test_another_object_of_a_known_client_is_an_error(
     kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapting, "_locators", [lambda kind: CLIENT])
+    monkeypatch.setattr(adapters, "_locators", [lambda kind: CLIENT])
     with pytest.raises(UnknownMessageError) as raised:
         hopspan.wrap(kind())
     assert str(raised.value) == (
@@ -219,8 +218,7 @@ def test_a_wrong_setting_is_an_error_and_nothing_is_wrapped(
 
 
 def test_a_policy_that_can_never_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter: Any = Adapting(NAME="small", refusal=lambda *_: "it has no dead letters")
-    monkeypatch.setattr(adapting, "_locators", [lambda kind: adapter])
+    monkeypatch.setattr(SmallDelivery, "refusal", lambda *_: "it has no dead letters")
     with pytest.raises(PolicyError, match="cannot work with small: it has no dead letters"):
         hopspan.wrap(Channel(), policy=hopspan.reject_on_error)
 
@@ -269,12 +267,7 @@ def test_a_method_that_the_client_no_longer_has_is_left_alone(
     telemetry: Telemetry, logged: pytest.LogCaptureFixture
 ) -> None:
     gone = Point(HERE, "vanished", sends(PUBLISH, client.publish), client.publish)
-    adapter: Any = Adapting(NAME="small", POINTS=(PUBLISHING, gone))
-    channel = bind(Channel(), adapter, Face(telemetry.settings))
+    adapter: Any = small(points=(PUBLISHING, gone))
+    channel = bind(Channel(), adapter, Overrides(telemetry.settings))
     channel.publish("orders", b"body")
     assert (len(telemetry.spans), len(logged.records)) == (1, 1)
-
-
-def test_the_adapter_of_the_module_is_left_alone() -> None:
-    """`Adapting` is a double of the in-memory adapter, which intercepts nothing."""
-    assert (memory.POINTS, memory.INSTANCE_POINTS) == ((), ())

@@ -6,14 +6,14 @@ import functools
 from typing import Any
 
 import pytest
-from opentelemetry import trace
 from opentelemetry._logs import SeverityNumber
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span
 
 from hopspan.conventions import Action
 from hopspan.model import Endpoint, OperationType, Outcome
-from hopspan.telemetry.spans import Operation
+from hopspan.telemetry import Operation
+from hopspan.telemetry.recording import start
 from tests.unit.support import Telemetry
 
 ERROR = Outcome(True, ValueError("bad"), "ValueError", "bad")
@@ -22,8 +22,12 @@ ERROR = Outcome(True, ValueError("bad"), "ValueError", "bad")
 def end(
     telemetry: Telemetry, exceptions: Any, type_: OperationType = OperationType.PROCESS
 ) -> Operation:
-    operation = telemetry.instrumenter(exceptions=exceptions).start(
-        Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
+    operation = start(
+        telemetry.instrumenter(exceptions=exceptions),
+        Action("act", type_),
+        Endpoint("memory", "orders"),
+        (Context(), Context(), ()),
+        {},
     )
     operation.end(ERROR)
     return operation
@@ -81,8 +85,12 @@ def test_an_unsampled_span_has_its_log_record_all_the_same(unsampled: Telemetry)
 
 
 def test_a_failure_without_an_exception_has_no_record(telemetry: Telemetry) -> None:
-    operation = telemetry.instrumenter(exceptions="logs/dup").start(
-        Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
+    operation = start(
+        telemetry.instrumenter(exceptions="logs/dup"),
+        Action("act", OperationType.PROCESS),
+        Endpoint("memory"),
+        (Context(), Context(), ()),
+        {},
     )
     operation.end(Outcome(failed=True, error_type="invalid_order"))
     assert (telemetry.only.events, telemetry.logs) == ((), [])
@@ -98,9 +106,9 @@ def test_no_logger_is_asked_for_where_none_is_wanted() -> None:
 
 def test_a_silent_operation_records_nothing(telemetry: Telemetry) -> None:
     """It has no plan, so its event would have no name."""
-    instrumenter = telemetry.instrumenter(exceptions="logs")
-    operation = Operation(instrumenter, None, trace.INVALID_SPAN, Context())
-    instrumenter.exceptions.record(operation, ValueError())
+    operation = Operation()
+    operation.start_unrecorded(Context())
+    operation.end(ERROR)
     assert telemetry.logs == []
 
 
@@ -122,7 +130,7 @@ def test_a_wrapped_record_exception_is_called(
 
 def ours() -> Any:
     """A function of hopspan's that calls a handler."""
-    module: dict[str, Any] = {"__name__": "hopspan.processing.handlers"}
+    module: dict[str, Any] = {"__name__": "hopspan.delivery.decorator"}
     code = "def handle(handler):\n    handler()\n"
     exec(compile(code, "handlers.py", "exec"), module)  # noqa: S102 - a frame with another name
     return module["handle"]
@@ -140,8 +148,12 @@ def test_the_trace_begins_at_the_handler(telemetry: Telemetry) -> None:
         raised.__traceback__ = raised.__traceback__.tb_next  # this test's own frame
         frames = raised.__traceback__
         error = raised
-    operation = telemetry.instrumenter(exceptions="logs").start(
-        Action("act", OperationType.PROCESS), Endpoint("memory"), (Context(), Context(), ()), {}
+    operation = start(
+        telemetry.instrumenter(exceptions="logs"),
+        Action("act", OperationType.PROCESS),
+        Endpoint("memory"),
+        (Context(), Context(), ()),
+        {},
     )
     operation.end(Outcome(True, error, "ValueError", "bad"))
     (record,) = telemetry.logs

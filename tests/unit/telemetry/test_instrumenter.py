@@ -21,24 +21,24 @@ from opentelemetry.sdk.trace.sampling import (
 from opentelemetry.trace import SpanKind, StatusCode
 
 from hopspan import conventions as names
-from hopspan.config import Config
 from hopspan.conventions import Action
 from hopspan.model import (
     SUCCESS,
-    Delivery,
     Endpoint,
     MessageInfo,
     OperationType,
     Outcome,
     Outgoing,
+    SettledMessage,
     Settlement,
     Verdict,
 )
 from hopspan.propagation import MAPPING
-from hopspan.telemetry.instrumenter import Instrumenter, Switch
-from hopspan.telemetry.internal import start_internal
-from hopspan.telemetry.spans import Operation
-from tests.unit.support import Seen, Telemetry, delivery
+from hopspan.telemetry.enabled import Switch
+from hopspan.telemetry.instrumenter import Instrumenter
+from hopspan.telemetry.operation import Operation
+from hopspan.telemetry.recording import record_settle, start_internal, start_receive, start_send
+from tests.unit.support import Given, Seen, Telemetry, delivery, handle
 
 PUBLISH = Action("publish", OperationType.SEND)
 ORDERS = Endpoint("memory", "orders")
@@ -76,15 +76,20 @@ def ambient(telemetry: Telemetry) -> Iterator[int]:
 
 def processed(
     telemetry: Telemetry,
-    deliveries: Sequence[Delivery],
+    deliveries: Sequence[Given],
     *,
     pushed: bool = False,
     **settings: Any,
 ) -> tuple[Seen, Context]:
     """A process operation from start to end: its span, and the context that it had."""
-    operation = telemetry.instrumenter(**settings).start_process(deliveries, MAPPING, pushed=pushed)
-    operation.end()
-    return next(span for span in telemetry.seen if span.name != "ambient"), operation.context
+    contexts: list[Context] = []
+    handle(
+        deliveries,
+        lambda handled: contexts.append(handled.context),
+        pushed=pushed,
+        **{**telemetry.settings, **settings},
+    )
+    return next(span for span in telemetry.seen if span.name != "ambient"), contexts[0]
 
 
 # -- sending ---------------------------------------------------------------------------------------
@@ -93,8 +98,11 @@ def processed(
 def test_a_send_is_a_producer_span_whose_context_leaves_with_the_message(
     telemetry: Telemetry,
 ) -> None:
-    operation, headers = telemetry.instrumenter().start_send(
-        PUBLISH, outgoing({"color": "red"}, MessageInfo("m1", "c1", {"x": 1})), MAPPING
+    operation, headers = start_send(
+        telemetry.instrumenter(),
+        PUBLISH,
+        outgoing({"color": "red"}, MessageInfo("m1", "c1", {"x": 1})),
+        MAPPING,
     )
     operation.end()
     assert telemetry.only == Seen(
@@ -121,13 +129,13 @@ def propagated(context: Context) -> dict[str, str]:
 
 def test_a_send_is_a_child_of_what_is_current(telemetry: Telemetry) -> None:
     with ambient(telemetry) as span_id:
-        operation, _ = telemetry.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
+        operation, _ = start_send(telemetry.instrumenter(), PUBLISH, outgoing(), MAPPING)
         operation.end()
     assert telemetry.seen[0].parent == span_id
 
 
 def test_a_context_that_the_message_brings_is_replaced(telemetry: Telemetry) -> None:
-    operation, headers = telemetry.instrumenter().start_send(PUBLISH, outgoing(SENT), MAPPING)
+    operation, headers = start_send(telemetry.instrumenter(), PUBLISH, outgoing(SENT), MAPPING)
     operation.end()
     assert headers == propagated(operation.context)
     assert telemetry.only.links == ()
@@ -135,8 +143,8 @@ def test_a_context_that_the_message_brings_is_replaced(telemetry: Telemetry) -> 
 
 def test_a_context_that_is_kept_is_linked_to(telemetry: Telemetry) -> None:
     """The send span is then a client's, for another made the message (*Context propagation*)."""
-    operation, headers = telemetry.instrumenter(keep_context=True).start_send(
-        PUBLISH, outgoing(SENT), MAPPING
+    operation, headers = start_send(
+        telemetry.instrumenter(keep_context=True), PUBLISH, outgoing(SENT), MAPPING
     )
     operation.end()
     assert (headers is not None, headers, telemetry.only.kind, telemetry.only.links) == (
@@ -148,8 +156,8 @@ def test_a_context_that_is_kept_is_linked_to(telemetry: Telemetry) -> None:
 
 
 def test_without_a_context_there_is_nothing_to_keep(telemetry: Telemetry) -> None:
-    operation, headers = telemetry.instrumenter(keep_context=True).start_send(
-        PUBLISH, outgoing({}), MAPPING
+    operation, headers = start_send(
+        telemetry.instrumenter(keep_context=True), PUBLISH, outgoing({}), MAPPING
     )
     operation.end()
     assert (headers, telemetry.only.kind) == (propagated(operation.context), SpanKind.PRODUCER)
@@ -158,8 +166,8 @@ def test_without_a_context_there_is_nothing_to_keep(telemetry: Telemetry) -> Non
 def test_a_suppressed_send_leaves_the_headers_alone(telemetry: Telemetry) -> None:
     headers = {"color": "red"}
     with current(set_value("suppress_instrumentation", True)):
-        operation, carried = telemetry.instrumenter().start_send(
-            PUBLISH, outgoing(headers), MAPPING
+        operation, carried = start_send(
+            telemetry.instrumenter(), PUBLISH, outgoing(headers), MAPPING
         )
     operation.end()
     assert (carried is headers, operation.plan, telemetry.spans) == (True, None, [])
@@ -167,20 +175,20 @@ def test_a_suppressed_send_leaves_the_headers_alone(telemetry: Telemetry) -> Non
 
 def test_a_suppressed_send_does_not_carry_what_is_current(telemetry: Telemetry) -> None:
     with ambient(telemetry), current(set_value("suppress_instrumentation", True)):
-        _, carried = telemetry.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
+        _, carried = start_send(telemetry.instrumenter(), PUBLISH, outgoing(), MAPPING)
     assert carried is None
 
 
 def test_an_unsampled_send_carries_its_context_all_the_same(unsampled: Telemetry) -> None:
     """The receiver must know that the trace is not sampled."""
-    operation, headers = unsampled.instrumenter().start_send(PUBLISH, outgoing(), MAPPING)
+    operation, headers = start_send(unsampled.instrumenter(), PUBLISH, outgoing(), MAPPING)
     assert headers == propagated(operation.context) != {}
 
 
 def test_without_an_sdk_baggage_is_carried_all_the_same(telemetry: Telemetry) -> None:
     instrumenter = telemetry.instrumenter(tracer_provider=trace.NoOpTracerProvider())
     with current(baggage.set_baggage("tenant.id", "acme")):
-        _, headers = instrumenter.start_send(PUBLISH, outgoing(), MAPPING)
+        _, headers = start_send(instrumenter, PUBLISH, outgoing(), MAPPING)
     assert headers == {"baggage": "tenant.id=acme"}
 
 
@@ -190,9 +198,9 @@ def test_a_propagator_that_raises_lets_the_message_leave(
     def fail(*args: Any) -> None:
         raise RuntimeError("a propagator that cannot")
 
-    monkeypatch.setattr("hopspan.telemetry.instrumenter.inject_into", fail)
+    monkeypatch.setattr("hopspan.telemetry.recording.inject_into", fail)
     headers = {"color": "red"}
-    operation, carried = telemetry.instrumenter().start_send(PUBLISH, outgoing(headers), MAPPING)
+    operation, carried = start_send(telemetry.instrumenter(), PUBLISH, outgoing(headers), MAPPING)
     operation.end()
     assert (carried is headers, len(telemetry.spans), len(logged.records)) == (True, 1, 1)
 
@@ -207,9 +215,9 @@ RECEIVED = {
 }
 
 
-def received(telemetry: Telemetry, *deliveries: Delivery) -> None:
-    operation = telemetry.instrumenter().start_receive(
-        names.RECEIVE, ORDERS, deliveries, MAPPING, 1_000
+def received(telemetry: Telemetry, *deliveries: Given) -> None:
+    operation = start_receive(
+        telemetry.instrumenter(), names.RECEIVE, ORDERS, deliveries, MAPPING, 1_000
     )
     operation.end(messages=len(deliveries))
 
@@ -220,19 +228,23 @@ def received(telemetry: Telemetry, *deliveries: Delivery) -> None:
         ([], {}, ()),
         ([delivery(SENT)], {}, (SENDER,)),
         (
-            [delivery(SENT, message=MessageInfo("m1", None, {"x": 1}))],
+            [delivery(SENT, attributes={"messaging.message.id": "m1", "x": 1})],
             {"messaging.message.id": "m1", "x": 1},
             (SENDER,),
         ),
         (
-            [delivery(SENT, message=MessageInfo("m1")), delivery(LATER), delivery()],
+            [
+                delivery(SENT, attributes={"messaging.message.id": "m1"}),
+                delivery(LATER),
+                delivery(),
+            ],
             {"messaging.batch.message_count": 3},
             (SENDER, 0xC),
         ),
     ],
 )
 def test_a_receive_links_to_every_message(
-    deliveries: list[Delivery],
+    deliveries: list[Given],
     attributes: dict[str, Any],
     links: tuple[int, ...],
     telemetry: Telemetry,
@@ -324,23 +336,17 @@ def test_a_push_starts_from_an_empty_context(
     assert baggage.get_baggage("colour", context) == colour
 
 
-@pytest.mark.parametrize(
-    ("fields", "attributes"),
-    [
-        ({}, {}),
-        ({"message": MessageInfo("m1", "c1", {"x": 1})}, {
-            "messaging.message.id": "m1",
-            "messaging.message.conversation_id": "c1",
-            "x": 1,
-        }),
-        ({"attempt": 2, "redelivered": True}, {"hopspan.attempt": 2, "hopspan.redelivered": True}),
-    ],
-)  # fmt: skip
-def test_a_process_span_describes_its_delivery(
-    fields: dict[str, Any], attributes: dict[str, Any], telemetry: Telemetry
-) -> None:
-    span, _ = processed(telemetry, [delivery(**fields)])
+def test_a_process_span_describes_its_delivery(telemetry: Telemetry) -> None:
+    attributes = {"messaging.message.id": "m1", "hopspan.redelivered": True, "x": 1}
+    span, _ = processed(telemetry, [delivery(attributes=attributes)])
     assert span == Seen("process orders", attributes={**PROCESSED, **attributes})
+
+
+def test_a_message_that_says_nothing_of_its_own_is_described_by_its_route(
+    telemetry: Telemetry,
+) -> None:
+    span, _ = processed(telemetry, [delivery()])
+    assert span == Seen("process orders", attributes=PROCESSED)
 
 
 # -- processing: a batch ---------------------------------------------------------------------------
@@ -424,18 +430,18 @@ def test_what_several_destinations_have_in_common_stays(telemetry: Telemetry) ->
 
 
 def test_a_suppressed_process_remembers_its_status(telemetry: Telemetry) -> None:
+    message = delivery(SENT)
     with current(set_value("suppress_instrumentation", True)):
-        operation = telemetry.instrumenter().start_process([delivery(SENT)], MAPPING, pushed=True)
-    operation.span.set_status(StatusCode.ERROR)
-    operation.end()
-    assert (operation.failed_status().failed, telemetry.spans) == (True, [])
+        handle([message], fail_by_status, pushed=True, **telemetry.settings)
+    assert (message.outcome, telemetry.spans) == (FAILED_BY_STATUS, [])
 
 
-def test_a_suppressed_process_stays_in_the_suppressed_context(telemetry: Telemetry) -> None:
+def test_a_suppressed_process_stays_in_the_suppressed_context() -> None:
     """What the handler does must be as silent as the message."""
+    seen: list[Any] = []
     with current(set_value("suppress_instrumentation", True)):
-        operation = telemetry.instrumenter().start_process([delivery(SENT)], MAPPING, pushed=True)
-    assert operation.context.get("suppress_instrumentation") is True
+        handle([delivery(SENT)], lambda _: seen.append(get_current()), pushed=True)
+    assert seen[0].get("suppress_instrumentation") is True
 
 
 def test_a_switch_turns_off_all_that_it_was_given_to(telemetry: Telemetry) -> None:
@@ -444,8 +450,7 @@ def test_a_switch_turns_off_all_that_it_was_given_to(telemetry: Telemetry) -> No
     derived = instrumenter.with_settings({"reraise": True})
     switch.on = False
     for each in (instrumenter, derived):
-        each.start_process([delivery(SENT)], MAPPING, pushed=True).end()
-        each.start_send(PUBLISH, outgoing(), MAPPING)[0].end()
+        start_send(each, PUBLISH, outgoing(), MAPPING)[0].end()
     assert telemetry.spans == []
 
 
@@ -461,8 +466,9 @@ def test_no_settings_leave_it_as_it_is(telemetry: Telemetry) -> None:
 
 def test_an_unsampled_span_has_its_own_identity(unsampled: Telemetry) -> None:
     """A child that is sampled after all, or in another service, must find its parent."""
-    operation = unsampled.instrumenter().start_process([delivery(SENT)], MAPPING, pushed=True)
-    context = operation.span.get_span_context()
+    message = delivery(SENT)
+    handle([message], **unsampled.settings)
+    context = message.span.get_span_context()
     assert (context.trace_id, context.span_id != SENDER, context.is_valid) == (TRACE, True, True)
 
 
@@ -491,11 +497,15 @@ class Recalling(Sampler):
 
 def test_a_sampler_sees_name_kind_attributes_and_links() -> None:
     sampler = Recalling()
-    processed_ = Telemetry(sampler).instrumenter()
-    processed_.start_process([delivery(SENT, attempt=1)], MAPPING, pushed=True).end()
-    assert sampler.asked == [
-        ("process orders", SpanKind.CONSUMER, {**PROCESSED, "hopspan.attempt": 1}, 1)
-    ]
+    handle([delivery(SENT, attributes={"x": 1})], **Telemetry(sampler).settings)
+    assert sampler.asked == [("process orders", SpanKind.CONSUMER, {**PROCESSED, "x": 1}, 1)]
+
+
+FAILED_BY_STATUS = Outcome(failed=True, error_type="_OTHER", description="bad")
+
+
+def fail_by_status(_handled: Any) -> None:
+    trace.get_current_span().set_status(StatusCode.ERROR, "bad")
 
 
 # -- settling --------------------------------------------------------------------------------------
@@ -519,11 +529,20 @@ FAILED = Outcome(failed=True, error_type="precondition-failed", description="too
 def test_which_settlements_have_a_span_and_a_duration(
     wanted: str, verdict: Verdict, outcome: Outcome, spans: int, telemetry: Telemetry
 ) -> None:
-    telemetry.instrumenter(settle_spans=wanted).record_settle(
-        "settle", Settlement(verdict), [delivery()], outcome, (1_000, 0.5)
+    record_settle(
+        telemetry.instrumenter(settle_spans=wanted),
+        "settle",
+        Settlement(verdict),
+        [delivery().described()],
+        outcome,
+        (1_000, 0.5),
     )
     points = telemetry.points("messaging.client.operation.duration")
     assert (len(telemetry.spans), sum(value for _, value in points)) == (spans, spans)
+
+
+def described(deliveries: Sequence[Given]) -> list[SettledMessage]:
+    return [each.described() for each in deliveries]
 
 
 SETTLED = {
@@ -536,16 +555,22 @@ SETTLED = {
 }
 
 
-def settle(telemetry: Telemetry, *deliveries: Delivery, **where: Any) -> Seen:
+def settle(telemetry: Telemetry, *deliveries: Given, **where: Any) -> Seen:
     outcome = where.pop("outcome", SUCCESS)
-    telemetry.instrumenter().record_settle(
-        "nack", Settlement(Verdict.REJECT, "failed"), deliveries, outcome, (1_000, 0.5), **where
+    record_settle(
+        telemetry.instrumenter(),
+        "nack",
+        Settlement(Verdict.REJECT, "failed"),
+        described(deliveries),
+        outcome,
+        (1_000, 0.5),
+        **where,
     )
     return next(span for span in telemetry.seen if span.name.startswith("nack"))
 
 
 def test_a_settle_span_describes_its_message(telemetry: Telemetry) -> None:
-    assert settle(telemetry, delivery(message=MessageInfo("m1"))) == Seen(
+    assert settle(telemetry, delivery(attributes={"messaging.message.id": "m1"})) == Seen(
         "nack orders", SpanKind.CLIENT, {**SETTLED, "messaging.message.id": "m1"}
     )
 
@@ -602,8 +627,13 @@ def test_a_settlement_tells_the_hooks(telemetry: Telemetry) -> None:
         assert operation.action is not None
         names.append(operation.action.name)
 
-    telemetry.instrumenter(on_start=on_start).record_settle(
-        "nack", Settlement(Verdict.REJECT), [delivery()], SUCCESS, (1_000, 0.5)
+    record_settle(
+        telemetry.instrumenter(on_start=on_start),
+        "nack",
+        Settlement(Verdict.REJECT),
+        described([delivery()]),
+        SUCCESS,
+        (1_000, 0.5),
     )
     assert names == ["nack"]
 
@@ -639,13 +669,12 @@ def test_a_process_that_cannot_be_started_is_silent_and_logged_once(
     hostile: Callable[[], Telemetry], logged: pytest.LogCaptureFixture
 ) -> None:
     """It goes on in the sender's trace, and its status decides as ever."""
-    instrumenter = hostile().instrumenter()
+    settings = hostile().settings
     for _ in range(2):
-        operation = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=True)
-    trace.get_current_span(operation.context).set_status(StatusCode.ERROR, "bad")
-    operation.end()
-    assert operation.failed_status() == Outcome(failed=True, error_type="_OTHER", description="bad")
-    assert operation.span.get_span_context().span_id == SENDER
+        message = delivery(SENT)
+        handle([message], fail_by_status, pushed=True, **settings)
+    assert message.outcome == FAILED_BY_STATUS
+    assert message.span.get_span_context().span_id == SENDER
     assert [record.message for record in logged.records] == [
         "hopspan failed at starting a process span (RuntimeError); the message went on without it. "
         "Further failures of this kind are silent"
@@ -657,19 +686,16 @@ def test_a_send_that_cannot_be_started_leaves_the_headers_alone(
     hostile: Callable[[], Telemetry], logged: pytest.LogCaptureFixture
 ) -> None:
     headers = {"color": "red"}
-    _, carried = hostile().instrumenter().start_send(PUBLISH, outgoing(headers), MAPPING)
+    _, carried = start_send(hostile().instrumenter(), PUBLISH, outgoing(headers), MAPPING)
     assert (carried is headers, len(logged.records)) == (True, 1)
 
 
 def test_a_delivery_that_cannot_be_described_is_silent(
     telemetry: Telemetry, logged: pytest.LogCaptureFixture
 ) -> None:
-    unreadable: Any = MessageInfo(attributes=3)  # type: ignore[arg-type]
-    operation = telemetry.instrumenter().start_process(
-        [delivery(message=unreadable)], MAPPING, pushed=True
-    )
-    operation.end()
-    assert (telemetry.spans, len(logged.records)) == ([], 1)
+    message = delivery(attributes=3)
+    handle([message], fail_by_status, **telemetry.settings)
+    assert (message.outcome, telemetry.spans, len(logged.records)) == (FAILED_BY_STATUS, [], 1)
 
 
 def test_a_hook_that_raises_is_logged_once_for_each(
@@ -678,11 +704,8 @@ def test_a_hook_that_raises_is_logged_once_for_each(
     def fail(operation: object, native: object) -> None:
         raise RuntimeError("a hook that cannot")
 
-    instrumenter = telemetry.instrumenter(on_start=fail, on_end=fail)
     for _ in range(2):
-        operation = instrumenter.start_process([delivery()], MAPPING, pushed=True)
-        operation.announce(None)
-        operation.end()
+        handle([delivery()], on_start=fail, on_end=fail, **telemetry.settings)
     assert len(telemetry.spans) == 2
     assert [record.message.partition(";")[0] for record in logged.records] == [
         "hopspan failed at calling the on_start hook (RuntimeError)",
@@ -751,26 +774,29 @@ def test_an_entry_that_cannot_be_told_costs_neither_span_nor_context(
     telemetry: Telemetry, logged: pytest.LogCaptureFixture
 ) -> None:
     instrumenter = telemetry.instrumenter(baggage_attributes=("tenant",))
+    message = delivery(SENT)
     with current(baggage.set_baggage("tenant", Untold(), Context())):
-        sent, headers = instrumenter.start_send(PUBLISH, outgoing(), MAPPING)
-        processed = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=False)
+        sent, headers = start_send(instrumenter, PUBLISH, outgoing(), MAPPING)
+        handle([message], baggage_attributes=("tenant",), **telemetry.settings)
     assert headers["traceparent"][3:35] == f"{sent.span.get_span_context().trace_id:032x}"
-    assert processed.span.get_span_context().trace_id == TRACE
+    assert message.span.get_span_context().trace_id == TRACE
     assert [each.levelname for each in logged.records] == ["ERROR", "WARNING"]  # it does not leave
 
 
 def test_a_sampler_sees_chosen_entries_and_headers_and_none_of_them_wins_over_ours() -> None:
     sampler = Watching()
     telemetry = Telemetry(sampler)
-    instrumenter = telemetry.instrumenter(
-        baggage_attributes=("tenant", "messaging.*"), capture_headers=("color",)
-    )
+    settings: dict[str, Any] = {
+        "baggage_attributes": ("tenant", "messaging.*"),
+        "capture_headers": ("color",),
+    }
+    instrumenter = telemetry.instrumenter(**settings)
     sent = outgoing({"Color": "red"})
     with current(with_baggage(**MINE)):
-        instrumenter.start_send(PUBLISH, sent, MAPPING)
+        start_send(instrumenter, PUBLISH, sent, MAPPING)
         headers = {"color": "red", "baggage": "tenant=acme,secret=s"}
-        instrumenter.start_process([delivery(headers)], MAPPING, pushed=True)
-        instrumenter.start_receive(names.RECEIVE, ORDERS, [delivery(headers)], MAPPING, 1)
+        handle([delivery(headers)], pushed=True, **telemetry.settings, **settings)
+        start_receive(instrumenter, names.RECEIVE, ORDERS, [delivery(headers)], MAPPING, 1)
     chosen = [
         (name, {key: value for key, value in told.items() if not key.startswith("messaging.o")})
         for name, told in sampler.told
@@ -791,10 +817,11 @@ def test_a_sampler_sees_chosen_entries_and_headers_and_none_of_them_wins_over_ou
 def test_a_settlement_says_nothing_of_baggage(telemetry: Telemetry) -> None:
     instrumenter = telemetry.instrumenter(baggage_attributes=("*",), capture_headers=("color",))
     with current(with_baggage(tenant="acme")):
-        instrumenter.record_settle(
+        record_settle(
+            instrumenter,
             "nack",
             Settlement(Verdict.REJECT),
-            [delivery({"color": "red"})],
+            described([delivery({"color": "red"})]),
             SUCCESS,
             (1, 0.1),
         )
@@ -803,12 +830,15 @@ def test_a_settlement_says_nothing_of_baggage(telemetry: Telemetry) -> None:
 
 def test_a_batch_says_nothing_of_any_messages_baggage_or_headers(telemetry: Telemetry) -> None:
     deliveries = [delivery({"baggage": "tenant=acme", "color": "red"})] * 2
-    instrumenter = telemetry.instrumenter(
-        baggage_attributes=("*",), capture_headers=("color",), baggage_metrics=("tenant",)
-    )
+    settings: dict[str, Any] = {
+        "baggage_attributes": ("*",),
+        "capture_headers": ("color",),
+        "baggage_metrics": ("tenant",),
+    }
+    instrumenter = telemetry.instrumenter(**settings)
     with current(with_baggage(whose="mine")):
-        instrumenter.start_process(deliveries, MAPPING, pushed=False).end()
-        instrumenter.start_receive(names.RECEIVE, ORDERS, deliveries, MAPPING, 1).end()
+        handle(deliveries, **telemetry.settings, **settings)
+        start_receive(instrumenter, names.RECEIVE, ORDERS, deliveries, MAPPING, 1).end()
     for seen in telemetry.seen:
         assert seen.attributes["whose"] == "mine"
         assert {"tenant", "messaging.header.color"}.isdisjoint(seen.attributes)
@@ -820,10 +850,9 @@ def test_it_is_not_for_a_stranger_to_say_what_is_sampled(theirs: str) -> None:
     for mine in (ALWAYS_OFF, ALWAYS_ON):
         telemetry = Telemetry(ParentBased(mine))
         headers = {**SENT, "traceparent": SENT["traceparent"][:-2] + theirs}
-        processed_by = telemetry.instrumenter(trust=False)
-        operation = processed_by.start_process([delivery(headers)], MAPPING, pushed=True)
-        operation.end()
-        assert operation.span.get_span_context().trace_flags.sampled is (mine is ALWAYS_ON)
+        message = delivery(headers)
+        handle([message], pushed=True, trust=False, **telemetry.settings)
+        assert message.span.get_span_context().trace_flags.sampled is (mine is ALWAYS_ON)
         assert len(telemetry.spans) == (mine is ALWAYS_ON)
 
 
@@ -831,9 +860,10 @@ def test_a_stranger_is_linked_to_by_ids_alone(telemetry: Telemetry) -> None:
     headers = {**SENT, "tracestate": "theirs=1"}
     instrumenter = telemetry.instrumenter(trust=False, baggage_attributes=("*",))
     for number in (1, 2):
-        instrumenter.start_process([delivery(headers)] * number, MAPPING, pushed=True).end()
-        instrumenter.start_receive(
-            names.RECEIVE, ORDERS, [delivery(headers)] * number, MAPPING, 1
+        messages = [delivery(headers) for _ in range(number)]
+        handle(messages, pushed=True, trust=False, **telemetry.settings)
+        start_receive(
+            instrumenter, names.RECEIVE, ORDERS, [delivery(headers)] * number, MAPPING, 1
         ).end()
     links = [link.context for span in telemetry.spans for link in span.links]
     assert links == [trace.SpanContext(TRACE, SENDER, is_remote=True)] * 6
@@ -845,29 +875,33 @@ def test_a_strangers_malformed_baggage_fills_no_log(
     telemetry: Telemetry, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {**SENT, "baggage": "bad entry,another bad one"}
-    telemetry.instrumenter(trust=False).start_process([delivery(headers)], MAPPING, pushed=True)
+    handle([delivery(headers)], pushed=True, trust=False, **telemetry.settings)
     assert [] == caplog.records
 
 
 def test_without_an_sdk_a_stranger_is_not_passed_on() -> None:
-    instrumenter = Instrumenter(Config(trust=False))
-    operation = instrumenter.start_process([delivery(SENT)], MAPPING, pushed=True)
-    assert trace.get_current_span(operation.context).get_span_context().trace_id != TRACE
-    assert baggage.get_all(operation.context) == {}
+    contexts: list[Context] = []
+    handle([delivery(SENT)], lambda _: contexts.append(get_current()), pushed=True, trust=False)
+    assert trace.get_current_span(contexts[0]).get_span_context().trace_id != TRACE
+    assert baggage.get_all(contexts[0]) == {}
 
 
+@pytest.mark.parametrize("pushed", [True, False])
 @pytest.mark.parametrize("size", [1, 2])
 def test_an_ignored_delivery_is_silent_in_the_context_that_is_there(
-    size: int, telemetry: Telemetry
+    size: int, pushed: bool, telemetry: Telemetry
 ) -> None:
-    instrumenter = telemetry.instrumenter(ignore=("order*",))
+    messages = [delivery(SENT) for _ in range(size)]
+
+    def handler(handled: Any) -> Any:
+        fail_by_status(handled)
+        return handled, trace.get_current_span().get_span_context().span_id
+
     with ambient(telemetry) as span_id:
-        operation = instrumenter.start_process([delivery(SENT)] * size, MAPPING, pushed=True)
-        here = trace.get_current_span(operation.context).get_span_context().span_id
-        operation.span.set_status(StatusCode.ERROR, "no stock")
-        assert operation.failed_status() == Outcome(True, None, "_OTHER", "no stock")
-        operation.end()
-    assert here == span_id
+        handled, here = handle(
+            messages, handler, pushed=pushed, ignore=("order*",), **telemetry.settings
+        )
+    assert (here, handled.outcome) == (span_id, FAILED_BY_STATUS)
     assert [span.name for span in telemetry.spans] == ["ambient"]
     assert telemetry.metric("messaging.process.duration") is None
 
@@ -875,7 +909,7 @@ def test_an_ignored_delivery_is_silent_in_the_context_that_is_there(
 def test_an_ignored_destination_is_sent_to_untouched(telemetry: Telemetry) -> None:
     headers = {"color": "red"}
     instrumenter = telemetry.instrumenter(ignore=("orders",))
-    operation, carrying = instrumenter.start_send(PUBLISH, outgoing(headers), MAPPING)
+    operation, carrying = start_send(instrumenter, PUBLISH, outgoing(headers), MAPPING)
     operation.end()
     assert (operation.plan, telemetry.spans) == (None, [])
     assert carrying is headers
@@ -887,9 +921,9 @@ def test_of_several_messages_only_those_that_are_not_ignored_are_told(
     health = delivery(endpoint=Endpoint("memory", "health.ping"))
     orders = delivery()
     instrumenter = telemetry.instrumenter(ignore=("health.*",))
-    assert instrumenter.traced([health, orders, health]) == [orders]
-    assert instrumenter.traced([health]) == []
-    assert telemetry.instrumenter().traced([health]) == [health]
+    assert instrumenter.not_ignored([health, orders, health]) == [orders]
+    assert instrumenter.not_ignored([health]) == []
+    assert telemetry.instrumenter().not_ignored([health]) == [health]
 
 
 def test_a_commit_for_ignored_destinations_alone_is_not_recorded(telemetry: Telemetry) -> None:
@@ -897,7 +931,8 @@ def test_a_commit_for_ignored_destinations_alone_is_not_recorded(telemetry: Tele
     ping, pong = (delivery(endpoint=Endpoint("memory", f"health.{each}")) for each in "12")
     instrumenter = telemetry.instrumenter(ignore=("health.*",))
     for covered in ([ping, pong], [ping, delivery()]):
-        instrumenter.record_settle(
+        record_settle(
+            instrumenter,
             "commit",
             Settlement(Verdict.ACK),
             covered,
@@ -912,8 +947,8 @@ def test_a_commit_for_ignored_destinations_alone_is_not_recorded(telemetry: Tele
 def test_an_allowed_list_holds_though_the_context_keeps_all(telemetry: Telemetry) -> None:
     instrumenter = telemetry.instrumenter(baggage_allow=("app.*",))
     with current(with_baggage(**MINE)):
-        operation, headers = instrumenter.start_send(
-            PUBLISH, outgoing({"Baggage": "old=yes"}), MAPPING
+        operation, headers = start_send(
+            instrumenter, PUBLISH, outgoing({"Baggage": "old=yes"}), MAPPING
         )
     assert headers["baggage"] == "app.region=eu"
     assert list(headers) == ["traceparent", "baggage"]

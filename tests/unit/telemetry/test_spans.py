@@ -1,4 +1,4 @@
-"""One running operation: it ends once, as its outcome says, and an unrecorded one remembers."""
+"""Spans whose status can be read: in place of unrecorded ones, and around those of another SDK."""
 
 from __future__ import annotations
 
@@ -11,179 +11,237 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, Status, StatusCode
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    set_span_in_context,
+)
 
-from hopspan.conventions import PROCESS, Action
-from hopspan.model import SUCCESS, Endpoint, OperationType, Outcome
+import hopspan
+from hopspan.conventions import Action
+from hopspan.model import SUCCESS, Endpoint, MessageInfo, OperationType, Outcome, Outgoing, Verdict
 from hopspan.propagation import MAPPING
-from hopspan.telemetry.spans import Operation, RememberingSpan, silent
-from tests.unit.support import Seen, Telemetry, delivery, named
+from hopspan.telemetry import start_send
+from hopspan.telemetry.spans import StatusProxySpan, StatusSpan, with_readable_status
+from tests.unit.support import Given, Telemetry, delivery, handle, named
 
-ATTRIBUTES = {
-    "messaging.system": "memory",
-    "messaging.operation.name": "process",
-    "messaging.operation.type": "process",
-    "messaging.destination.name": "orders",
-}
-DONE = Seen("process orders", attributes=ATTRIBUTES)
-FAILED = Outcome(failed=True, error_type="invalid_order", description="no customer")
+PUBLISH = Action("publish", OperationType.SEND)
+CONTEXT = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
 
 
-def begin(telemetry: Telemetry, **settings: Any) -> Operation:
-    instrumenter = telemetry.instrumenter(**settings)
-    return instrumenter.start_process([delivery()], MAPPING, pushed=True)
+class Theirs(Span):
+    """Another SDK's span: the API's methods, and nothing to be read."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def get_span_context(self) -> SpanContext:
+        return CONTEXT
+
+    def is_recording(self) -> bool:
+        return True
+
+    def end(self, end_time: int | None = None) -> None:
+        self.calls.append(("end", end_time))
+
+    def set_attributes(self, attributes: Any) -> None:
+        self.calls.append(("set_attributes", attributes))
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self.calls.append(("set_attribute", key, value))
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        self.calls.append(("add_event", name, attributes, timestamp))
+
+    def add_link(self, context: SpanContext, attributes: Any = None) -> None:
+        self.calls.append(("add_link", context, attributes))
+
+    def update_name(self, name: str) -> None:
+        self.calls.append(("update_name", name))
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        self.calls.append(("set_status", status, description))
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        self.calls.append(("record_exception", exception, attributes, timestamp, escaped))
 
 
-# -- ending ----------------------------------------------------------------------------------------
+class TheirTracer(Tracer):
+    def __init__(self, span: Theirs) -> None:
+        self.span = span
+
+    def start_span(self, *args: Any, **kwargs: Any) -> Span:
+        return self.span
+
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
 
 
-def test_success_leaves_the_status_unset(telemetry: Telemetry) -> None:
-    begin(telemetry).end()
-    assert telemetry.only == DONE
+class TheirProvider(trace.TracerProvider):
+    def __init__(self, span: Theirs) -> None:
+        self.span = span
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> Tracer:
+        return TheirTracer(self.span)
 
 
-def test_failure_is_an_error_with_its_type_and_description(telemetry: Telemetry) -> None:
-    begin(telemetry).end(FAILED)
-    assert telemetry.only == DONE._replace(
-        attributes={**ATTRIBUTES, "error.type": "invalid_order"},
-        status=("ERROR", "no customer"),
-    )
+ERROR = ValueError("bad")
 
 
-def test_an_exception_is_an_event(telemetry: Telemetry) -> None:
-    begin(telemetry).end(Outcome(True, ValueError("bad"), "ValueError", "bad"))
-    assert telemetry.only == DONE._replace(
-        attributes={**ATTRIBUTES, "error.type": "ValueError"},
-        status=("ERROR", "bad"),
-        events=("exception",),
-    )
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("end", 7),
+        ("set_attributes", {"a": 1, "error.type": "x"}),
+        ("set_attribute", "a", 1),
+        ("add_event", "e", {"a": 1}, 3),
+        ("add_link", CONTEXT, {"a": 1}),
+        ("update_name", "n"),
+        ("set_status", StatusCode.ERROR, "bad"),
+        ("record_exception", ERROR, {"a": 1}, 3, True),
+    ],
+)
+def test_everything_is_passed_on(call: tuple[Any, ...]) -> None:
+    theirs = Theirs()
+    name, *args = call
+    getattr(StatusProxySpan(theirs), name)(*args)
+    assert theirs.calls == [call]
 
 
-def test_an_error_that_is_no_failure_is_not_recorded(telemetry: Telemetry) -> None:
-    """Cancellation and control flow are neither success nor failure."""
-    begin(telemetry).end(Outcome(error=GeneratorExit(), cancelled=True))
-    assert telemetry.only == DONE
-
-
-def test_what_became_known_late_is_on_the_span(telemetry: Telemetry) -> None:
-    begin(telemetry).end(attributes={"hopspan.settlement": "ack"})
-    assert telemetry.only == DONE._replace(attributes={**ATTRIBUTES, "hopspan.settlement": "ack"})
-
-
-def test_it_ends_once(telemetry: Telemetry) -> None:
-    operation = begin(telemetry)
-    operation.end()
-    operation.end(FAILED)
-    assert telemetry.seen == [DONE]
-    assert telemetry.points("messaging.client.consumed.messages") == [
-        ({key: value for key, value in ATTRIBUTES.items() if "type" not in key}, 1)
+def test_what_is_left_out_is_left_out() -> None:
+    theirs = Theirs()
+    proxy = StatusProxySpan(theirs)
+    proxy.record_exception(ERROR)
+    proxy.add_event("e")
+    proxy.end()
+    assert theirs.calls == [
+        ("record_exception", ERROR, None, None, False),
+        ("add_event", "e", None, None),
+        ("end", None),
     ]
 
 
-def test_a_status_that_the_user_set_to_ok_stays(telemetry: Telemetry) -> None:
-    """OK is final, says the specification; the error type tells all the same."""
-    operation = begin(telemetry)
-    operation.span.set_status(StatusCode.OK)
-    operation.end(FAILED)
-    assert telemetry.only == DONE._replace(
-        attributes={**ATTRIBUTES, "error.type": "invalid_order"}, status=("OK", None)
-    )
+def test_it_is_the_span_that_it_watches() -> None:
+    proxy = StatusProxySpan(Theirs())
+    assert (proxy.get_span_context(), proxy.is_recording()) == (CONTEXT, True)
 
 
-def test_it_is_timed_from_start_to_end(telemetry: Telemetry) -> None:
-    operation = begin(telemetry)
-    first = operation.elapsed()
-    assert 0 <= first <= operation.elapsed()
+def test_the_status_is_remembered() -> None:
+    proxy = StatusProxySpan(Theirs())
+    proxy.set_status(StatusCode.ERROR, "bad")
+    assert named(proxy.status) == ("ERROR", "bad")
 
 
-def test_a_silent_operation_ends_without_a_trace(telemetry: Telemetry) -> None:
-    silent(Context()).end(FAILED)
-    assert telemetry.spans == []
-
-
-# -- what it says of itself ------------------------------------------------------------------------
-
-
-def test_it_knows_its_action_and_endpoint(telemetry: Telemetry) -> None:
-    operation = begin(telemetry)
-    assert (operation.action, operation.endpoint) == (PROCESS, Endpoint("memory", "orders"))
-    operation.end()
-
-
-def test_a_silent_one_has_neither() -> None:
-    operation = silent(Context())
-    assert (operation.plan, operation.action, operation.endpoint) == (None, None, None)
-
-
-def test_its_span_is_current_in_its_context(telemetry: Telemetry) -> None:
-    operation = begin(telemetry)
-    assert trace.get_current_span(operation.context) is operation.span
-    operation.end()
-
-
-# -- failure by status -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["sampled", "unsampled", "silent", "no SDK"])
 @pytest.mark.parametrize(
-    ("set_", "outcome"),
+    "tell",
     [
-        (lambda span: None, SUCCESS),
-        (lambda span: span.set_status(StatusCode.OK), SUCCESS),
-        (lambda span: span.set_status(StatusCode.UNSET), SUCCESS),
-        (
-            lambda span: span.set_status(StatusCode.ERROR),
-            Outcome(failed=True, error_type="_OTHER"),
-        ),
-        (
-            lambda span: span.set_status(StatusCode.ERROR, "no customer"),
-            Outcome(failed=True, error_type="_OTHER", description="no customer"),
-        ),
-        (
-            lambda span: span.set_status(Status(StatusCode.ERROR, "no customer")),
-            Outcome(failed=True, error_type="_OTHER", description="no customer"),
-        ),
-        (
-            lambda span: (
-                span.set_attribute("error.type", "invalid_order"),
-                span.set_status(StatusCode.ERROR),
-            ),
-            Outcome(failed=True, error_type="invalid_order"),
-        ),
-        (
-            lambda span: (
-                span.set_attributes({"tenant": "acme", "error.type": "invalid_order"}),
-                span.set_attribute("other", "x"),
-                span.set_status(StatusCode.ERROR),
-            ),
-            Outcome(failed=True, error_type="invalid_order"),
-        ),
-        (lambda span: span.set_attribute("error.type", "invalid_order"), SUCCESS),
+        lambda span: span.set_attribute("error.type", "invalid_order"),
+        lambda span: span.set_attributes({"a": 1, "error.type": "invalid_order"}),
     ],
 )
-def test_a_status_tells_the_outcome_whatever_is_recorded(
-    kind: str, set_: Any, outcome: Outcome, telemetry: Telemetry, unsampled: Telemetry
+def test_the_kind_of_failure_is_remembered(tell: Any) -> None:
+    proxy = StatusProxySpan(Theirs())
+    tell(proxy)
+    assert proxy.attributes == {"error.type": "invalid_order"}
+
+
+def test_a_handler_fails_by_the_status_of_a_span_that_does_not_tell_it() -> None:
+    """The decision is the same whatever makes the spans."""
+    theirs = Theirs()
+    message = delivery()
+
+    def handler(handled: Given) -> None:
+        assert handled.failed_status() == SUCCESS
+        trace.get_current_span().set_status(StatusCode.ERROR, "bad")
+
+    provider = TheirProvider(theirs)
+    handle([message], handler, tracer_provider=provider, policy=hopspan.reject_on_error)
+    assert message.outcome == Outcome(failed=True, error_type="_OTHER", description="bad")
+    assert [each.verdict for each in message.settlements] == [Verdict.REJECT]
+    assert theirs.calls[-1] == ("end", None)
+
+
+class Unreadable(Theirs):
+    """One whose status can be written, and not read."""
+
+    @property
+    def status(self) -> Status:
+        raise NotImplementedError("write-only")
+
+
+def test_a_status_that_cannot_be_read_is_not_read_while_the_span_starts() -> None:
+    span = Unreadable()
+    assert with_readable_status(span, Context()) is span
+
+
+# -- spans whose status nobody asks for ------------------------------------------------------------
+
+AROUND = set_span_in_context(NonRecordingSpan(CONTEXT), Context())
+
+
+class Unrecorded(Theirs):
+    """One that may be the application's own: a tracer that records nothing hands out what is current."""
+
+    def is_recording(self) -> bool:
+        return False
+
+
+class Nobodys(Unrecorded):
+    def get_span_context(self) -> SpanContext:
+        return INVALID_SPAN_CONTEXT
+
+
+@pytest.mark.parametrize("span", [NonRecordingSpan(CONTEXT), Theirs()])
+def test_a_span_whose_status_nobody_asks_for_is_left_as_it_is(span: Span) -> None:
+    assert with_readable_status(span, AROUND, is_needed=False) is span
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+@pytest.mark.parametrize(
+    "span", [Unrecorded(), Nobodys(), INVALID_SPAN, NonRecordingSpan(INVALID_SPAN_CONTEXT)]
+)
+def test_what_may_be_another_ones_span_or_nobodys_has_one_in_its_place(
+    span: Span, is_needed: bool
 ) -> None:
-    """The decision about a message must not depend on sampling."""
-    operation = {
-        "sampled": lambda: begin(telemetry),
-        "unsampled": lambda: begin(unsampled),
-        "silent": lambda: silent(Context()),
-        "no SDK": lambda: begin(telemetry, tracer_provider=trace.NoOpTracerProvider()),
-    }[kind]()
-    set_(operation.span)
-    assert operation.failed_status() == outcome
-    operation.end()
+    told = with_readable_status(span, AROUND, is_needed=is_needed)
+    assert (type(told), told.get_span_context()) == (StatusSpan, CONTEXT)
 
 
-def test_a_span_of_another_sdk_without_a_status_has_not_failed() -> None:
-    """Only the API is common to all: a span need not tell its status."""
-    operation = Operation(None, None, NonRecordingSpan(INVALID_SPAN_CONTEXT), Context())
-    assert operation.failed_status() == SUCCESS
+@pytest.mark.parametrize("hooks", [(), ("on_start",), ("on_end",)])
+def test_hooks_may_ask_for_the_status_of_every_span(
+    hooks: tuple[str, ...], unsampled: Telemetry
+) -> None:
+    leaving = Outgoing(Endpoint("memory"), MessageInfo(), None, lambda changed: ((changed,), {}))
+    instrumenter = unsampled.instrumenter(**dict.fromkeys(hooks, lambda *_: None))
+    operation, _ = start_send(instrumenter, PUBLISH, leaving, MAPPING)
+    assert hasattr(operation.span, "status") == bool(hooks)
 
 
-# -- the remembering span --------------------------------------------------------------------------
+def test_a_publish_does_not_end_what_is_current(telemetry: Telemetry) -> None:
+    theirs = Unrecorded()
+    instrumenter = telemetry.instrumenter(tracer_provider=TheirProvider(theirs))
+    leaving = Outgoing(Endpoint("memory"), MessageInfo(), None, lambda changed: ((changed,), {}))
+    operation, headers = start_send(instrumenter, PUBLISH, leaving, MAPPING)
+    operation.end(Outcome(failed=True, error_type="x"), {"a": 1})
+    assert theirs.calls == []
+    assert headers == {"traceparent": f"00-{1:032x}-{2:016x}-01"}
+
+
+# -- the span that keeps its status ---------------------------------------------------------------------
 
 STATUSES = st.sampled_from(list(StatusCode)).flatmap(
     lambda code: st.sampled_from(
@@ -199,24 +257,24 @@ def test_statuses_take_precedence_as_in_the_sdk(statuses: Sequence[Any]) -> None
     logging.disable(logging.WARNING)  # the SDK remarks on descriptions that it drops
     try:
         span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("x")
-        remembering = RememberingSpan(INVALID_SPAN_CONTEXT)
+        kept = StatusSpan(INVALID_SPAN_CONTEXT)
         for status in statuses:
             span.set_status(*status)
-            remembering.set_status(*status)
+            kept.set_status(*status)
     finally:
         logging.disable(logging.NOTSET)
     assert isinstance(span, ReadableSpan)
-    assert named(remembering.status) == named(span.status)
+    assert named(kept.status) == named(span.status)
 
 
-def test_a_remembering_span_keeps_its_identity(telemetry: Telemetry) -> None:
+def test_a_status_span_keeps_its_identity(telemetry: Telemetry) -> None:
     with telemetry.tracer.start_as_current_span("x") as span:
-        remembering = RememberingSpan(span.get_span_context())
-    assert remembering.get_span_context() == span.get_span_context()
+        kept = StatusSpan(span.get_span_context())
+    assert kept.get_span_context() == span.get_span_context()
 
 
-def test_a_remembering_span_forgets_everything_else() -> None:
-    span = RememberingSpan(INVALID_SPAN_CONTEXT)
+def test_a_status_span_forgets_everything_else() -> None:
+    span = StatusSpan(INVALID_SPAN_CONTEXT)
     span.set_attribute("a", 1)
     span.add_event("x")
     span.add_link(INVALID_SPAN_CONTEXT)
@@ -232,213 +290,8 @@ def test_a_remembering_span_forgets_everything_else() -> None:
 
 def test_a_nested_span_without_an_sdk_is_another_span() -> None:
     """The API hands a current `NonRecordingSpan` out again as every nested span: not so ours."""
-    outer = RememberingSpan(INVALID_SPAN_CONTEXT)
+    outer = StatusSpan(INVALID_SPAN_CONTEXT)
     context = trace.set_span_in_context(outer, Context())
     nested = trace.NoOpTracer().start_span("nested", context)
     nested.set_status(StatusCode.ERROR)
     assert named(outer.status) == ("UNSET", None)
-
-
-def test_a_silent_operation_goes_on_in_the_trace_that_is_there(telemetry: Telemetry) -> None:
-    with telemetry.tracer.start_as_current_span("ambient") as span:
-        context = trace.set_span_in_context(span, Context())
-    operation = silent(context)
-    assert operation.span.get_span_context() == span.get_span_context()
-
-
-def test_a_status_set_inside_a_silent_operation_is_not_set_on_the_ambient_span(
-    telemetry: Telemetry,
-) -> None:
-    with telemetry.tracer.start_as_current_span("ambient") as span:
-        operation = silent(trace.set_span_in_context(span, Context()))
-        trace.get_current_span(operation.context).set_status(StatusCode.ERROR)
-    assert telemetry.only.status == ("UNSET", None)
-
-
-# -- hooks -----------------------------------------------------------------------------------------
-
-
-def test_hooks_are_told_of_the_operation_and_the_native_object(telemetry: Telemetry) -> None:
-    calls: list[tuple[str, Any, Any, bool]] = []
-
-    def on_start(operation: Operation, native: Any) -> None:
-        calls.append(("start", operation, native, operation.span.is_recording()))
-
-    def on_end(operation: Operation, native: Any) -> None:
-        calls.append(("end", operation, native, operation.span.is_recording()))
-
-    operation = begin(telemetry, on_start=on_start, on_end=on_end)
-    operation.announce("the native")
-    operation.end()
-    assert calls == [
-        ("start", operation, "the native", True),
-        ("end", operation, "the native", True),
-    ]
-
-
-def test_the_end_hook_sees_how_it_went_and_can_add_to_it(telemetry: Telemetry) -> None:
-    def on_end(operation: Operation, _native: Any) -> None:
-        span = operation.span
-        assert isinstance(span, ReadableSpan)
-        span.set_attribute("seen", span.status.status_code.name)  # type: ignore[attr-defined]
-
-    begin(telemetry, on_end=on_end).end(FAILED)
-    assert telemetry.only.attributes["seen"] == "ERROR"
-
-
-def test_a_silent_operation_tells_no_hook() -> None:
-    silent(Context()).announce("the native")
-
-
-# -- hostile ---------------------------------------------------------------------------------------
-
-
-class UnprintableError(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("hostile")
-
-
-def test_an_exception_that_cannot_be_printed_still_fails_the_span(
-    telemetry: Telemetry, logged: pytest.LogCaptureFixture
-) -> None:
-    """Only its event is missing; status, error type and metrics are there."""
-    begin(telemetry).end(Outcome(True, UnprintableError(), "Unprintable"))
-    assert telemetry.only == DONE._replace(
-        attributes={**ATTRIBUTES, "error.type": "Unprintable"}, status=("ERROR", None)
-    )
-    assert [point[1] for point in telemetry.points("messaging.process.duration")] == [1]
-    assert [record.levelname for record in logged.records] == ["ERROR"]
-
-
-class Raising(SpanProcessor):
-    def on_end(self, span: ReadableSpan) -> None:
-        raise RuntimeError("a processor that cannot")
-
-
-def test_a_processor_that_raises_at_the_end_is_logged_once(
-    telemetry: Telemetry, logged: pytest.LogCaptureFixture
-) -> None:
-    telemetry.tracer_provider.add_span_processor(Raising())
-    for _ in range(2):
-        begin(telemetry).end()
-    assert [record.message for record in logged.records] == [
-        "hopspan failed at ending a span (RuntimeError); the message went on without it. "
-        "Further failures of this kind are silent"
-    ]
-
-
-def test_a_span_that_takes_no_attributes_still_ends(
-    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
-) -> None:
-    def refuse(self: Any, attributes: Any) -> None:
-        raise RuntimeError("no attributes")
-
-    operation = begin(telemetry)
-    monkeypatch.setattr(type(operation.span), "set_attributes", refuse)
-    operation.end(attributes={"late": True})
-    assert telemetry.only == DONE
-    assert len(logged.records) == 1
-
-
-# -- metrics of each type --------------------------------------------------------------------------
-
-PLAIN = {
-    "messaging.system": "memory",
-    "messaging.operation.name": "act",
-    "messaging.destination.name": "orders",
-}
-
-
-def act(telemetry: Telemetry, type_: OperationType, outcome: Outcome, **ending: Any) -> None:
-    operation = telemetry.instrumenter().start(
-        Action("act", type_), Endpoint("memory", "orders"), (Context(), Context(), ()), {}
-    )
-    operation.end(outcome, **ending)
-
-
-@pytest.mark.parametrize(
-    ("type_", "durations", "counts"),
-    [
-        (
-            OperationType.SEND,
-            "messaging.client.operation.duration",
-            "messaging.client.sent.messages",
-        ),
-        (
-            OperationType.RECEIVE,
-            "messaging.client.operation.duration",
-            "messaging.client.consumed.messages",
-        ),
-        (
-            OperationType.PROCESS,
-            "messaging.process.duration",
-            "messaging.client.consumed.messages",
-        ),
-        (OperationType.SETTLE, "messaging.client.operation.duration", None),
-    ],
-)
-@pytest.mark.parametrize(
-    ("outcome", "error"), [(SUCCESS, {}), (FAILED, {"error.type": "invalid_order"})]
-)
-def test_each_type_measures_its_own_duration_and_count(
-    type_: OperationType,
-    durations: str,
-    counts: str | None,
-    outcome: Outcome,
-    error: dict[str, str],
-    telemetry: Telemetry,
-) -> None:
-    """One record an operation, the same `error.type` as on the span, failures counted too."""
-    act(telemetry, type_, outcome)
-    measured = {
-        name: telemetry.points(name)
-        for name in (
-            "messaging.client.operation.duration",
-            "messaging.process.duration",
-            "messaging.client.sent.messages",
-            "messaging.client.consumed.messages",
-        )
-        if telemetry.points(name)
-    }
-    typed = {} if type_ is OperationType.PROCESS else {"messaging.operation.type": type_.value}
-    expected = {durations: [({**PLAIN, **typed, **error}, 1)]}
-    if counts is not None:
-        expected[counts] = [({**PLAIN, **error}, 1)]
-    assert measured == expected
-
-
-@pytest.mark.parametrize(
-    "type_", [OperationType.SEND, OperationType.RECEIVE, OperationType.PROCESS]
-)
-@pytest.mark.parametrize(("messages", "counted"), [(0, []), (1, [1]), (7, [7])])
-def test_messages_are_counted_as_told(
-    type_: OperationType, messages: int, counted: list[int], telemetry: Telemetry
-) -> None:
-    act(telemetry, type_, SUCCESS, messages=messages)
-    name = "sent" if type_ is OperationType.SEND else "consumed"
-    points = telemetry.points(f"messaging.client.{name}.messages")
-    assert [value for _, value in points] == counted
-
-
-def test_the_duration_can_be_told(telemetry: Telemetry) -> None:
-    act(telemetry, OperationType.SETTLE, SUCCESS, seconds=2.5)
-    (point,) = telemetry.metric("messaging.client.operation.duration").data.data_points
-    assert point.sum == 2.5
-
-
-def test_metrics_that_cannot_be_recorded_do_not_cost_the_span(
-    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*args: Any) -> None:
-        raise RuntimeError("no metrics")
-
-    operation = begin(telemetry)
-    monkeypatch.setattr("hopspan.telemetry.metrics.Meters.processing", refuse)
-    operation.end(FAILED)
-    assert telemetry.only.status == ("ERROR", "no customer")
-    assert len(logged.records) == 1
-
-
-def test_a_failure_without_a_type_is_an_error_all_the_same(telemetry: Telemetry) -> None:
-    begin(telemetry).end(Outcome(failed=True, description="no customer"))
-    assert telemetry.only == DONE._replace(status=("ERROR", "no customer"))

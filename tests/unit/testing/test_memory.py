@@ -12,9 +12,10 @@ from opentelemetry import baggage
 from opentelemetry.context import attach, detach
 
 import hopspan
-from hopspan.model import Delivery, Endpoint, MessageInfo, Verdict
-from hopspan.processing import Adapter
-from hopspan.testing import Message, Queue, memory
+from hopspan.delivery.batch import given, handed
+from hopspan.model import Endpoint, PolicyError, Verdict
+from hopspan.testing import Message, Queue
+from hopspan.testing.memory import MemoryDelivery
 
 
 def test_a_message_is_like_nothing_at_first() -> None:
@@ -124,40 +125,40 @@ def test_a_queue_runs_an_async_handler() -> None:
 # -- the adapter -----------------------------------------------------------------------------------
 
 
-def test_a_message_as_a_value() -> None:
+def test_a_delivery_reads_its_message() -> None:
     message = Message(headers={"a": 1}, queue=Queue("orders"), attempt=2, id="m1")
-    assert memory.delivery(message) == Delivery(
-        Endpoint("memory", "orders"),
-        MessageInfo("m1"),
-        {"a": 1},
-        message,
-        redelivered=True,
-        attempt=2,
-    )
+    with hopspan.process(message) as op:
+        delivery = op.delivery
+        assert delivery.endpoint == Endpoint("memory", "orders")
+        assert (delivery.headers, delivery.native) == ({"a": 1}, message)
+        assert (delivery.message_id, delivery.attempt, delivery.redelivered) == ("m1", 2, True)
+        assert delivery.settles is True
 
 
 def test_a_message_without_a_queue_is_of_a_test() -> None:
-    found = memory.delivery(Message(auto_ack=True))
-    assert (found.endpoint.destination, found.redelivered, found.settles) == ("test", False, False)
+    with hopspan.process(Message(auto_ack=True)) as op:
+        delivery = op.delivery
+        assert (delivery.endpoint.destination, delivery.settles) == ("test", False)
+        assert (delivery.attempt, delivery.redelivered) == (1, False)
 
 
-@pytest.mark.parametrize(
-    ("args", "found"),
-    [
-        ((), None),
-        ((1, "x"), None),
-        (([],), None),
-        (([1],), None),
-    ],
-)
-def test_what_is_no_message_is_not_found(args: tuple[object, ...], found: None) -> None:
-    assert memory.handed(args) == found
+@pytest.mark.parametrize("args", [(), (1, "x"), ([],), ([1],)])
+def test_what_is_no_message_is_not_found(args: tuple[object, ...]) -> None:
+    assert handed(MemoryDelivery, args, None) is None
 
 
 def test_messages_are_found_among_arguments() -> None:
     one, two = Message(), Message()
-    assert memory.handed((1, one, two)) == [one]
-    assert memory.handed(("x", [one, two])) == [one, two]
+    found = [handed(MemoryDelivery, args, None) for args in ((1, one, two), ("x", [one, two]))]
+    assert [each and [part.native for part in each.deliveries] for each in found] == [
+        [one],
+        [one, two],
+    ]
+
+
+@pytest.mark.parametrize("nothing", [[], ()])
+def test_a_list_without_messages_is_no_message(nothing: object) -> None:
+    assert given(MemoryDelivery, nothing, None) == ()
 
 
 def test_a_message_does_not_keep_its_handling() -> None:
@@ -169,29 +170,27 @@ def test_a_message_does_not_keep_its_handling() -> None:
     assert gone() is None
 
 
-def test_it_is_open_and_at_home_on_every_thread() -> None:
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (
+            hopspan.dead_letter("dlt", producer=None),
+            "a queue in memory keeps what was rejected by itself, in `dead`",
+        ),
+        (hopspan.requeue_times(2, pause=1), "a queue in memory cannot wait; leave out pause="),
+    ],
+)
+def test_it_dead_letters_by_itself_and_cannot_wait(policy: hopspan.Policy, reason: str) -> None:
     message = Message()
-    assert (memory.is_open(message), memory.hop(message), memory.owner(message)) == (
-        True,
-        None,
-        message,
-    ) or memory.owner(message) is None
+    with pytest.raises(PolicyError) as raised, hopspan.process(message, policy=policy):
+        pytest.fail("the block was entered")
+    assert str(raised.value) == f"policy {policy.name} cannot work with memory: {reason}"
+    assert message.verdict is None
 
 
-def test_it_dead_letters_by_itself() -> None:
-    assert memory.refusal(hopspan.dead_letter("dlt", producer=None)) == (
-        "a queue in memory keeps what was rejected by itself, in `dead`"
-    )
-    assert memory.refusal(hopspan.requeue_times(2, pause=1)) == (
-        "a queue in memory cannot wait; leave out pause="
-    )
-    assert memory.refusal(hopspan.reject_on_error) is None
-
-
-def test_it_has_no_words_of_its_own() -> None:
-    assert memory.error_type(ValueError()) is None
-
-
-def test_the_module_is_an_adapter() -> None:
-    wanted = {*Adapter.__annotations__, *(n for n in vars(Adapter) if not n.startswith("_"))}
-    assert {name for name in wanted if not hasattr(memory, name)} == set()
+def test_an_error_is_called_by_its_class() -> None:
+    message = Message()
+    with pytest.raises(ValueError, match="bad"), hopspan.process(message) as op:
+        raise ValueError("bad")
+    assert op.outcome is not None
+    assert op.outcome.error_type == "ValueError"

@@ -37,6 +37,7 @@ class PikaDelivery(AmqpDelivery):
         settled_already=SETTLED_ALREADY,
         error_type=error_type,
     )
+    tells_loss = True
 
     def __init__(  # noqa: PLR0917 - made for every message
         self,

@@ -64,7 +64,7 @@ def basic_publish(  # noqa: PLR0917 - as in pika
     route = state.destination(exchange, routing_key)
     if properties is None:
         return route, _NOTHING, None, call
-    message = properties.message_id, properties.correlation_id, None, None
+    message: Any = properties.message_id, properties.correlation_id, None, None
     return route, message, properties.headers, call
 
 

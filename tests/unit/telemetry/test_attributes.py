@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hopspan.propagation import MAPPING, PAIRS
-from hopspan.telemetry.capturing import Capture, is_secret, text
+from hopspan.telemetry.attributes import Capture, is_secret, text
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_failed_call_is_not_waited_for(intercept: Intercept, telemetry: Teleme
     assert len(telemetry.spans) == 1
 
 
-@pytest.mark.parametrize("place", ["is_heard", "completes"])
+@pytest.mark.parametrize("place", ["is_observed", "completes"])
 def test_a_fault_after_the_message_has_left_is_not_the_callers(
     place: str,
     intercept: Intercept,
@@ -212,8 +212,8 @@ def test_a_fault_after_the_message_has_left_is_not_the_callers(
 ) -> None:
     """Who is told that a publish has failed sends its message again."""
     completes: Any = cannot if place == "completes" else lambda *_: True
-    if place == "is_heard":
-        monkeypatch.setattr(Operation, "is_heard", property(cannot))
+    if place == "is_observed":
+        monkeypatch.setattr(Operation, "is_observed", property(cannot))
     channel, _ = intercept("publish", sends(PUBLISH, client.publish, completes))
     assert channel.publish("orders", b"body") == "published"
     assert (len(channel.calls), len(telemetry.spans), len(logged.records)) == (1, 1, 1)

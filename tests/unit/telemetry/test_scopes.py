@@ -9,26 +9,26 @@ import pytest
 
 import hopspan
 from hopspan.config import Config
-from hopspan.model import ConfigurationError, Delivery, Outcome, PolicyError, Verdict
-from hopspan.telemetry.faces import (
-    NO_SETTINGS,
-    Binding,
-    Face,
-    face_for,
-    forget_defaults,
-    install,
-    instrumenter_for,
-)
+from hopspan.model import ConfigurationError, Outcome, PolicyError, Verdict
 from hopspan.telemetry.instrumenter import Instrumenter
+from hopspan.telemetry.scopes import (
+    NO_OVERRIDES,
+    Binding,
+    Overrides,
+    cached_overrides,
+    forget_defaults,
+    instrumenter_for,
+    set_for_client,
+)
 from tests.unit.support import Telemetry
 
 
 @pytest.fixture
 def installed(telemetry: Telemetry) -> Iterator[Any]:
     instrumenter = telemetry.instrumenter(reraise=True)
-    install("memory", instrumenter)
+    set_for_client("memory", instrumenter)
     yield instrumenter
-    install("memory", None)
+    set_for_client("memory", None)
 
 
 def test_what_was_installed_is_used_for_its_client(installed: Any) -> None:
@@ -40,7 +40,7 @@ def test_other_clients_use_the_defaults(installed: Any) -> None:
 
 
 def test_what_is_taken_away_is_used_no_more(installed: Any) -> None:
-    install("memory", None)
+    set_for_client("memory", None)
     assert instrumenter_for("memory").config == Config()
 
 
@@ -67,32 +67,32 @@ def test_a_wrong_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_face_without_settings_is_what_lies_beneath_it(telemetry: Telemetry) -> None:
     base = telemetry.instrumenter()
-    assert NO_SETTINGS.over(base) is base
+    assert NO_OVERRIDES.applied_to(base) is base
 
 
 def test_a_face_lays_its_settings_over_the_base(telemetry: Telemetry) -> None:
     base = telemetry.instrumenter(correlation="link")
-    assert Face({"reraise": True}).over(base).config == telemetry.config(
+    assert Overrides({"reraise": True}).applied_to(base).config == telemetry.config(
         correlation="link", reraise=True
     )
 
 
 def test_a_face_over_one_base_is_made_once(telemetry: Telemetry) -> None:
     """A tracer and a meter are not asked for at every message."""
-    base, face = telemetry.instrumenter(), Face({"reraise": True})
-    assert face.over(base) is face.over(base)
+    base, face = telemetry.instrumenter(), Overrides({"reraise": True})
+    assert face.applied_to(base) is face.applied_to(base)
 
 
 def test_a_face_over_another_base_is_made_anew(telemetry: Telemetry) -> None:
-    face = Face({"reraise": True})
-    face.over(telemetry.instrumenter())
+    face = Overrides({"reraise": True})
+    face.applied_to(telemetry.instrumenter())
     other = telemetry.instrumenter(correlation="link")
-    assert face.over(other).config.correlation == "link"
+    assert face.applied_to(other).config.correlation == "link"
 
 
 def test_a_face_keeps_the_switch_of_its_base(telemetry: Telemetry) -> None:
     base = telemetry.instrumenter()
-    assert Face({"reraise": True}).over(base).switch is base.switch
+    assert Overrides({"reraise": True}).applied_to(base).switch is base.switch
 
 
 @pytest.mark.parametrize(
@@ -103,23 +103,25 @@ def test_a_mistake_is_known_when_the_face_is_made(
     settings: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        Face(settings)
+        Overrides(settings)
 
 
 def test_later_changes_to_the_given_settings_do_not_matter() -> None:
     settings: dict[str, Any] = {"reraise": True}
-    face = Face(settings)
+    face = Overrides(settings)
     settings["reraise"] = False
     assert face.settings == {"reraise": True}
 
 
 def test_equal_settings_have_one_face() -> None:
     """`process` is called for every message."""
-    assert face_for({"policy": hopspan.requeue_once}) is face_for({"policy": hopspan.requeue_once})
+    assert cached_overrides({"policy": hopspan.requeue_once}) is cached_overrides(
+        {"policy": hopspan.requeue_once}
+    )
 
 
 def test_no_settings_have_one_face() -> None:
-    assert face_for({}) is NO_SETTINGS
+    assert cached_overrides({}) is NO_OVERRIDES
 
 
 class Unhashable:
@@ -127,28 +129,28 @@ class Unhashable:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __call__(self, outcome: Outcome, delivery: Delivery) -> Verdict:
+    def __call__(self, outcome: Outcome, delivery: Any) -> Verdict:
         return Verdict.ACK
 
 
 def test_settings_that_cannot_be_hashed_have_a_face_all_the_same() -> None:
     policy = Unhashable()
-    assert face_for({"policy": policy}).settings == {"policy": policy}
+    assert cached_overrides({"policy": policy}).settings == {"policy": policy}
 
 
 @pytest.mark.parametrize(
     "names", [["tenant_id", "app.*"], {"tenant_id", "app.*"}], ids=["list", "set"]
 )
 def test_equal_names_have_one_face(names: Any) -> None:
-    face = face_for({"baggage_allow": names})
-    assert face is face_for({"baggage_allow": ["app.*", "tenant_id"]})
-    assert face.over(Instrumenter(Config())).config.baggage_allow == ("app.*", "tenant_id")
+    face = cached_overrides({"baggage_allow": names})
+    assert face is cached_overrides({"baggage_allow": ["app.*", "tenant_id"]})
+    assert face.applied_to(Instrumenter(Config())).config.baggage_allow == ("app.*", "tenant_id")
 
 
 def test_a_mistake_is_an_error_every_time() -> None:
     for _ in range(2):
         with pytest.raises(ConfigurationError):
-            face_for({"nonsense": 1})
+            cached_overrides({"nonsense": 1})
 
 
 def test_a_binding_is_active_until_its_switch_is_off(telemetry: Telemetry) -> None:

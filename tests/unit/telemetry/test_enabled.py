@@ -1,4 +1,4 @@
-"""Whether anybody hears of an operation: only where surely nobody does, it is not told."""
+"""Whether an operation is observed: an SDK, hooks, suppression, destinations that are ignored."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context, attach, detach, set_value
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context, attach, detach, set_value
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from hopspan.config import Config
-from hopspan.model import Verdict
-from hopspan.telemetry.audience import Audience, has_no_sdk
+from hopspan.model import Endpoint, Verdict
+from hopspan.telemetry.enabled import Enabled, has_no_sdk, ignoring, is_suppressed
 from tests.unit.support import Telemetry
 
 NONE: frozenset[str] = frozenset()
@@ -63,10 +63,10 @@ def test_at_first_there_is_no_sdk() -> None:
 def test_an_sdk_that_is_installed_later_is_seen(
     installed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audience = Audience(Config())
-    before = (has_no_sdk(), audience.is_nobody(), audience.has_nothing_to_carry())
+    enabled = Enabled(Config())
+    before = (has_no_sdk(), enabled.is_unobserved(), enabled.publish_is_noop())
     installed(monkeypatch)
-    after = (has_no_sdk(), audience.is_nobody(), audience.has_nothing_to_carry())
+    after = (has_no_sdk(), enabled.is_unobserved(), enabled.publish_is_noop())
     assert (before, after) == ((True, True, True), (False, False, False))
 
 
@@ -89,15 +89,15 @@ def test_the_proxy_of_the_api_is_no_sdk() -> None:
 
 @PROVIDERS_AND_HOOKS
 def test_a_provider_or_a_hook_of_the_settings_is_somebody(name: str) -> None:
-    audience = Audience(Config(**{name: given(name)}))
-    assert (audience.is_nobody(), audience.has_nothing_to_carry()) == (False, False)
+    enabled = Enabled(Config(**{name: given(name)}))
+    assert (enabled.is_unobserved(), enabled.publish_is_noop()) == (False, False)
 
 
 @pytest.mark.parametrize("signal", ["logs", "logs/dup"])
 def test_who_wants_exceptions_in_logs_is_somebody(signal: Any) -> None:
     """Whether there is a provider of logs is not asked: one can be installed later."""
-    audience = Audience(Config(exceptions=signal))
-    assert (audience.is_nobody(), audience.has_nothing_to_carry()) == (False, False)
+    enabled = Enabled(Config(exceptions=signal))
+    assert (enabled.is_unobserved(), enabled.publish_is_noop()) == (False, False)
 
 
 # -- nothing to carry ------------------------------------------------------------------------------
@@ -105,21 +105,21 @@ def test_who_wants_exceptions_in_logs_is_somebody(signal: Any) -> None:
 
 @pytest.mark.usefixtures("current")
 def test_whatever_is_current_may_be_carried() -> None:
-    audience = Audience(Config())
-    assert (audience.is_nobody(), audience.has_nothing_to_carry()) == (True, False)
+    enabled = Enabled(Config())
+    assert (enabled.is_unobserved(), enabled.publish_is_noop()) == (True, False)
 
 
 @pytest.mark.parametrize("allowed", [NONE, frozenset({"tenant.id"})])
 def test_an_allow_list_holds_for_what_the_message_brings(allowed: Any) -> None:
-    audience = Audience(Config(baggage_allow=allowed))
-    assert (audience.is_nobody(), audience.has_nothing_to_carry()) == (True, False)
+    enabled = Enabled(Config(baggage_allow=allowed))
+    assert (enabled.is_unobserved(), enabled.publish_is_noop()) == (True, False)
 
 
 def test_another_propagator_may_know_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    audience = Audience(Config())
+    enabled = Enabled(Config())
     other = CompositePropagator([TraceContextTextMapPropagator()])
     monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", other)
-    assert audience.has_nothing_to_carry() is False
+    assert enabled.publish_is_noop() is False
 
 
 # -- how it ends -----------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_another_propagator_may_know_what_to_write(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_who_hears_of_what_is_not_recorded(settings: Any, hears: bool) -> None:
-    assert Audience(Config(**settings)).hears_unrecorded() is hears
+    assert Enabled(Config(**settings)).observes_unrecorded() is hears
 
 
 @SDKS
@@ -148,9 +148,9 @@ def test_who_hears_of_what_is_not_recorded(settings: Any, hears: bool) -> None:
 def test_a_global_sdk_hears_what_is_measured(
     installed: Any, settings: Any, hears: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audience = Audience(Config(**settings))
+    enabled = Enabled(Config(**settings))
     installed(monkeypatch)
-    assert audience.hears_unrecorded() is hears
+    assert enabled.observes_unrecorded() is hears
 
 
 # -- settlements -----------------------------------------------------------------------------------
@@ -164,11 +164,64 @@ TOLD = {
 
 @pytest.mark.parametrize("wanted", sorted(TOLD))
 def test_which_settlements_are_told(wanted: Any) -> None:
-    audience = Audience(Config(settle_spans=wanted))
-    assert {each for each in Verdict if audience.tells_of(each)} == TOLD[wanted]
+    enabled = Enabled(Config(settle_spans=wanted))
+    assert {each for each in Verdict if enabled.records_settlement(each)} == TOLD[wanted]
 
 
 @pytest.mark.parametrize(("wanted", "tells"), [("all", True), ("notable", True), ("none", False)])
 def test_what_is_notable_by_itself_is_told_unless_nothing_is(wanted: Any, tells: bool) -> None:
-    audience = Audience(Config(settle_spans=wanted))
-    assert {audience.tells_of(each, notable=True) for each in Verdict} == {tells}
+    enabled = Enabled(Config(settle_spans=wanted))
+    assert {enabled.records_settlement(each, notable=True) for each in Verdict} == {tells}
+
+
+# -- suppression -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key", [_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"], ids=["api", "plain"]
+)
+def test_both_spellings_suppress(key: str) -> None:
+    """The one of the API, and the plain one that older instrumentations set."""
+    assert is_suppressed(set_value(key, True, Context())) is True
+
+
+def test_nothing_is_suppressed_by_itself() -> None:
+    assert is_suppressed(Context()) is False
+
+
+def test_suppression_can_be_lifted() -> None:
+    assert is_suppressed(set_value("suppress_instrumentation", False, Context())) is False
+
+
+# -- destinations that are ignored: patterns of the shell, for names and templates ------------------
+
+
+def test_without_patterns_nothing_is_looked_at() -> None:
+    assert ignoring(()) is None
+
+
+@pytest.mark.parametrize(
+    ("patterns", "ignored"),
+    [
+        (("health",), ["health"]),
+        (("health.*",), ["health.ping", "health.ping.a"]),
+        (("health*",), ["health", "health.ping", "health.ping.a", "healthy"]),
+        (("*.ping",), ["health.ping"]),
+        (("health.p[aio]ng", "healt?y"), ["health.ping", "healthy"]),
+        (("Health",), ["Health"]),
+        (("*",), ["health", "Health", "health.ping", "health.ping.a", "healthy", "(x|y)", ""]),
+        (("(x|y)", "y"), ["(x|y)"]),
+    ],
+)
+def test_a_destination_is_matched_as_a_whole(patterns: tuple[str, ...], ignored: list[str]) -> None:
+    names = ["health", "Health", "health.ping", "health.ping.a", "healthy", "(x|y)", ""]
+    is_ignored = ignoring(patterns)
+    assert is_ignored is not None
+    assert [name for name in names if is_ignored(Endpoint("memory", name))] == ignored
+
+
+@pytest.mark.parametrize(("template", "ignored"), [("health.{id}", True), ("orders.{id}", False)])
+def test_a_template_is_as_good_as_a_name(template: str, ignored: bool) -> None:
+    is_ignored = ignoring(["health.*"])
+    assert is_ignored is not None
+    assert is_ignored(Endpoint("memory", "x.7", template=template)) is ignored

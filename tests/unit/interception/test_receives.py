@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import gc
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,12 +16,13 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import hopspan
 from hopspan.conventions import Action
-from hopspan.interception import Fetch, consumes, iterates, receives, runs_first
-from hopspan.interception.consuming import _Quietly
+from hopspan.delivery import Loop
+from hopspan.interception import Fetch, consumes, iterates, notifies, receives
+from hopspan.interception.receives import _Unintercepted
 from hopspan.model import Endpoint, OperationType, PolicyError, Verdict
-from hopspan.processing.loops import Loop
-from hopspan.telemetry import Binding
-from hopspan.testing import Message, memory
+from hopspan.telemetry import Binding, set_for_client
+from hopspan.testing import Message
+from hopspan.testing.memory import ADAPTER
 from tests.unit.interception import client
 from tests.unit.interception.client import Channel
 from tests.unit.interception.conftest import Intercept
@@ -28,6 +30,7 @@ from tests.unit.support import Seen, Telemetry, delivery
 
 CONSUMES = consumes(client.consume)
 RECEIVES = receives(client.get)
+MODULE = sys.modules[receives.__module__]
 
 
 def cannot(*args: Any, **kwargs: Any) -> Any:
@@ -152,6 +155,71 @@ def test_a_handler_that_settles_nothing_may_have_auto_ack(
     assert len(telemetry.spans) == 1
 
 
+async def coroutine_function(message: Message) -> None: ...
+
+
+def generator_function(message: Message) -> Iterator[None]:
+    yield
+
+
+async def async_generator_function(message: Message) -> AsyncIterator[None]:
+    yield
+
+
+class WithCoroutine:
+    async def __call__(self, message: Message) -> None: ...
+
+
+NEVER_RUN = pytest.mark.parametrize(
+    "handler",
+    [
+        coroutine_function,
+        generator_function,
+        async_generator_function,
+        WithCoroutine(),
+        functools.partial(coroutine_function),
+        hopspan.consumer(coroutine_function),
+        functools.partial(hopspan.consumer(policy=hopspan.ack_always)(generator_function)),
+    ],
+)
+
+
+@NEVER_RUN
+def test_a_handler_whose_body_would_never_run_is_refused_when_subscribing(
+    handler: Any, intercept: Intercept
+) -> None:
+    channel, _ = intercept("consume", CONSUMES)
+    with pytest.raises(PolicyError, match="memory calls plain functions, and the body of"):
+        channel.consume("orders", handler)
+    assert channel.calls == []
+
+
+@NEVER_RUN
+def test_switched_off_no_handler_is_refused(handler: Any, intercept: Intercept) -> None:
+    channel, binding = intercept("consume", CONSUMES)
+    binding.instrumenter.switch.on = False
+    channel.consume("orders", handler)
+    assert channel.handlers == [handler]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_settings_that_change_after_subscribing_hold_from_then_on(
+    later: bool, telemetry: Telemetry
+) -> None:
+    """A subscription is made again when anything of what holds has changed."""
+    set_for_client("memory", telemetry.instrumenter(policy=hopspan.ack_always))
+    binding = Binding(ADAPTER)
+    channel = Channel()
+    CONSUMES(Channel.consume, binding)(channel, "orders", lambda message: 1 / 0)
+    try:
+        if later:
+            set_for_client("memory", telemetry.instrumenter(policy=hopspan.reject_on_error))
+        message = handled(channel)
+    finally:
+        set_for_client("memory", None)
+    assert message.verdict is (Verdict.REJECT if later else Verdict.ACK)
+
+
 def test_a_registration_that_is_not_an_applications_is_left_alone(
     intercept: Intercept, telemetry: Telemetry
 ) -> None:
@@ -180,6 +248,7 @@ def test_a_registered_handler_emits_nothing_once_it_is_switched_off(
     ran: list[Message] = []
     channel.consume("orders", ran.append)
     binding.instrumenter.switch.on = False
+    set_for_client("memory", None)  # as `uninstrument` does
     message = handled(channel)
     assert (ran, message.verdict, telemetry.spans) == ([message], None, [])
 
@@ -248,8 +317,8 @@ def test_a_fetch_is_timed_from_the_call_to_its_return(
     intercept: Intercept, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([100.0, 103.0])
-    monkeypatch.setattr("hopspan.interception.consuming.perf_counter", lambda: next(clock))
-    monkeypatch.setattr("hopspan.interception.consuming.time_ns", lambda: 1_000)
+    monkeypatch.setattr(MODULE, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(MODULE, "time_ns", lambda: 1_000)
     channel, _ = intercept("get", RECEIVES)
     channel.waiting = [Message()]
     channel.get("orders")
@@ -292,12 +361,12 @@ def test_a_call_that_says_by_raising_that_there_is_nothing_is_no_operation(
 POLL = Action("poll", OperationType.RECEIVE)
 
 
-def polling(several: bool) -> Any:
+def polling(mixed: bool) -> Any:
     """A call for whatever there is, as a client of several queues has it."""
 
     def reader(channel: Any, queue: str) -> Fetch:
         return Fetch(
-            Endpoint("memory", "all"), lambda messages: messages or [], POLL, several=several
+            Endpoint("memory", "all"), lambda messages: messages or [], POLL, mixed_endpoints=mixed
         )
 
     return receives(reader)
@@ -307,7 +376,7 @@ A, B = (delivery(endpoint=Endpoint("memory", queue)) for queue in "ab")
 
 
 @pytest.mark.parametrize(
-    ("several", "found", "name"),
+    ("mixed", "found", "name"),
     [
         (True, [A, A], "poll a"),
         (True, [A], "poll a"),
@@ -316,9 +385,9 @@ A, B = (delivery(endpoint=Endpoint("memory", queue)) for queue in "ab")
     ],
 )
 def test_a_call_for_whatever_there_is_is_named_after_what_came(
-    several: bool, found: Any, name: str, intercept: Intercept, telemetry: Telemetry
+    mixed: bool, found: Any, name: str, intercept: Intercept, telemetry: Telemetry
 ) -> None:
-    channel, _ = intercept("get", polling(several))
+    channel, _ = intercept("get", polling(mixed))
     channel.waiting = [found]
     channel.get("all")
     assert telemetry.only.name == name
@@ -326,7 +395,7 @@ def test_a_call_for_whatever_there_is_is_named_after_what_came(
 
 
 @pytest.mark.parametrize(
-    ("several", "found", "seen"),
+    ("mixed", "found", "seen"),
     [
         (True, [A, B], [("poll b", 1)]),
         (True, [A, A], []),
@@ -335,9 +404,9 @@ def test_a_call_for_whatever_there_is_is_named_after_what_came(
     ],
 )
 def test_what_is_of_an_ignored_destination_was_not_received(
-    several: bool, found: Any, seen: Any, intercept: Intercept, telemetry: Telemetry
+    mixed: bool, found: Any, seen: Any, intercept: Intercept, telemetry: Telemetry
 ) -> None:
-    channel, _ = intercept("get", polling(several), ignore=("a",))
+    channel, _ = intercept("get", polling(mixed), ignore=("a",))
     channel.waiting = [found]
     assert channel.get("all") is found
     assert [
@@ -351,7 +420,7 @@ def test_what_is_of_an_ignored_destination_was_not_received(
 def test_a_call_for_whatever_there_is_that_fails_is_named_after_what_it_asked_for(
     intercept: Intercept, telemetry: Telemetry
 ) -> None:
-    channel, _ = intercept("get", polling(several=True))
+    channel, _ = intercept("get", polling(mixed=True))
     channel.error = ValueError("bad")
     with pytest.raises(ValueError, match="bad"):
         channel.get("all")
@@ -513,7 +582,7 @@ class AskingIterator:
 def asking(telemetry: Telemetry) -> Asking:
     """A client whose iterator and whose call are both intercepted."""
     channel = Asking()
-    binding = Binding(memory, telemetry.instrumenter())
+    binding = Binding(ADAPTER, telemetry.instrumenter())
     for method, interceptor in (("get", RECEIVES), ("iterate", iterating())):
         changed = interceptor(getattr(Asking, method), binding)
         channel.__dict__[method] = functools.partial(changed, channel)
@@ -550,12 +619,12 @@ def test_the_clients_own_iterator_is_within_reach(asking: Asking) -> None:
 
 
 def test_a_loop_over_what_can_be_copied_can_be_copied() -> None:
-    quiet = _Quietly(iter([1, 2]), "memory")
+    quiet = _Unintercepted(iter([1, 2]), "memory")
     assert list(copy.deepcopy(quiet)) == list(quiet) == [1, 2]
 
 
 def test_what_was_wrapped_around_an_iterator_is_one() -> None:
-    quiet = _Quietly(iter([1, 2]), "memory")
+    quiet = _Unintercepted(iter([1, 2]), "memory")
     assert (iter(quiet) is quiet, list(quiet)) == (True, [1, 2])
 
 
@@ -568,14 +637,14 @@ def test_being_told_first(intercept: Intercept) -> None:
     def before(channel: Channel, *args: Any, **kwargs: Any) -> None:
         told.append((list(channel.calls), args, kwargs))
 
-    channel: Any = intercept("publish", runs_first(before))[0]
+    channel: Any = intercept("publish", notifies(before))[0]
     assert channel.publish("orders", body=b"body") == "published"
     assert told == [([], ("orders",), {"body": b"body"})]
     assert channel.calls == [("publish", "orders", b"body", None, False)]
 
 
 def test_switched_off_nobody_is_told(intercept: Intercept) -> None:
-    channel, binding = intercept("cancel", runs_first(cannot))
+    channel, binding = intercept("cancel", notifies(cannot))
     binding.instrumenter.switch.on = False
     assert channel.cancel() == "cancelled"
 
@@ -583,7 +652,7 @@ def test_switched_off_nobody_is_told(intercept: Intercept) -> None:
 def test_who_cannot_be_told_is_logged_once(
     intercept: Intercept, logged: pytest.LogCaptureFixture
 ) -> None:
-    channel, _ = intercept("cancel", runs_first(cannot))
+    channel, _ = intercept("cancel", notifies(cannot))
     assert [channel.cancel() for _ in range(2)] == ["cancelled", "cancelled"]
     assert [record.message.partition(";")[0] for record in logged.records] == [
         "hopspan failed at before cancel (RuntimeError)"
@@ -596,7 +665,7 @@ def test_who_cannot_be_told_is_logged_once(
         ("consume", CONSUMES),
         ("get", RECEIVES),
         ("iterate", iterating()),
-        ("cancel", runs_first(cannot)),
+        ("cancel", notifies(cannot)),
     ],
 )
 def test_replacements_look_like_the_method(
