@@ -604,8 +604,10 @@ class Delivery(Incoming):
                 subscription = self.subscription
                 self.outcome = SUCCESS
                 success = subscription.success
-                if not subscription.settles or (
-                    success is not None and self._settles_at_once(success, seconds)
+                if (
+                    not subscription.settles
+                    or self.verdict is not None
+                    or (success is not None and self._settles_at_once(success, seconds))
                 ):
                     self._end(seconds)
                     return

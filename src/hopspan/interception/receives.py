@@ -87,7 +87,7 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
     handler = registration.handler
     overrides = overrides_of(handler) or NO_OVERRIDES
     client, kind = binding.adapter.client, binding.adapter.delivery
-    _refuse_handler(handler, client)
+    refuse_handler(handler, client)
 
     def subscribe() -> Subscription:
         return Subscription(
@@ -125,7 +125,7 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
     return registration.call(registered)
 
 
-def _refuse_handler(handler: Any, client: Any) -> None:
+def refuse_handler(handler: Any, client: Any) -> None:
     """Refuse a handler whose body a client that calls plain functions would never run.
 
     Raises:
