@@ -259,7 +259,7 @@ class _Unintercepted:
 
 Known = list[tuple[int, "Subscription | None"]]
 """The subscription of all loops over an object, with the generation of the settings it was made of;
-None after `uninstrument`. Its only entry is one value: other threads may find the settings changed."""
+None after `uninstrument`. Its only entry is one value: other threads may find it changed."""
 
 
 def loop_starter(
