@@ -25,7 +25,7 @@ from hopspan.delivery import Adapter, Running, set_lookup
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Callable, Container, Mapping
 
 ADAPTERS = {
     "aio_pika": "hopspan.adapters.aio_pika",
@@ -134,7 +134,14 @@ def running(handler: Any) -> Running | None:
     state = sys.modules.get("celery._state")
     if state is None or state.get_current_task() is None:
         return None
-    found: Running | None = importlib.import_module(ADAPTERS["celery"]).running(handler)
+    found: Running | None = _running_task()(handler)
+    return found
+
+
+@cache
+def _running_task() -> Callable[[Any], Running | None]:
+    """Look the function up once: a task's body asks each time that it runs."""
+    found: Callable[[Any], Running | None] = importlib.import_module(ADAPTERS["celery"]).running
     return found
 
 

@@ -16,9 +16,10 @@ from hopspan import faults
 from hopspan.delivery.adapter import adapter_among, adapter_of, running_task, unknown
 from hopspan.delivery.batch import handed
 from hopspan.delivery.entering import safely
-from hopspan.delivery.outcomes import refuse_outside_task
+from hopspan.delivery.outcomes import refuse_on, refuse_outside_task
 from hopspan.delivery.subscription import Subscriptions
 from hopspan.model import UnknownMessageError
+from hopspan.settlement import as_policy
 from hopspan.telemetry import CONSUMER, Overrides
 
 if TYPE_CHECKING:
@@ -237,7 +238,8 @@ def consumer(
 
     Raises:
         ConfigurationError: a setting is unknown or invalid.
-        PolicyError: on subscribing or at the first delivery, a policy that cannot work there.
+        PolicyError: when the consumer is given, on subscribing or at the first delivery, a policy
+            that cannot work there.
         UnknownMessageError: when called with no message of a client that hopspan knows.
 
     Thread and task safety: the decorated handler may be called concurrently.
@@ -276,6 +278,8 @@ def _enter(  # noqa: C901 - two closures
         known = adapter or adapter_among((via,))
         if known is not None:
             known.prepare(via)
+            if "policy" in overrides.settings:
+                refuse_on(via, known, as_policy(overrides.settings["policy"]))
 
     def find(args: tuple[Any, ...]) -> Any:
         found = adapter or adapter_among(args)

@@ -442,11 +442,10 @@ class Delivery(Incoming):
         Raises:
             PolicyError: it says what cannot work, why, and what to change.
         """
-        for delivery in self.deliveries:
-            refuse(policy, self.client, delivery.unfit(policy))
-            if not delivery.settles:
-                whom = f"the consumer of {delivery.endpoint.destination or 'this queue'}"
-                raise auto_ack_error(policy, self.client, whom)
+        refuse(policy, self.client, self.unfit(policy))
+        if not self.settles:
+            whom = f"the consumer of {self.endpoint.destination or 'this queue'}"
+            raise auto_ack_error(policy, self.client, whom)
         if block:
             require_async_with(block, policy, self.client)
 
@@ -546,7 +545,10 @@ class Delivery(Incoming):
         if ongoing is not None and not ongoing.is_over:
             return ongoing
         self.begin(subscription, base, base)
-        self._context = self._new_context()
+        if self._carried:
+            self._context = self._new_context()
+        else:
+            self._context = Context({SPAN_KEY: self.span, CURRENT: _ref(self)})
         self.is_turn, self._unclaimed = True, home
         return self
 
@@ -602,8 +604,10 @@ class Delivery(Incoming):
                 subscription = self.subscription
                 self.outcome = SUCCESS
                 success = subscription.success
-                if not subscription.settles or (
-                    success is not None and self._settles_at_once(success, seconds)
+                if (
+                    not subscription.settles
+                    or self.verdict is not None
+                    or (success is not None and self._settles_at_once(success, seconds))
                 ):
                     self._end(seconds)
                     return
@@ -687,18 +691,36 @@ class Delivery(Incoming):
 
         Nothing happens where a scope inside has claimed it, or it was deferred.
         """
-        if self.claim() is None or not CONCLUDES[self.state][0] or not self._conclude_once():
+        try:
+            del self._unclaimed
+            if self._rare is not None and not CONCLUDES[self.state][0]:
+                return
+            del self._live
+        except AttributeError:
             return
-        verdicts = self.verdicts()
-        self.outcome = outcome_of_turn(self._outcome(None), failing_verdict(verdicts))
-        if None in verdicts and self.settles:
+        seconds = perf_counter() - self._began
+        is_unsettled = self.verdict is None
+        status = getattr(self.span, "status", None)
+        if self._rare is None and (
+            status is UNSET or status is None or status.status_code is not _ERROR
+        ):
+            outcome = SUCCESS  # nearly always
+        else:
+            outcome = self._outcome(None)
+        if self.is_batch or not is_unsettled:
+            verdicts = self.verdicts()
+            outcome = outcome_of_turn(outcome, failing_verdict(verdicts))
+            is_unsettled = None in verdicts
+        self.outcome = outcome
+        if is_unsettled:
             if not self._can_settle():
-                left = Settlement(Verdict.LEAVE, "channel closed")
-                self.rare().about = names.settlement_attributes(left)
-                self.outcome = self.outcome._replace(cancelled=not self.outcome.failed)
-            elif self.policy.settles:
+                if self.settles:
+                    left = Settlement(Verdict.LEAVE, "channel closed")
+                    self.rare().about = names.settlement_attributes(left)
+                    self.outcome = outcome._replace(cancelled=not outcome.failed)
+            elif self.subscription.settles and self.settles:
                 warn_of_unsettled_turn(self.policy, self._destination())
-        self._end(self.elapsed())
+        self._end(seconds)
 
     def verdicts(self) -> Sequence[Verdict | None]:
         """How each of the deliveries that are handled as one was settled."""

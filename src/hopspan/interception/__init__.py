@@ -18,6 +18,7 @@ from hopspan.interception.receives import (
     notifies,
     receives,
     receives_async,
+    refuse_handler,
 )
 from hopspan.interception.replacing import subclass
 from hopspan.interception.sends import end_send, sends, sends_async
@@ -44,6 +45,7 @@ __all__ = [
     "owner_of",
     "receives",
     "receives_async",
+    "refuse_handler",
     "returns_wrapped",
     "sends",
     "sends_async",

@@ -7,6 +7,7 @@ thread: at once where that is the current one, else when it next asks for record
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
@@ -15,7 +16,7 @@ from hopspan.offsets.partitions import Partitions
 from hopspan.offsets.rewinding import Rewinding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 
     from hopspan.offsets.consumer import Consumer, Partition
     from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
@@ -28,13 +29,6 @@ _SLICE = 1.0
 polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
-class RevokedError(Exception):
-    """The partition is not ours any more: its new consumer gets the record."""
-
-    def __init__(self) -> None:
-        super().__init__("the partition was revoked, or the consumer is closed")
-
-
 class Tracker:
     """One consumer's, from when hopspan first sees it."""
 
@@ -43,8 +37,10 @@ class Tracker:
         self.partitions: Partitions = Partitions(consumer)
         self.committer: Committer = Committer(consumer, self.partitions)
         self.rewinding: Rewinding = Rewinding(consumer, self.partitions)
+        self.siblings: Sized = ()
+        """The trackers of the client, this one included."""
         self.claim: Callable[[Sequence[Any]], object] = len
-        """Called with the records that are handed out; see the registry."""
+        """Called with the records that are handed out, where there are several; see the registry."""
 
     # -- handing out -----------------------------------------------------------------------------
 
@@ -54,17 +50,21 @@ class Tracker:
             if records:
                 self.handed_out_partition(records)
 
-    def handed_out_partition(self, records: Sequence[Any]) -> None:
-        """The application gets records of one partition. Never raises."""
+    def handed_out_partition(self, records: Sequence[Any]) -> Frontier | None:
+        """The application gets records of one partition; returns its frontier. Never raises."""
         partitions = self.partitions
         try:
             partition = self.consumer.partition_of(records[0])
-            self.claim(records)
+            if len(self.siblings) > 1:
+                self.claim(records)
             with partitions.lock:
-                partitions.frontier(partition).handed_out(records, settles=partitions.settles)
+                frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
+                frontier.handed_out(records, settles=partitions.settles)
+                return frontier
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
             self.committer.is_off = True
             faults.report("seeing what a consumer hands out; nothing more is committed for it")
+            return None
 
     # -- handling --------------------------------------------------------------------------------
 
@@ -87,10 +87,15 @@ class Tracker:
         Returns:
             Whether the application has committed beyond the record already.
         """
-        with self.partitions.lock:
-            self._note(instrumenter, settles=settles)
-            frontier.handle(handling)
-            return handling.offset < frontier.settled_below
+        partitions, offset, handled = self.partitions, handling.offset, frontier.handling
+        with partitions.lock:
+            if instrumenter is not self.committer.instrumenter or settles:
+                self._note(instrumenter, settles=settles)
+            if offset in handled:
+                frontier.handle_again(handling)
+            else:
+                handled[offset] = handling
+            return offset < frontier.settled_below
 
     def begin_batch(
         self,
@@ -110,10 +115,10 @@ class Tracker:
         self.partitions.settles = self.partitions.settles or settles
         self.committer.instrumenter = instrumenter
 
-    def end(self, frontier: Frontier, handling: Handling) -> None:
-        """The handling of a record is over."""
+    def end(self, frontier: Frontier, handling: Handling, turn: Any = None) -> None:
+        """The handling of a record is over; see `Frontier.leave`."""
         with self.partitions.lock:
-            frontier.leave(handling)
+            frontier.leave(handling, turn)
 
     def end_batch(self, frontiers: Iterable[Frontier], batch: BatchHandling) -> None:
         """The handling of several records as one is over. Idempotent."""
@@ -188,7 +193,7 @@ class Tracker:
 
     def run_pending(self) -> None:
         """Do what was left for the consumer's thread, which is the calling one. Never raises."""
-        self.consumer.seen_here()
+        self.consumer.thread = get_ident()
         try:
             if self.rewinding.rewinds or self.rewinding.pauses:
                 self.rewinding.run()
@@ -199,10 +204,10 @@ class Tracker:
 
     def max_block(self) -> float | None:
         """Seconds for which a poll may block; None for as long as it likes."""
-        waits = self.rewinding.seconds_left()
+        waits = self.rewinding.seconds_left() if self.rewinding.pauses else []
         with self.partitions.lock:
             frontiers = self.partitions.frontiers.values()
-            if any(each.is_handled() or each.is_dirty for each in frontiers):
+            if any([each.handling or each.batches or each.is_dirty for each in frontiers]):
                 waits.append(_SLICE)
         return min(waits, default=None)
 
