@@ -48,6 +48,7 @@ CLIENT = Client(
     settled_already=kafka_common.SETTLED_ALREADY,
     error_type=error_type,
 )
+NOTHING_TAKEN: Any = (None, None)
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps its state."""
 
@@ -86,8 +87,8 @@ class ConsumerState(Consumer):
         """The call of the client's own that goes on: `next`, or `loop` for that of a loop of ours."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
-        self.taken: Any = None
-        """The record that a loop of ours has just been given."""
+        self.taken: tuple[Any, Frontier | None] = NOTHING_TAKEN
+        """The record that a loop of ours has just been given, and its partition's frontier."""
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.tracker: Tracker = Tracker(self)
 
@@ -203,7 +204,8 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
 
 def _poll(state: ConsumerState, poll: Call, timeout_ms: Any = 0, *args: Any, **more: Any) -> Any:
     tracker = state.tracker
-    tracker.run_pending()
+    if not state.inside:
+        tracker.run_pending()
     max_block = tracker.max_block()
     if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
         records = poll(timeout_ms, *args, **more)
@@ -225,22 +227,15 @@ def _poll_in_slices(state: ConsumerState, poll: Callable[[float], Any], timeout_
         tracker.run_pending()
 
 
-def ask_next(
-    state: ConsumerState, following: Call, inside: str = "next"
-) -> tuple[Any, Frontier | None]:
-    """The next record that the client's own iterator gives, and the frontier of its partition."""
-    tracker = state.tracker
-    tracker.run_pending()
-    state.inside = inside
+def _next(state: ConsumerState, following: Call) -> Any:
+    state.tracker.run_pending()
+    state.inside = "next"
     try:
         record = following()
     finally:
         state.inside = ""
-    return record, tracker.handed_out_partition((record,))
-
-
-def _next(state: ConsumerState, following: Call) -> Any:
-    return ask_next(state, following)[0]
+    state.tracker.handed_out_one(record)
+    return record
 
 
 def runs_of_one(record: Any) -> dict[TopicPartition, list[Any]]:
