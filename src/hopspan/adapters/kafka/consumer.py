@@ -80,6 +80,7 @@ class ConsumerState(Consumer):
         )
         self.cluster_id: str | None = None
         """The cluster's id, once it is known."""
+        self._cluster = getattr(getattr(native, "_client", None), "cluster", None)
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self.routes = kafka_common.Routes(self.endpoint, self._about)
         """The routes of its records."""
@@ -94,8 +95,7 @@ class ConsumerState(Consumer):
 
     def add_cluster(self, attributes: dict[str, Any]) -> None:
         """Add the cluster's id to a span, as soon as it is known. Private to the client."""
-        client = getattr(self.native, "_client", None)
-        cluster_id = getattr(getattr(client, "cluster", None), "cluster_id", None)
+        cluster_id = getattr(self._cluster, "cluster_id", None)
         if cluster_id is not None:
             self.cluster_id = attributes[kafka_common.CLUSTER_ID] = cluster_id
             self._about[kafka_common.CLUSTER_ID] = cluster_id
@@ -107,8 +107,9 @@ class ConsumerState(Consumer):
 
     def describe(self, partition: Any, done: Done) -> dict[str, Any]:
         """A record that is done, for the span of its commit."""
-        attributes = dict(self.routes[partition].particular)
-        kafka_common.describe(attributes, done.offset, 1, is_tombstone=done.is_tombstone)
+        attributes = {**self.routes[partition].particular, kafka_common.OFFSET: done.offset}
+        if done.is_tombstone:
+            attributes[kafka_common.TOMBSTONE] = True
         return attributes
 
     def commit(self, positions: Positions, seconds: float) -> None:
