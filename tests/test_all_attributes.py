@@ -21,7 +21,7 @@ from pika.spec import Basic
 import hopspan
 from hopspan import conventions as names
 from hopspan.adapters import _amqp, kafka_common
-from hopspan.adapters.celery import deliveries as celery
+from hopspan.adapters.celery import messages as celery
 from hopspan.adapters.kafka import producer as producers
 from hopspan.model import Endpoint
 from hopspan.propagation import MAPPING

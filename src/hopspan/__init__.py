@@ -8,6 +8,7 @@ loop. They can be mixed: together they make one span.
 from hopspan import adapters as _adapters  # noqa: F401 - tells the core where adapters are
 from hopspan.carrying import Baggage, baggage, inject
 from hopspan.config import Config
+from hopspan.delivery import Deferred, Delivery, consumer, current, each, process
 from hopspan.instrumentation import instrument, uninstrument
 from hopspan.interception import wrap
 from hopspan.model import (
@@ -21,7 +22,6 @@ from hopspan.model import (
     UnknownMessageError,
     Verdict,
 )
-from hopspan.delivery import Deferred, Delivery, consumer, current, each, process
 from hopspan.propagation import extract
 from hopspan.settlement import (
     Commits,

@@ -29,7 +29,7 @@ from hopspan.model import OperationType, Verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hopspan.model import Endpoint, Message, MessageInfo, Settlement
+    from hopspan.model import Endpoint, Message, Settlement
 
 __all__ = [
     "CONSUMED_MESSAGES",
@@ -125,8 +125,16 @@ class Plan:
     """
 
     __slots__ = (
-        "action", "attributes", "counts", "status_matters", "duration_attributes", "durations",
-        "endpoint", "exception_event", "kind", "name",
+        "action",
+        "attributes",
+        "counts",
+        "duration_attributes",
+        "durations",
+        "endpoint",
+        "exception_event",
+        "kind",
+        "name",
+        "status_matters",
     )  # fmt: skip
 
     def __init__(self, action: Action, endpoint: Endpoint) -> None:
@@ -254,7 +262,7 @@ def header_attribute(header: str) -> str:
 
 
 def settled_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes of a settle span about its message: no system's word for a destination in it."""
+    """The attributes of a settle span about its message, without a system's destinations."""
     return {
         key: value
         for key, value in attributes.items()

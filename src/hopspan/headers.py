@@ -41,8 +41,8 @@ class Codec(ABC):
         """The value of `traceparent`, where it is the only header of a context; None where none is.
 
         `ASK` for every other case: `tracestate` or baggage beside it, a name given twice, or a
-        container of another class than clients make. Names are compared in any letter case; what was
-        found out about names is remembered, since messages repeat them.
+        container of another class than clients make. Names are compared in any letter case; what
+        was found out about names is remembered, since messages repeat them.
         """
 
     @abstractmethod
@@ -155,11 +155,12 @@ class _PairsCodec(Codec):
             return [("traceparent", value.encode())]
         harmless = self._harmless
         try:
-            for name, _ in headers if type(headers) is list else ():
-                if name not in harmless and not self._is_harmless(name):
-                    break
-            else:
-                return [*headers, ("traceparent", value.encode())]
+            if type(headers) is list:
+                for name, _ in headers:
+                    if name not in harmless and not self._is_harmless(name):
+                        break
+                else:
+                    return [*headers, ("traceparent", value.encode())]
         except (TypeError, ValueError):  # no pair: the client is about to refuse it
             pass
         return self.replaced(headers, _CONTEXT, {"traceparent": value})

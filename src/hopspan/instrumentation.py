@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 from hopspan import adapters, faults
 from hopspan.adapters import ADAPTERS, adapter_named, registered
 from hopspan.config import Config
+from hopspan.delivery import refuse
 from hopspan.interception import unweave, weave
 from hopspan.model import ConfigurationError
-from hopspan.delivery import refuse
 from hopspan.telemetry import Binding, Instrumenter, set_for_client
 
 if TYPE_CHECKING:

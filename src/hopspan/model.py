@@ -141,9 +141,9 @@ if TYPE_CHECKING:
     Message = tuple[str | None, str | None, Mapping[str, Any], tuple[str, str] | None]
     Call = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any]]]
     OutgoingFields = tuple[Any, Message, Any, Call]
-    """An `Outgoing`, or a plain tuple like it, which is made in a fifth of the time. Its first field
-    may be a `Route` instead of an endpoint: then the message's attributes are those that the route
-    does not have."""
+    """An `Outgoing`, or a plain tuple like it, which is made in a fifth of the time. Its first
+    field may be a `Route` instead of an endpoint: then the message's attributes are those that the
+    route does not have."""
 
 
 class Outgoing(NamedTuple):

@@ -47,6 +47,7 @@ __all__ = [
     "check_propagators",
     "context_fields",
     "extract",
+    "get_global_textmap",
     "injected",
     "plain_traceparent",
     "sender_of",

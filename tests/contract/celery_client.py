@@ -33,7 +33,7 @@ from kombu.transport.virtual import base as virtual
 import hopspan
 from hopspan import Verdict
 from hopspan.adapters.celery import bindings
-from hopspan.telemetry import faces
+from hopspan.telemetry import scopes
 from integration.brokers.processes import closed_port
 from tests.contract.client import DEADLINE, Client, Handler, Message, Ran, Sent
 from tests.contract.features import Features
@@ -253,7 +253,7 @@ class CeleryClient(Client):
             for name, value in list(vars(app).items()):
                 if isinstance(value, types.MethodType):
                     vars(app).pop(name)
-            faces._bindings.pop(app, None)
+            scopes._bindings.pop(app, None)
         bindings._wrapped.clear()
 
     def app_of_its_own(self) -> CeleryClient:

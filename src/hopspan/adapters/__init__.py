@@ -1,8 +1,8 @@
 """Which adapter an object belongs to: by the module of its class, cached per class.
 
 hopspan brings the adapters of `ADAPTERS`. An installed package registers one for a further client
-by an entry point of the group `hopspan.adapters`: its name is the client's module, its value a module
-with an `ADAPTER`. In the `pyproject.toml` of such a package::
+by an entry point of the group `hopspan.adapters`: its name is the client's module, its value a
+module with an `ADAPTER`. In the `pyproject.toml` of such a package::
 
     [project.entry-points."hopspan.adapters"]
     tinyq = "hopspan_tinyq"
@@ -25,7 +25,7 @@ from hopspan.delivery import Adapter, Running, set_lookup
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Callable, Container, Mapping
 
 ADAPTERS = {
     "aio_pika": "hopspan.adapters.aio_pika",
@@ -134,7 +134,14 @@ def running(handler: Any) -> Running | None:
     state = sys.modules.get("celery._state")
     if state is None or state.get_current_task() is None:
         return None
-    found: Running | None = importlib.import_module(ADAPTERS["celery"]).running(handler)
+    found: Running | None = _running_task()(handler)
+    return found
+
+
+@cache
+def _running_task() -> Callable[[Any], Running | None]:
+    """Look the function up once: a task's body asks each time that it runs."""
+    found: Callable[[Any], Running | None] = importlib.import_module(ADAPTERS["celery"]).running
     return found
 
 

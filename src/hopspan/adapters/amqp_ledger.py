@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from hopspan.delivery import Delivery
     from hopspan.telemetry import Instrumenter
 
-    class Entered(Delivery):
-        """A delivery that knows whether it was handled before."""
-
-        seen_before: bool
-
 
 Sent = tuple[int, bool, Verdict]
 """Delivery tag, multiple, verdict."""
@@ -82,7 +77,7 @@ class Ledger:
 
     # -- deliveries ------------------------------------------------------------------------------
 
-    def enter(self, tag: int, delivery: Entered) -> Verdict | None:
+    def enter(self, tag: int, delivery: Any) -> Verdict | None:
         """Enter a delivery that may have been seen before; return how it was settled already."""
         delivery.seen_before = self.is_known(tag)
         if self.open.setdefault(tag, delivery) is not delivery:
@@ -90,7 +85,7 @@ class Ledger:
         self.left.pop(tag, None)
         return self.verdict_of(tag)
 
-    def _enter_another(self, tag: int, delivery: Entered) -> None:
+    def _enter_another(self, tag: int, delivery: Any) -> None:
         """Enter a delivery that is handled twice at a time: alone and in a batch, say."""
         with self.lock:
             self.open[tag] = [*self.handlings(tag), delivery]
@@ -140,8 +135,7 @@ class Ledger:
 
     def settle(self, tag: int, verdict: Verdict) -> None:
         """Keep that one delivery is settled."""
-        if tag > self.highest:
-            self.highest = tag
+        self.highest = max(self.highest, tag)
         self.young[tag] = verdict
         if len(self.young) > self.MOST:
             self.rotate()
@@ -169,7 +163,7 @@ class Ledger:
         return sorted(each for each in known if tag == _EVERYTHING or each <= tag)
 
 
-# -- the channel's own methods -----------------------------------------------------------------------
+# -- the channel's own methods ---------------------------------------------------------------------
 
 
 class _Call:
@@ -229,7 +223,7 @@ class _Call:
         )
 
 
-def recorded(
+def recorded(  # noqa: C901 - the common call is one function, for speed
     original: Callable[..., Any],
     ledger: Ledger,
     name: str,
@@ -246,18 +240,17 @@ def recorded(
             settles nothing.
         error_type: The client's word for an error.
     """
-
     handled = ledger.open
 
     def settle(*args: Any, **kwargs: Any) -> Any:
         try:
             sent = read(*args, **kwargs)
-            if sent is None:
-                return original(*args, **kwargs)
         except TypeError:  # the user's arguments: the client is about to say so itself
+            sent = None
+        if sent is None:
             return original(*args, **kwargs)
         tag, multiple, verdict = sent
-        found = handled.get(tag)
+        found: Any = handled.get(tag)
         if (
             found is None
             or multiple
@@ -296,7 +289,7 @@ def recorded(
     return settle
 
 
-def recorded_async(
+def recorded_async(  # noqa: C901 - as above
     original: Callable[..., Any],
     ledger: Ledger,
     name: str,
@@ -308,19 +301,31 @@ def recorded_async(
     One that is cancelled counts as sent: it may be on its way, and a second one would cost the
     channel. If it is not, the broker hands the message out again when the channel closes.
     """
+    handled = ledger.open
 
     async def settle(*args: Any, **kwargs: Any) -> Any:
-        sent = _read(read, args, kwargs)
+        try:
+            sent = read(*args, **kwargs)
+        except TypeError:  # the user's arguments: the client is about to say so itself
+            sent = None
         if sent is None:
             return await original(*args, **kwargs)
         tag, multiple, verdict = sent
-        found = ledger.open.get(tag)
-        if multiple or not _is_common(found, tag, verdict, ledger):
+        found: Any = handled.get(tag)
+        if (
+            found is None
+            or multiple
+            or type(found) is list
+            or verdict in found.subscription.instrumenter.recorded
+        ):
             return await _settle_noted(sent, args, kwargs)
         is_ours = found.verdict is not None
         clock = perf_counter()
         # Entered before it is waited for: others may conclude in the meantime.
-        ledger.settle(tag, verdict)
+        young = ledger.young
+        young[tag] = verdict
+        if len(young) > ledger.MOST:
+            ledger.rotate()
         if not is_ours:
             found.verdict = verdict
         try:
@@ -353,23 +358,6 @@ def recorded_async(
     return settle
 
 
-def _is_common(found: Any, tag: int, verdict: Verdict, ledger: Ledger) -> bool:
-    """Whether a settlement is about one delivery that is handled alone, and needs no span."""
-    return (
-        found is not None
-        and type(found) is not list
-        and verdict not in found.subscription.instrumenter.recorded
-        and tag not in ledger.left
-    )
-
-
-def _read(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | None:
-    try:
-        return read(*args, **kwargs)
-    except TypeError:  # the user's arguments: the client is about to say so itself
-        return None
-
-
 def _called(ledger: Ledger, name: str, sent: Sent) -> _Call | None:
     try:
         return _Call(ledger, name, sent)
@@ -397,7 +385,7 @@ def _guarded(do: Callable[..., None], *args: Any) -> None:
         faults.report("entering a settlement in the ledger")
 
 
-# -- readers of `basic_ack` and its like: the AMQP clients name methods and parameters alike ---------
+# -- readers of `basic_ack` and its like; the clients name methods and parameters alike ------------
 
 
 def _ack(delivery_tag: int = 0, multiple: bool = False, *_rest: Any, **_added: Any) -> Sent:

@@ -174,20 +174,20 @@ def given(kind: type[Delivery], message: Any, via: Any) -> Delivery | tuple[()] 
         message: A message, a list of them, or whatever else the client hands out.
         via: The channel or consumer that it came from, or None.
     """
-    found = kind.given(message, via)
+    found: Any = kind.given(message, via)
     if found is not None or not isinstance(message, list | tuple):
-        return found
+        return found  # type: ignore[no-any-return]
     if not message:
         return ()
-    members = [kind.of(each, via) for each in message]
+    members: list[Any] = [kind.of(each, via) for each in message]
     return Batch(members) if None not in members else None
 
 
 def handed(kind: type[Delivery], args: tuple[Any, ...], via: Any) -> Delivery | tuple[()] | None:
     """The delivery or the batch among a handler's arguments."""
-    found = kind.handed(args, via)
+    found: Any = kind.handed(args, via)
     if found is not None:
-        return found
+        return found  # type: ignore[no-any-return]
     return next((found for found in (given(kind, each, via) for each in args) if found), None)
 
 

@@ -1,6 +1,6 @@
 """A delivery: one message in hand, from hand-over to settled, as one object.
 
-An adapter's subclass reads the client's own objects when it is asked, and performs one settlement.
+An adapter's subclass reads the client's own objects and performs one verdict (`Incoming`).
 Everything else is here: the span (a delivery is an operation), the outcome, the settlement, and the
 scopes in which it is current.
 
@@ -30,7 +30,8 @@ from opentelemetry.trace import NonRecordingSpan, StatusCode
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Action, Route, plan
-from hopspan.delivery.adapter import failure
+from hopspan.delivery.client import failure
+from hopspan.delivery.incoming import Incoming
 from hopspan.delivery.outcomes import (
     PLAIN,
     REQUEUED_ON_CANCEL,
@@ -62,7 +63,6 @@ from hopspan.telemetry import (
     EMPTY,
     OTHER_ERROR,
     UNSET,
-    Operation,
     attach,
     detach,
     get_current,
@@ -74,12 +74,11 @@ from hopspan.telemetry import (
 from hopspan.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from opentelemetry.trace import SpanContext
 
-    from hopspan.delivery.adapter import Client
     from hopspan.delivery.subscription import Subscription
     from hopspan.settlement import Commits, Policy
     from hopspan.telemetry import Instrumenter, Overrides
@@ -141,7 +140,7 @@ class Rare:
         """The settlement that hopspan sent, where more of it is asked for than the verdict."""
 
 
-class Delivery(Operation):
+class Delivery(Incoming):
     """One message in hand. What a policy is asked about, and what `current()` returns.
 
     Safe to pass to another thread or task after `defer()`; otherwise used by the handler's own.
@@ -152,10 +151,6 @@ class Delivery(Operation):
         "subscription", "verdict",
     )  # fmt: skip
 
-    client: ClassVar[Client]
-    """The constants of the client that this is a delivery of."""
-    is_batch: ClassVar[bool] = False
-    """Whether several messages are handled as one."""
     inner_scope: ClassVar[type[Inner]]
     """The class of further scopes around a delivery that goes on."""
 
@@ -173,126 +168,6 @@ class Delivery(Operation):
     # The home of a loop whose turn this is; deleted by whoever is to conclude the turn.
     _unclaimed: tuple[int, object]
     _token: Any
-
-    # -- read by an adapter's subclass -----------------------------------------------------------
-
-    @classmethod
-    def of(cls, message: Any, via: Any) -> Delivery | None:  # noqa: ARG003
-        """The delivery of one native message, or None for what is none.
-
-        Args:
-            message: What the client handed out.
-            via: The channel or consumer that it came from, as the user gave it, or None.
-        """
-        return None
-
-    @classmethod
-    def given(cls, message: Any, via: Any) -> Delivery | tuple[()] | None:
-        """The delivery in what the user gave to `process` or `each`: `()` for no message at all.
-
-        None for what is no message. Lists of messages need no answer: they become a batch of what
-        `of` finds in them. An adapter overrides this where its client hands out other shapes.
-        """
-        return cls.of(message, via)
-
-    @classmethod
-    def handed(cls, args: tuple[Any, ...], via: Any) -> Delivery | None:  # noqa: ARG003
-        """The delivery that takes up several of a handler's arguments; None where one is enough."""
-        return None
-
-    @classmethod
-    def refusal(cls, policy: Policy) -> str | None:  # noqa: ARG003
-        """Why a policy can never work with this client, and what to change; or None."""
-        return None
-
-    def unfit(self, policy: Policy) -> str | None:  # noqa: ARG002
-        """Why a policy cannot work for this very delivery; or None."""
-        return None
-
-    def read(self) -> tuple[Route, Any]:
-        """The route of the message, and its headers. The only reader for every message."""
-        raise NotImplementedError
-
-    def describe(self, attributes: dict[str, Any]) -> None:
-        """Add to a span's attributes what is special to this message."""
-
-    @property
-    def native(self) -> Any:
-        """The client's own object or objects, with what is known of them."""
-        return self
-
-    @property
-    def source(self) -> Any:
-        """The client's object that handed the delivery out, which may be a wrapped one."""
-        return None
-
-    @property
-    def headers(self) -> Any:
-        """The client's own headers (a mapping, a list of pairs, or None); never changed."""
-        return self.read()[1]
-
-    @property
-    def key(self) -> tuple[str, str] | None:
-        """The message's key with its attribute's name: data of the application."""
-        return None
-
-    @property
-    def redelivered(self) -> bool:
-        """Whether the broker says that it has handed this message out before."""
-        return False
-
-    @property
-    def attempt(self) -> int | None:
-        """1 for the first attempt; None where the broker does not count."""
-        return 1
-
-    @property
-    def settles(self) -> bool:
-        """False when the broker settled it already by handing it over (`auto_ack`)."""
-        return True
-
-    @property
-    def counted(self) -> bool:
-        """Whether a receive operation has counted this message for the metrics already."""
-        return False
-
-    def ongoing(self) -> Delivery | None:
-        """The handling of this very message that goes on, in whatever thread or task."""
-        return None
-
-    def finished_turn(self) -> SpanContext | None:
-        """The span of a loop's turn that this message has had, and that left it unsettled."""
-        return None
-
-    def opened(self) -> Verdict | None:
-        """Remember that this delivery is handled; return how it was settled already, if it was."""
-        return None
-
-    def closed(self) -> None:
-        """Forget it: the handling is over."""
-
-    def settle(self, settlement: Settlement) -> Any:
-        """Perform a verdict on the client's own thread. Raises what the client raises.
-
-        Returns an awaitable for a client whose settlement is awaited, or None.
-        """
-        raise NotImplementedError
-
-    def is_open(self) -> bool:
-        """Whether the delivery can still be settled."""
-        return True
-
-    def was_open(self, error: Exception) -> bool:  # noqa: ARG002
-        """Whether it could be settled until a settlement failed with this error."""
-        return True
-
-    def is_here(self) -> bool:
-        """Whether this is a thread that may settle it."""
-        return True
-
-    def post(self, errand: Callable[[], None]) -> None:
-        """Run something on the thread that may settle this. Raises what the client raises."""
-        errand()
 
     # -- for handlers, policies and hooks --------------------------------------------------------
 
@@ -489,7 +364,7 @@ class Delivery(Operation):
         Raises:
             PolicyError: the policy in force cannot work here; nothing has been started.
         """
-        ongoing = self.ongoing()
+        ongoing: Delivery | None = self.ongoing()
         if ongoing is not None and ongoing is not self and not ongoing.is_over:
             return ongoing.join(subscription, block)
         ambient = get_current()
@@ -666,7 +541,7 @@ class Delivery(Operation):
             base: The context that was current when the loop began.
             home: The thread and task of the loop.
         """
-        ongoing = self.ongoing()
+        ongoing: Delivery | None = self.ongoing()
         if ongoing is not None and not ongoing.is_over:
             return ongoing
         self.begin(subscription, base, base)
@@ -728,8 +603,11 @@ class Delivery(Operation):
             if status is UNSET or status is None or status.status_code is not _ERROR:
                 subscription = self.subscription
                 self.outcome = SUCCESS
-                if not subscription.settles or (
-                    subscription.success is not None and self._settles_at_once(subscription.success)
+                success = subscription.success
+                if (
+                    not subscription.settles
+                    or self.verdict is not None
+                    or (success is not None and self._settles_at_once(success, seconds))
                 ):
                     self._end(seconds)
                     return
@@ -745,20 +623,20 @@ class Delivery(Operation):
             except Exception as unreachable:  # noqa: BLE001 - the connection is gone
                 errand.give_up(unreachable)
 
-    def _settles_at_once(self, settlement: Settlement) -> bool:
+    def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:
         """Settle a success here and now, without a span; False where that takes the general way."""
         if self.is_batch or self.verdict is not None or not self.settles or not self._is_here():
             return False
+        was_open = self.tells_loss or self._can_settle()
         self.verdict = settlement.verdict
         clock = perf_counter()
         try:
             self.settle(settlement)
         except Exception as error:  # noqa: BLE001
-            self.failed_to_settle(settlement, error, clock, self)
-            if self.was_open(error) and not self._can_settle():
-                self.rare().lost = error
+            self._not_settled(settlement, error, clock, self, was_open=was_open)
         except BaseException:
             self.verdict = None
+            self._end(seconds)
             raise
         return True
 
@@ -767,13 +645,44 @@ class Delivery(Operation):
         if not self.client.is_awaited:
             self.conclude(error)
             return
-        if not self._conclude_once():
+        try:
+            del self._live
+        except AttributeError:
             return
         seconds = perf_counter() - self._began
+        if error is None and self._rare is None:
+            # As in `conclude`.
+            status = getattr(self.span, "status", None)
+            if status is UNSET or status is None or status.status_code is not _ERROR:
+                subscription = self.subscription
+                self.outcome = SUCCESS
+                success = subscription.success
+                if not subscription.settles:
+                    self._end(seconds)
+                    return
+                if success is not None and not self.is_batch:
+                    await self._succeed_async(success, seconds)
+                    return
         planned = self._planned(error, seconds)
         try:
             for delivery, settlement in planned or ():
                 await delivery.send_async(settlement, self)
+        finally:
+            self._end(seconds)
+
+    async def _succeed_async(self, settlement: Settlement, seconds: float) -> None:
+        """Settle a success whose settlement gets no span, and end. Cancelled, it counts as sent."""
+        try:
+            if self.verdict is not None or not self.settles:
+                return
+            self.verdict = settlement.verdict
+            clock = perf_counter()
+            try:
+                waiting = self.settle(settlement)
+                if waiting is not None:
+                    await waiting
+            except Exception as error:  # noqa: BLE001
+                self.failed_to_settle(settlement, error, clock, self)
         finally:
             self._end(seconds)
 
@@ -901,20 +810,32 @@ class Delivery(Operation):
         """Perform a verdict of hopspan's own, as a part of a handling."""
         if self.verdict is not None:  # the user did, while we were on the way
             return
+        was_open = self.tells_loss or self._can_settle()
         clock = perf_counter()
         # Before it goes out: whoever sees it on its way knows that it is ours.
         self.verdict = settlement.verdict
         try:
             self.settle(settlement)
         except Exception as error:  # noqa: BLE001
-            self.failed_to_settle(settlement, error, clock, handling)
-            if self.was_open(error) and not self._can_settle():
-                handling.rare().lost = error
+            self._not_settled(settlement, error, clock, handling, was_open=was_open)
             return
         except BaseException:
             self.verdict = None
             raise
         self._sent(settlement, clock, handling)
+
+    def _not_settled(
+        self,
+        settlement: Settlement,
+        error: Exception,
+        clock: float,
+        handling: Delivery,
+        *,
+        was_open: bool,
+    ) -> None:
+        self.failed_to_settle(settlement, error, clock, handling)
+        if was_open and self.was_open(error) and not self._can_settle():
+            handling.rare().lost = error
 
     async def send_async(self, settlement: Settlement, handling: Delivery) -> None:
         """`send` for clients whose settlement is awaited."""

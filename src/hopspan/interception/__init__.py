@@ -18,6 +18,7 @@ from hopspan.interception.receives import (
     notifies,
     receives,
     receives_async,
+    refuse_handler,
 )
 from hopspan.interception.replacing import subclass
 from hopspan.interception.sends import end_send, sends, sends_async
@@ -26,7 +27,6 @@ from hopspan.interception.wrapping import (
     bind,
     bind_child,
     returns_wrapped,
-    returns_wrapped_async,
     wrap,
 )
 
@@ -45,8 +45,8 @@ __all__ = [
     "owner_of",
     "receives",
     "receives_async",
+    "refuse_handler",
     "returns_wrapped",
-    "returns_wrapped_async",
     "sends",
     "sends_async",
     "subclass",

@@ -87,7 +87,7 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
     handler = registration.handler
     overrides = overrides_of(handler) or NO_OVERRIDES
     client, kind = binding.adapter.client, binding.adapter.delivery
-    _refuse_handler(handler, client)
+    refuse_handler(handler, client)
 
     def subscribe() -> Subscription:
         return Subscription(
@@ -125,7 +125,7 @@ def _subscribe(registration: Registration, binding: Binding) -> tuple[Any, Any]:
     return registration.call(registered)
 
 
-def _refuse_handler(handler: Any, client: Any) -> None:
+def refuse_handler(handler: Any, client: Any) -> None:
     """Refuse a handler whose body a client that calls plain functions would never run.
 
     Raises:
@@ -258,8 +258,8 @@ class _Unintercepted:
 
 
 Known = list[tuple[int, "Subscription | None"]]
-"""The subscription of all loops over an object, with the number of the settings it was made of; None
-after `uninstrument`. Its only entry is one value: other threads may find the settings changed."""
+"""The subscription of all loops over an object, with the generation of the settings it was made of;
+None after `uninstrument`. Its only entry is one value: other threads may find it changed."""
 
 
 def loop_starter(
@@ -282,8 +282,10 @@ def loop_starter(
                 kind = binding.adapter.delivery
                 subscription = Subscription(kind, instrumenter, NO_OVERRIDES, is_pushed=False)
             known[0] = generation, subscription
-        delivery = None if subscription is None else make(item)
-        if delivery is None or subscription is None:
+        if subscription is None or not subscription.instrumenter.switch.on:
+            return None
+        delivery = make(item)
+        if delivery is None:
             return None
         return delivery.begin_turn(subscription, base, home)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hopspan.entries import Names
     from hopspan.model import Endpoint, Outcome
     from hopspan.propagation import Codec
-    from hopspan.telemetry.operation import Operation
+    from hopspan.telemetry.exceptions import Recorded
     from hopspan.telemetry.sampling import Unsampled
 
 
@@ -160,7 +160,7 @@ class Instrumenter:
         return self._attributes.for_any(plan, {**plan.attributes, **attributes}, carried)
 
     def measure(
-        self, plan: Plan, operation: Operation, outcome: Outcome, seconds: float, messages: int
+        self, plan: Plan, operation: Recorded, outcome: Outcome, seconds: float, messages: int
     ) -> None:
         """Record what a finished operation adds to the metrics."""
         meters, error_type = self.meters, outcome.error_type

@@ -198,35 +198,39 @@ class Operation:
             headers: The message's.
             base: The context that the processing starts from.
         """
+        sender: Any = None
         traceparent: Any = ASK
         if not base and instrumenter.relates_plainly:
             traceparent = plain_traceparent(codec, headers)
         is_unobserved = instrumenter.may_be_unobserved and has_no_sdk()
-        sender = None
         if traceparent is not ASK and traceparent is not None:
             if is_unobserved:
-                self.span, self._carried = SenderSpan(traceparent), EMPTY
-                self.instrumenter = self.plan = self._native = None
-                self._began = 0.0
+                self._start_as(SenderSpan(traceparent), EMPTY)
                 return
             sender = parse_traceparent(traceparent)
-        if sender is not None:
-            if not sender[3] & 1 and instrumenter.unsampled_remote is not None:
-                self.span, self._carried = instrumenter.unsampled_remote(sender), EMPTY
+            unsampled = instrumenter.unsampled_remote
+            if sender is not None and unsampled is not None and not sender[3] & 1:
+                self._start_as(unsampled(sender), EMPTY)
                 self.instrumenter, self.plan = instrumenter, route.plan
-                self._native = None
-                self._began = perf_counter()
                 return
-            parent, carried, links = Context({SPAN_KEY: NonRecordingSpan(sender)}), EMPTY, ()
-            links = (Link(sender),)
+        relation: Relation
+        if sender is not None:
+            parent = Context({SPAN_KEY: NonRecordingSpan(sender)})
+            relation = parent, EMPTY, (Link(sender),)
         elif traceparent is None:
-            parent, carried, links = base, base, ()
+            relation = base, base, ()
         else:
-            parent, carried, links = relate(instrumenter.config, headers, codec, base)
+            relation = relate(instrumenter.config, headers, codec, base)
         if is_unobserved:
-            self.start_unrecorded(carried, parent)
-            return
+            self.start_unrecorded(relation[1], relation[0])
+        else:
+            self._start_recorded(instrumenter, route, codec, relation)
+
+    def _start_recorded(
+        self, instrumenter: Instrumenter, route: Route, codec: Codec, relation: Relation
+    ) -> None:
         plan = route.plan
+        parent, carried, links = relation
         attributes = route.attributes.copy()
         self.describe(attributes)
         if instrumenter.describes_more:
@@ -234,11 +238,16 @@ class Operation:
         if not instrumenter.switch.on:
             self.start_unrecorded(carried)
             return
-        span = instrumenter.start_span(
-            plan.name, parent, plan.kind, attributes, links, None, False, False
-        )
-        if type(span) is not instrumenter.span_class:
-            span = instrumenter.readable(span, parent, plan)
+        try:
+            span = instrumenter.start_span(
+                plan.name, parent, plan.kind, attributes, links, None, False, False
+            )
+            if type(span) is not instrumenter.span_class:
+                span = instrumenter.readable(span, parent, plan)
+        except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
+            faults.report("starting a process span")
+            self.start_unrecorded(carried)
+            return
         self.span, self._carried = span, carried
         self.instrumenter, self.plan = instrumenter, plan
         self._native = None

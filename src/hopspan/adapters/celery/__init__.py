@@ -5,53 +5,19 @@ to `task_postrun`. What became of a message is told by the process that has the 
 worker's main process.
 """
 
-from celery.exceptions import Ignore, Reject, Retry
+from typing import Any
 
-from hopspan.adapters.celery import brokers, publishing, raising, signals, tasks
-from hopspan.adapters.celery.deliveries import (
-    SETTLED_ALREADY,
-    closed,
-    delivery,
-    error_type,
-    given,
-    handed,
-    hop,
-    is_open,
-    opened,
-    owner,
-    prepare,
-    refusal,
-    same,
-    served,
-    settle,
-    settles_by_itself,
-)
-from hopspan.interception import Point
-from hopspan.model import Verdict
-from hopspan.propagation import MAPPING
+from hopspan.adapters.celery import points
+from hopspan.adapters.celery.run import TaskRun, run_of
+from hopspan.delivery import Adapter, Running
 
-NAME = "celery"
-SYSTEM = brokers.UNKNOWN
-CODEC = MAPPING
-ASYNCHRONOUS = False
-SETTLE_NAMES: dict[Verdict, str] = {}
-CONTROL_FLOW: tuple[type[BaseException], ...] = (Ignore, Reject, Retry)
-RAISES = raising
-SIGNALS = signals
-RIVALS = ()
+ADAPTER = Adapter(TaskRun, points=points.POINTS, signals=points)
 
-_APP = "celery.app.base:Celery"
 
-POINTS = (
-    Point(_APP, "send_task", publishing.publishes, publishing.send_task),
-    Point(_APP, "_task_from_fun", tasks.makes_task, tasks.from_function, carries_policy=True),
-    Point(_APP, "register_task", tasks.makes_task, tasks.from_class, carries_policy=True),
-)
-INSTANCE_POINTS = ()
+def running(handler: Any) -> Running:
+    """The run in this thread, for a handler that Celery calls without handing it a message."""
+    run, is_body = run_of(handler)
+    return Running(ADAPTER, run, is_body)
 
-__all__ = [
-    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
-    "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
-    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare",
-    "refusal", "same", "served", "settle", "settles_by_itself",
-]  # fmt: skip
+
+__all__ = ["ADAPTER", "TaskRun", "running"]

@@ -1,4 +1,4 @@
-"""Which broker is behind an application, and what the conventions call a task's queue there."""
+"""The broker behind an application, and what the conventions call a task's queue there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import faults
-from hopspan.adapters import _amqp
-from hopspan.model import Endpoint
+from hopspan.adapters import amqp
+from hopspan.adapters.celery.messages import ACKS
+from hopspan.conventions import PROCESS, Route, plan, settlement_attributes
+from hopspan.model import Endpoint, Settlement, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +20,7 @@ UNKNOWN = "celery"
 """`messaging.system` where nobody can tell which broker it is."""
 
 _SYSTEMS = {
-    "amqp": _amqp.SYSTEM,
+    "amqp": amqp.SYSTEM,
     "azureservicebus": "servicebus",
     "confluentkafka": "kafka",
     "gcpubsub": "gcp_pubsub",
@@ -39,7 +41,7 @@ class Broker(NamedTuple):
     """A broker, as the application was told to reach it. Never with a password."""
 
     system: str
-    server: _amqp.Server = _amqp.Server()
+    server: amqp.Server = amqp.Server()
 
 
 _NOWHERE = Broker(UNKNOWN)
@@ -51,9 +53,10 @@ def broker_of(connection: Any) -> Broker:
         transport = connection.get_transport_cls()
         driver = str(transport.driver_type).lower()
         host = connection.hostname
-        port = connection.port or getattr(transport, "default_port", None)
+        port = int(connection.port or 0)
+        is_said = port and port != getattr(transport, "default_port", None)
         known = isinstance(host, str) and _HOST.fullmatch(host)
-        server = _amqp.Server(host, int(port) if port else None) if known else _amqp.Server()
+        server = amqp.Server(host, port if is_said else None) if known else amqp.Server()
         return Broker(_SYSTEMS.get(driver, driver), server)
     except Exception:  # noqa: BLE001
         faults.report("looking for an application's broker")
@@ -103,14 +106,14 @@ def sent_to(broker: Broker, exchange: str, routing_key: str, task: str) -> Endpo
             server_address=broker.server.address,
             server_port=broker.server.port,
         )
-    return _named(_amqp.sent_to(exchange, routing_key, broker.server), broker, task)
+    return _named(amqp.sent_to(exchange, routing_key, broker.server), broker, task)
 
 
 def consumed_from(
     broker: Broker, exchange: str, routing_key: str, queue: str | None, task: str
 ) -> Endpoint:
     """Where a task came from."""
-    found = _amqp.consumed_from(exchange, routing_key, queue, broker.server)
+    found = amqp.consumed_from(exchange, routing_key, queue, broker.server)
     return _named(found, broker, task)
 
 
@@ -122,37 +125,89 @@ class Origin(NamedTuple):
     """As the application knows it; None where the conventions have no word for it."""
 
 
-_MOST_ORIGINS = 1024
-_origins: weakref.WeakKeyDictionary[Any, dict[Any, Origin]] = weakref.WeakKeyDictionary()
-"""Of each application, by what its messages say; forgotten when there are too many."""
-
-
 def origin(app: Any, exchange: str, routing_key: str, task: str) -> Origin:
     """Where a message that an application's worker was given came from."""
-    known = _origins.get(app)
-    if known is None:
-        known = _origins[app] = {}
-    # Any exchange but the default one may lead to a queue that is declared only later.
-    said = (exchange, routing_key, task, exchange and len(app.amqp.queues))
-    found = known.get(said)
-    if found is None:
-        if len(known) >= _MOST_ORIGINS:
-            known.clear()
-        found = known[said] = _origin(app, exchange, routing_key, task)
-    return found
-
-
-def _origin(app: Any, exchange: str, routing_key: str, task: str) -> Origin:
-    exchange, key = known_as(app, exchange, routing_key)
+    exchange, key = application_names(app, exchange, routing_key)
     endpoint = consumed_from(read_by(app), exchange, key, queue_of(app, exchange, key), task)
-    return Origin(endpoint, key if endpoint.system == _amqp.SYSTEM else None)
+    return Origin(endpoint, key if endpoint.system == amqp.SYSTEM else None)
 
 
 def _named(endpoint: Endpoint, broker: Broker, task: str) -> Endpoint:
     name = endpoint.destination
-    if broker.system != _amqp.SYSTEM:  # there are only queues
+    if broker.system != amqp.SYSTEM:  # there are only queues
         name = name.rpartition(":")[2]
     return endpoint._replace(system=broker.system, destination=name, template=task or None)
+
+
+_MOST_ROUTES = 1024
+"""Bounds what is remembered: reply queues and per-user keys are endless."""
+
+
+ACKED_EARLY = settlement_attributes(Settlement(Verdict.ACK))
+"""The attributes of a run whose message is acked before it begins."""
+
+
+class ProcessRoutes(dict[tuple[str, str, bool, Any], Route]):
+    """The routes of one task's messages.
+
+    By exchange, routing key, whether they are acked late, and how many queues the application
+    knows: any exchange but the default one may lead to a queue that is declared only later.
+    """
+
+    __slots__ = ("_app", "_task")
+
+    def __init__(self, app: Any, task: str) -> None:
+        super().__init__()
+        self._app = app
+        self._task = task
+
+    def __missing__(self, key: tuple[str, str, bool, Any]) -> Route:
+        exchange, routing_key, is_late, _ = key
+        endpoint, named = origin(self._app, exchange, routing_key, self._task)
+        particular: dict[str, Any] = {ACKS: "late"} if is_late else {**ACKED_EARLY}
+        if named is not None:
+            particular[amqp.ROUTING_KEY] = named
+        return _kept(self, key, Route(plan(PROCESS, endpoint), particular))
+
+
+class PublishRoutes(dict[tuple[str, str, str], Route]):
+    """The routes of what an application publishes to one broker; by exchange, routing key, task."""
+
+    __slots__ = ("_app", "_broker")
+
+    def __init__(self, app: Any, broker: Broker) -> None:
+        super().__init__()
+        self._app = weakref.ref(app)
+        self._broker = broker
+
+    def __missing__(self, key: tuple[str, str, str]) -> Route:
+        exchange, routing_key, task = key
+        exchange, named = application_names(self._app(), exchange, routing_key)
+        endpoint = sent_to(self._broker, exchange, named, task)
+        has_word = endpoint.system == amqp.SYSTEM and named
+        route = Route(plan(amqp.PUBLISH, endpoint), {amqp.ROUTING_KEY: named} if has_word else {})
+        # Of a delayed delivery, the application's queues tell: there may be more of them later.
+        return _kept(self, key, route) if named == routing_key else route
+
+
+def _kept(routes: dict[Any, Route], key: Any, route: Route) -> Route:
+    if len(routes) >= _MOST_ROUTES:
+        routes.clear()
+    routes[key] = route
+    return route
+
+
+_published: weakref.WeakKeyDictionary[Any, PublishRoutes] = weakref.WeakKeyDictionary()
+
+
+def publish_routes(app: Any, connection: Any) -> PublishRoutes:
+    """The routes of an application; of a connection of its own where a publish has one."""
+    if connection is not None:
+        return PublishRoutes(app, broker_of(connection))
+    routes = _published.get(app)
+    if routes is None:
+        routes = _published[app] = PublishRoutes(app, written_by(app))
+    return routes
 
 
 @lru_cache(maxsize=1024)
@@ -169,7 +224,7 @@ def queue_of(app: Any, exchange: str, routing_key: str) -> str | None:
     return bound[0] if len(bound) == 1 else None
 
 
-def known_as(app: Any, exchange: str, routing_key: str) -> tuple[str, str]:
+def application_names(app: Any, exchange: str, routing_key: str) -> tuple[str, str]:
     """Exchange and routing key as the application knows them, also where delivery is delayed."""
     exchange, key = plain(exchange, routing_key)
     if key != routing_key and not exchange:

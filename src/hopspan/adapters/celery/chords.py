@@ -9,17 +9,15 @@ Only where the backend is Redis, which can do it in one step.
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.processing import Attachment
-from hopspan.telemetry import most_links, without_nested
+from hopspan.telemetry import Attachment, get_current, link_limit, without_nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,7 +44,7 @@ def leave(task: Any, request: Any, context: Context) -> None:
         carrier: dict[str, str] = {}
         _w3c.inject(carrier, context)
         key = _key(task.backend, request.group)
-        with _silence(), client.pipeline() as steps:
+        with _Silence(), client.pipeline() as steps:
             steps.hset(key, request.id, carrier["traceparent"])
             steps.expire(key, int(task.backend.expires or _ONE_DAY))
             steps.execute()
@@ -55,12 +53,12 @@ def leave(task: Any, request: Any, context: Context) -> None:
 
 
 def collect(task: Any, message_id: str | None) -> list[str]:
-    """What the tasks of a chord's header left, where a message is that chord's body."""
+    """The contexts that a chord's header has left, where a message is that chord's body."""
     try:
         if not _is_body(task, message_id):
             return []
         client = _redis(task.backend)
-        with _silence():
+        with _Silence():
             found = [] if client is None else client.hvals(_key(task.backend, task.request.group))
         return sorted(each.decode() if isinstance(each, bytes) else each for each in found)[:_MOST]
     except Exception:  # noqa: BLE001
@@ -69,9 +67,9 @@ def collect(task: Any, message_id: str | None) -> list[str]:
 
 
 def clear(task: Any) -> None:
-    """Take away what was left: the body has been published."""
+    """Delete what was left: the body has been published."""
     try:
-        with _silence():
+        with _Silence():
             _redis(task.backend).delete(_key(task.backend, task.request.group))
     except Exception:  # noqa: BLE001
         faults.report("clearing the spans of a chord's header")
@@ -84,14 +82,14 @@ def _is_body(task: Any, message_id: str | None) -> bool:
     return bool(request.chord.get("options", {}).get("task_id") == message_id)
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """What we ask of Redis is nobody's to trace."""
-    attached = Attachment(without_nested(get_current()))
-    try:
-        yield
-    finally:
-        attached.detach()
+class _Silence:
+    """A block in which the commands that we send to Redis are not traced."""
+
+    def __enter__(self) -> None:
+        self._attached = Attachment(without_nested(get_current()))
+
+    def __exit__(self, *raised: object) -> None:
+        self._attached.detach()
 
 
 def link(span: Span, headers: dict[str, Any]) -> None:
@@ -100,7 +98,7 @@ def link(span: Span, headers: dict[str, Any]) -> None:
     if not isinstance(told, list | tuple):
         return
     found = list(_contexts(told[:_MOST]))
-    newest = found[-most_links() :]
+    newest = found[-link_limit() :]
     for context in newest:
         span.add_link(context)
     if len(newest) < len(found):

@@ -1,8 +1,8 @@
 """Publishing a task: a span around `send_task`, by which all that publishes a task goes.
 
 That is `apply_async` and `delay`, canvas, retries, callbacks, beat. Celery's signal before a
-publish has what is really sent, and to where; after one that fails there is no signal, so the span
-is ended by who called.
+publish has the message that is really sent, and where to; after a publish that fails there is no
+signal, so the span is ended by the interceptor.
 """
 
 from __future__ import annotations
@@ -12,120 +12,142 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
-from opentelemetry.context import attach, detach, get_current
 
 from hopspan import faults
-from hopspan.adapters import _amqp
-from hopspan.adapters.celery import brokers, chords
-from hopspan.adapters.celery.deliveries import CUT, task_attributes
-from hopspan.interception import end_send
-from hopspan.model import SUCCESS, MessageInfo, Outgoing
-from hopspan.processing import failure, undo_leftovers
-from hopspan.telemetry import without_nested
+from hopspan.adapters import amqp
+from hopspan.adapters.celery import chords
+from hopspan.adapters.celery.brokers import publish_routes
+from hopspan.adapters.celery.messages import CORRELATION_HEADER, describe_task
+from hopspan.delivery import failure
+from hopspan.model import SUCCESS
+from hopspan.propagation import MAPPING
+from hopspan.telemetry import (
+    EMPTY,
+    GENERATION,
+    attach,
+    detach,
+    get_current,
+    start_send,
+    without_nested,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hopspan.adapters.celery.brokers import PublishRoutes
     from hopspan.model import Outcome
-    from hopspan.telemetry import Binding, Operation
+    from hopspan.telemetry import Binding, Instrumenter, Operation
+
+_NO_MESSAGE: dict[str, Any] = {}
 
 
-class _Publish:
-    """One call of `send_task`."""
+class Publish:
+    """One call of `send_task`. What hooks get as the native object."""
 
-    __slots__ = ("_binding", "_broker", "_has_links", "_operation", "app", "name")
+    __slots__ = ("_has_links", "_instrumenter", "app", "name", "operation", "routes")
 
-    def __init__(self, binding: Binding, app: Any, name: str, broker: brokers.Broker) -> None:
-        self.app = app
-        self.name = name
-        self._binding = binding
-        self._operation: Operation | None = None
+    def __init__(
+        self, instrumenter: Instrumenter, app: Any, name: str, routes: PublishRoutes
+    ) -> None:
+        self.app: Any = app
+        self.name: str = name
+        """The task's."""
+        self.routes: PublishRoutes = routes
+        self.operation: Operation | None = None
+        """None until the message is made."""
+        self._instrumenter = instrumenter
         self._has_links = False
-        self._broker = broker
 
-    def start(self, headers: dict[str, Any], exchange: Any, key: str | None, body: Any) -> None:
-        """The message is made: start the span, and put its context into the headers."""
-        if self._operation is not None:
-            return
-        exchange = getattr(exchange, "name", exchange) or ""
-        exchange, key = brokers.known_as(self.app, exchange, key or "")
-        told = headers if headers.get("id") else body  # protocol 1 has all of it in its body
-        told = told if isinstance(told, dict) else {}
-        message_id = told.get("id")
-        _forget_the_last_hop(headers, message_id)
-        attributes = task_attributes(self.name, told)
-        endpoint = brokers.sent_to(self._broker, exchange, key, self.name)
-        if endpoint.system == _amqp.SYSTEM and key:
-            attributes[_amqp.ROUTING_KEY] = key
-        undo_leftovers()
-        operation, fresh = self._binding.instrumenter.start_send(
-            _amqp.PUBLISH,
-            Outgoing(endpoint, MessageInfo(message_id, None, attributes), headers, _carrying),
-            self._binding.adapter.CODEC,
+    def start(self, headers: dict[str, Any], exchange: str, routing_key: str, body: Any) -> None:
+        """Start the span of a message that is made, and put its context into its headers."""
+        # Of protocol 1, the body has all that the message says.
+        is_apart = not headers.get("id") and isinstance(body, dict)
+        task_message = body if is_apart else headers
+        message_id = task_message.get("id")
+        task: Any = get_current_task()
+        if CORRELATION_HEADER in headers:
+            _forget_the_last_hop(headers, message_id, task)
+        attributes: dict[str, Any] = {}
+        describe_task(attributes, task_message)
+        operation, fresh = start_send(
+            self._instrumenter,
+            amqp.PUBLISH,
+            (
+                self.routes[exchange, routing_key, self.name],
+                (message_id, None, attributes, None),
+                headers,
+                _carrying,
+            ),
+            MAPPING,
         )
-        if operation.plan is None:  # suppressed
+        if operation is None:  # suppressed
             return
-        self._operation = operation
+        self.operation = operation
         if fresh is not headers:
             headers.clear()
             headers.update(fresh)
-        operation.announce(self)
-        links = chords.collect(get_current_task(), message_id)
-        if links:
-            headers[chords.LINKS] = links
-            self._has_links = True
+        if self._instrumenter.is_watched:
+            operation.call_on_start(self)
+        if task is not None:
+            links = chords.collect(task, message_id)
+            if links:
+                headers[chords.LINKS] = links
+                self._has_links = True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether its message is made."""
-        return self._operation is not None
-
-    def end(self, outcome: Outcome) -> None:
-        """The call is over."""
-        if self._operation is None and outcome.failed:
-            self.start({}, "", "", {})  # it failed before there was a message
-        operation, self._operation = self._operation, None  # or the two would keep each other
-        if operation is not None:
-            end_send(operation, outcome)
-        if self._has_links and not outcome.failed:
-            chords.clear(get_current_task())
+    def end(self, outcome: Outcome = SUCCESS) -> None:
+        """End the call. Never raises."""
+        try:
+            if self.operation is None and outcome.failed:
+                self.start({}, "", "", {})  # it failed before there was a message
+            operation, self.operation = self.operation, None  # or the two would keep each other
+            if operation is not None:
+                operation.end(outcome)
+            if self._has_links and not outcome.failed:
+                chords.clear(get_current_task())
+        except Exception:  # noqa: BLE001 - what became of the message is Celery's to tell
+            faults.report("ending a publish")
 
 
 def _carrying(headers: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Nothing is called with other headers: Celery's own are filled."""
+    """Never called: Celery's own headers are filled."""
     return (headers,), {}
 
 
 lost_run: ContextVar[str | None] = ContextVar("hopspan-celery-lost-run", default=None)
 """The task whose run the main process is seeing to, because its child is gone."""
 
-_publishing: ContextVar[_Publish | None] = ContextVar("hopspan-celery-publish", default=None)
-
-
-def _is_heard(binding: Binding) -> bool:
-    instrumenter = binding.instrumenter
-    return instrumenter.switch.on and not instrumenter.audience.has_nothing_to_carry()
+_publishing: ContextVar[Publish | None] = ContextVar("hopspan-celery-publish", default=None)
 
 
 def publishes(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
     """Intercept `Celery.send_task`."""
+    # As one value: other threads may find it changed as well.
+    known = GENERATION[0], binding.instrumenter
 
     @functools.wraps(original)
     def send_task(self: Any, *args: Any, **kwargs: Any) -> Any:
-        publish = _begun(binding, self, args, kwargs) if _is_heard(binding) else None
+        nonlocal known
+        generation, instrumenter = known
+        if generation != GENERATION[0]:
+            known = GENERATION[0], binding.instrumenter
+            instrumenter = known[1]
+        if not instrumenter.switch.on or (
+            instrumenter.may_be_unobserved and instrumenter.enabled.publish_is_noop()
+        ):
+            return original(self, *args, **kwargs)
+        publish = _begun(instrumenter, self, args, kwargs)
         if publish is None:
             return original(self, *args, **kwargs)
         token = _publishing.set(publish)
         try:
             result = original(self, *args, **kwargs)
         except BaseException as error:
-            _end(publish, failure(binding.adapter, error))
+            publish.end(failure(binding.adapter.client, error))
             raise
-        else:
-            _end(publish, SUCCESS)
-            return result
         finally:
             _publishing.reset(token)
+        publish.end()
+        return result
 
     return send_task
 
@@ -142,32 +164,42 @@ def send_task(  # noqa: PLR0917
     connection: Any = None,
     *rest: Any,  # noqa: ARG001
     **options: Any,
-) -> tuple[Any, Any, Any]:
-    """`Celery.send_task`: the task's name, and the connection and producer of this call."""
-    return name, connection, producer or options.get("publisher")
+) -> tuple[Any, Any]:
+    """`Celery.send_task`: the task's name, and the connection of this call, if it has its own."""
+    if connection is None:
+        producer = producer or options.get("publisher")
+        connection = getattr(producer, "__connection__", None)
+    return name, connection
 
 
-def _begun(binding: Binding, app: Any, args: Any, kwargs: Any) -> _Publish | None:
-    try:
-        name, connection, producer = send_task(app, *args, **kwargs)
-    except TypeError:  # Celery is about to say so itself
-        return None
-    name = name if isinstance(name, str) else ""
+_FIRST_OF_RARE = 7
+"""Where the parameter `producer` is, which hardly any call gives by position."""
+
+
+def _begun(instrumenter: Instrumenter, app: Any, args: Any, kwargs: Any) -> Publish | None:
+    get = kwargs.get
+    if (
+        0 < len(args) < _FIRST_OF_RARE
+        and get("producer") is None
+        and get("publisher") is None
+        and get("connection") is None
+    ):
+        name, connection = args[0], None
+    else:
+        try:
+            name, connection = send_task(app, *args, **kwargs)
+        except TypeError:  # Celery is about to say so itself
+            return None
+    if type(name) is not str:
+        name = name if isinstance(name, str) else ""
     outer = _publishing.get()
-    if outer is not None and not outer.has_begun and (outer.app, outer.name) == (app, name):
+    if outer is not None and outer.operation is None and (outer.app, outer.name) == (app, name):
         return None  # a subclass's own `send_task` has called this one
     try:
-        return _Publish(binding, app, name, _broker(app, connection, producer))
+        return Publish(instrumenter, app, name, publish_routes(app, connection))
     except Exception:  # noqa: BLE001
         faults.report("beginning to publish a task")
         return None
-
-
-def _end(publish: _Publish, outcome: Outcome) -> None:
-    try:
-        publish.end(outcome)
-    except Exception:  # noqa: BLE001
-        faults.report("ending the publish of a task")
 
 
 def on_before(
@@ -175,27 +207,33 @@ def on_before(
 ) -> None:
     """Celery's `before_task_publish`: `headers` are those that will be sent, and nobody else's."""
     publish = _publishing.get()
-    if publish is None or not isinstance(headers, dict):
+    if publish is None or publish.operation is not None or not isinstance(headers, dict):
         return
     try:
-        publish.start(headers, exchange, routing_key, body)
+        exchange = getattr(exchange, "name", exchange) or ""
+        publish.start(headers, exchange, routing_key or "", body)
     except Exception:  # noqa: BLE001
         faults.report("starting to publish a task")
 
 
-def silently(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
+_SILENCE = without_nested(EMPTY)
+"""The context of silence where nothing else is current: made once."""
+
+
+def suppresses_nested(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
     """Intercept `Producer.publish` of kombu: what it uses is not to be traced once more."""
 
     @functools.wraps(original)
     def publish(self: Any, *args: Any, **kwargs: Any) -> Any:
         publishing = _publishing.get()
-        if publishing is None or not publishing.has_begun:
+        if publishing is None or publishing.operation is None:
             return original(self, *args, **kwargs)
-        silence = attach(without_nested(get_current()))
+        ambient = get_current()
+        token = attach(without_nested(ambient) if ambient else _SILENCE)
         try:
             return original(self, *args, **kwargs)
         finally:
-            detach(silence)
+            detach(token)
 
     return publish
 
@@ -204,17 +242,8 @@ def publish(producer: Any, body: Any, *args: Any, **options: Any) -> None:
     """`Producer.publish` of kombu."""
 
 
-def _broker(app: Any, connection: Any, producer: Any) -> brokers.Broker:
-    """The broker of a call, which may have a connection of its own."""
-    if connection is None:
-        connection = getattr(producer, "__connection__", None)
-    return brokers.written_by(app) if connection is None else brokers.broker_of(connection)
-
-
-def _forget_the_last_hop(headers: dict[str, Any], message_id: str | None) -> None:
-    """A retry brings along the headers of the run that asks for it; its cut has been made."""
-    if CUT in headers:
-        task: Any = get_current_task()
-        run = lost_run.get() if task is None else task.request.id
-        if run is not None and run == message_id:
-            del headers[CUT]
+def _forget_the_last_hop(headers: dict[str, Any], message_id: str | None, task: Any) -> None:
+    """Remove what a retry brings along of the run that asks for it: its correlation is made."""
+    run = lost_run.get() if task is None else task.request.id
+    if run is not None and run == message_id:
+        del headers[CORRELATION_HEADER]

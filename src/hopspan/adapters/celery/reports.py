@@ -1,4 +1,4 @@
-"""What only the worker's main process knows: settlements, and runs that nobody else can tell of.
+"""What only the worker's main process knows: settlements, and runs that nobody else can report.
 
 It has the channel, so all acks and rejects are its own; and it is what remains where a child was
 killed, ran into its hard time limit, or never began: a task that was revoked or has expired.
@@ -11,37 +11,43 @@ from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context
 from opentelemetry.trace import get_current_span
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import carried, cut, described, told_by
 from hopspan.adapters.celery.publishing import lost_run
+from hopspan.adapters.celery.run import TaskRun, current_settings
+from hopspan.delivery import failure
 from hopspan.model import SUCCESS, Outcome, Settlement, Verdict
-from hopspan.processing import Attachment, failure
 from hopspan.propagation import MAPPING
-from hopspan.telemetry import is_suppressed, of_message, start_internal
+from hopspan.telemetry import (
+    Attachment,
+    get_current,
+    is_suppressed,
+    record_settle,
+    relate,
+    start_internal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opentelemetry.trace import SpanContext
 
-    from hopspan.model import Delivery
     from hopspan.telemetry import Binding, Instrumenter
 
-_TASK = "__hopspan_task__"
-"""Where a message keeps what it is of. Not the request, which may be gone when it is settled, and
-has the message."""
+_CLIENT = TaskRun.client
+_RECEIVED = "__hopspan_received__"
+"""The attribute of a message that keeps its task, and what it says of that. Not the request, which
+may be gone when it is settled, and has the message."""
 
 
 def on_received(request: Any = None, **_: Any) -> None:
     """Celery's `task_received`: from now on its settlement is seen."""
     try:
-        if binding_for(request.app) is not None:
-            request.message.__dict__[_TASK] = (request.task, request.request_dict)
+        if current_settings(request.task).subscription is not None:
+            request.message.__dict__[_RECEIVED] = (request.task, request.request_dict)
     except Exception:  # noqa: BLE001
         faults.report("receiving a task")
 
@@ -70,8 +76,8 @@ def settles(name: str, reader: Callable[..., Settlement]) -> Any:
     def intercept(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
         @functools.wraps(original)
         def settle(self: Any, *args: Any, **kwargs: Any) -> Any:
-            of = self.__dict__.pop(_TASK, None)
-            if of is None:
+            received = self.__dict__.pop(_RECEIVED, None)
+            if received is None:
                 return original(self, *args, **kwargs)
             began, clock = time_ns(), perf_counter()
             error: Exception | None = None
@@ -82,36 +88,36 @@ def settles(name: str, reader: Callable[..., Settlement]) -> Any:
                 raise
             finally:
                 timing = (began, perf_counter() - clock)
-                _record(name, (reader, self, args, kwargs), of, error, timing)
+                _record(name, (reader, self, args, kwargs), received, error, timing)
 
         return settle
 
     return intercept
 
 
-def _record(name: str, call: Any, of: Any, error: Exception | None, timing: Any) -> None:
+def _record(name: str, call: Any, received: Any, error: Exception | None, timing: Any) -> None:
     try:
-        task, told = of
-        binding = binding_for(task.app)
-        if binding is None or is_suppressed(get_current()):
+        task, task_message = received
+        run = TaskRun(task, None, task_message)
+        instrumenter = _instrumenter_for(run)
+        if instrumenter is None or is_suppressed(get_current()):
             return
         reader, message, args, kwargs = call
         settlement = reader(message, *args, **kwargs)
-        outcome = SUCCESS if error is None else failure(binding.adapter, error)
-        headers = carried(told)
-        instrumenter = told_by(binding.instrumenter, task, headers)
-        if not instrumenter.audience.tells_of(settlement.verdict, notable=outcome.failed):
+        notable = error is not None
+        if not instrumenter.enabled.records_settlement(settlement.verdict, notable=notable):
             return
-        deliveries = [_delivery(task, told, headers)]
-        inside, linked = _around(instrumenter, headers)
-        instrumenter.record_settle(
-            name, settlement, deliveries, outcome, timing, inside=inside, of=linked
+        outcome = SUCCESS if error is None else failure(_CLIENT, error)
+        inside, linked = _around(instrumenter, run.headers)
+        described = [run.described()]
+        record_settle(
+            instrumenter, name, settlement, described, outcome, timing, inside=inside, of=linked
         )
     except Exception:  # noqa: BLE001
         faults.report("recording how a task was settled")
 
 
-# -- runs that nobody else tells of ---------------------------------------------------------------
+# -- runs that nobody else reports -----------------------------------------------------------------
 
 
 def on_revoked(
@@ -119,7 +125,7 @@ def on_revoked(
 ) -> None:
     """Celery's `task_revoked`. Celery has acked its message."""
     what = "expire" if expired else "terminate" if terminated else "revoke"
-    _report(what, sender, request, SUCCESS, Settlement(Verdict.ACK, _PAST[what]))
+    _report_run(what, sender, request, SUCCESS, Settlement(Verdict.ACK, _PAST[what]))
 
 
 _PAST = {"expire": "expired", "terminate": "terminated", "revoke": "revoked"}
@@ -128,10 +134,10 @@ _PAST = {"expire": "expired", "terminate": "terminated", "revoke": "revoked"}
 def on_cancelled(sender: Any = None, request: Any = None, einfo: Any = None, **_: Any) -> None:
     """Celery's `task_retry`, of a run that the main process cut short."""
     if einfo is None:
-        _report("cancel", sender, request, SUCCESS)
+        _report_run("cancel", sender, request, SUCCESS)
 
 
-def tells_timeout(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
+def reports_timeout(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
     """Intercept `Request.on_timeout`: at its hard limit, a child is killed."""
 
     @functools.wraps(original)
@@ -140,7 +146,7 @@ def tells_timeout(original: Callable[..., Any], _: Binding) -> Callable[..., Any
         if not soft:
             limit = args[1] if len(args) > 1 else kwargs.get("timeout")
             _report_failure("time_limit", self, TimeLimitExceeded(limit))
-        with _Within(self):
+        with _InTraceOf(self):
             return original(self, *args, **kwargs)
 
     return on_timeout
@@ -150,7 +156,7 @@ def on_timeout(request: Any, soft: Any, timeout: Any) -> None:
     """`Request.on_timeout`."""
 
 
-def tells_loss(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
+def reports_loss(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
     """Intercept `Request.on_failure`: of a child that is gone, too."""
 
     @functools.wraps(original)
@@ -160,7 +166,7 @@ def tells_loss(original: Callable[..., Any], _: Binding) -> Callable[..., Any]:
         known = self._already_revoked or self._already_cancelled
         if isinstance(error, WorkerLostError | SystemExit) and not known:
             _report_failure("lost", self, error)
-        with _Within(self):
+        with _InTraceOf(self):
             return original(self, exc_info, *args, **kwargs)
 
     return on_failure
@@ -170,25 +176,32 @@ def on_failure(request: Any, exc_info: Any) -> None:
     """`Request.on_failure`."""
 
 
+class _NoTask:
+    """The task of a message that names none of this worker's."""
+
+    name = ""
+    acks_late = False
+    run = None
+
+    def __init__(self, app: Any) -> None:
+        self.app: Any = app
+
+
 def on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **told: Any) -> None:
     """Celery's `task_unknown` and `task_rejected`: what is no task here is rejected, and lost."""
     try:
-        binding = binding_for(sender.app)
-        if binding is None:
-            return
         headers = message.headers if isinstance(message.headers, dict) else {}
-        known = {**headers, "delivery_info": message.delivery_info or {}}
-        delivery = described(sender.app, "", known, carried(known), acks_late=False)
+        task_message = {**headers, "delivery_info": message.delivery_info or {}}
+        run = TaskRun(_NoTask(sender.app), None, task_message)
         settlement = Settlement(Verdict.REJECT, "unknown task" if "name" in told else "no task")
         error = exc if isinstance(exc, BaseException) else ValueError("not a task")
-        outcome = failure(binding.adapter, error)
-        _tell("reject", cut(headers).over(binding.instrumenter), delivery, outcome, settlement)
+        _report("reject", run, failure(_CLIENT, error), settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting a message that is no task")
 
 
-class _Within:
-    """What Celery publishes for a run that is gone, a retry or an errback, goes on in its trace."""
+class _InTraceOf:
+    """A block in which what Celery publishes for a lost run, a retry say, is in the run's trace."""
 
     __slots__ = ("_attached", "_marked")
 
@@ -196,12 +209,12 @@ class _Within:
         self._attached: Attachment | None = None
         self._marked = lost_run.set(request.id)
         try:
-            binding = binding_for(request.app)
-            if binding is not None and not get_current_span().get_span_context().is_valid:
-                headers = carried(request.request_dict)
-                config = told_by(binding.instrumenter, request.task, headers).config
-                parent, _, _ = of_message(config, headers, MAPPING, get_current())
-                self._attached = Attachment(parent)
+            run = TaskRun(request.task, None, request.request_dict)
+            instrumenter = _instrumenter_for(run)
+            if instrumenter is None or get_current_span().get_span_context().is_valid:
+                return
+            parent, _, _ = relate(instrumenter.config, run.headers, MAPPING, get_current())
+            self._attached = Attachment(parent)
         except Exception:  # noqa: BLE001
             faults.report("going on in a task's trace")
 
@@ -216,52 +229,42 @@ class _Within:
 
 def _report_failure(what: str, request: Any, error: BaseException) -> None:
     outcome = Outcome(failed=True, error_type=names.error_type(error), description=str(error))
-    _report(what, request.task, request._context, outcome)  # noqa: SLF001
+    _report_run(what, request.task, request._context, outcome)  # noqa: SLF001
 
 
-def _report(
+def _report_run(
     what: str, task: Any, request: Any, outcome: Outcome, settlement: Settlement | None = None
 ) -> None:
-    """A short span about a run."""
     try:
-        binding = binding_for(task.app)
-        if binding is not None:
-            headers = carried(vars(request))
-            wanted = told_by(binding.instrumenter, task, headers)
-            _tell(what, wanted, _delivery(task, vars(request), headers), outcome, settlement)
+        _report(what, TaskRun(task, request), outcome, settlement)
     except Exception:  # noqa: BLE001
         faults.report("reporting what became of a task")
 
 
-def _tell(
-    what: str,
-    instrumenter: Instrumenter,
-    delivery: Delivery,
-    outcome: Outcome,
-    settled: Settlement | None,
-) -> None:
-    """A short span about a message, in its trace and linked to it."""
-    if is_suppressed(get_current()):
+def _report(what: str, run: TaskRun, outcome: Outcome, settled: Settlement | None) -> None:
+    """Record a short span about a message, in its trace and linked to it."""
+    instrumenter = _instrumenter_for(run)
+    if instrumenter is None or is_suppressed(get_current()):
         return
-    inside, linked = _around(instrumenter, delivery.headers)
-    attributes = names.message_attributes(delivery.message)
+    inside, linked = _around(instrumenter, run.headers)
+    attributes: dict[str, Any] = {}
+    run.describe_message(attributes)
     if settled is not None:
         attributes.update(names.settlement_attributes(settled))
     operation = start_internal(
-        instrumenter, what, delivery.endpoint, attributes, parent=inside, of=linked
+        instrumenter, what, run.endpoint, attributes, parent=inside, of=linked
     )
-    operation.announce(delivery)
+    operation.call_on_start(run)
     operation.end(outcome)
 
 
-# -- in common ------------------------------------------------------------------------------------
-
-
-def _delivery(task: Any, told: dict[str, Any], headers: dict[str, Any]) -> Delivery:
-    return described(task.app, task.name, told, headers, acks_late=bool(task.acks_late))
+def _instrumenter_for(run: TaskRun) -> Instrumenter | None:
+    """The settings for a message where no run of it goes on here; None where it is not traced."""
+    settings = current_settings(run.task).subscription_for(run.task, run.headers)
+    return None if settings is None else settings.instrumenter
 
 
 def _around(instrumenter: Instrumenter, headers: Any) -> tuple[Context, list[SpanContext]]:
     """The context that a span about a message belongs to, and the span that it is linked to."""
-    parent, _, links = of_message(instrumenter.config, headers, MAPPING, Context())
+    parent, _, links = relate(instrumenter.config, headers, MAPPING, Context())
     return parent, [link.context for link in links]

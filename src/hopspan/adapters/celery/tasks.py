@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _get_active_apps
+from celery.app.trace import task_has_custom
 
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
-from hopspan.adapters.celery.deliveries import served
-from hopspan.model import PolicyError
-from hopspan.processing import NOTHING, begin, face_of, refuse, settled_already, traced
-from hopspan.telemetry import NO_SETTINGS
+from hopspan.adapters.celery.run import (
+    CELERYS_OWN,
+    FITTED,
+    PREPARED,
+    Body,
+    Fitted,
+    TaskRun,
+    decorator_of,
+    open_runs,
+    run_of,
+)
+from hopspan.delivery import Subscriptions, auto_ack_error, refuse, unwrapped, wrap_handler
+from hopspan.interception import refuse_handler
+from hopspan.model import HopspanError
+from hopspan.telemetry import NO_OVERRIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hopspan.processing import Processing
     from hopspan.telemetry import Binding
-
-_CELERYS_OWN = "celery."
-_FITTED = "__hopspan_fitted__"
 
 
 def makes_task(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
@@ -31,7 +40,7 @@ def makes_task(original: Callable[..., Any], binding: Binding) -> Callable[..., 
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
         task = original(self, *args, **kwargs)
         if binding.active:
-            fit(task, binding)
+            apply_policy(task, binding)
         return task
 
     return make
@@ -45,7 +54,64 @@ def from_class(app: Any, task: Any, *args: Any, **options: Any) -> None:
     """`Celery.register_task`."""
 
 
-def fit_all(app: Any, binding: Binding) -> None:
+def apply_policy(task: Any, binding: Binding) -> None:
+    """See that the policy that is in force for a task works, or refuse it.
+
+    Raises:
+        PolicyError: it cannot, or Celery would never run the task's body.
+    """
+    name = getattr(task, "name", None) or ""
+    if name.startswith(CELERYS_OWN) or not hasattr(task, "run"):
+        return
+    _refuse_body(task)
+    overrides = decorator_of(task)
+    policy = (overrides or NO_OVERRIDES).applied_to(binding.instrumenter).config.policy
+    if policy.settles:
+        client = TaskRun.client
+        refuse(policy, client, TaskRun.refusal(policy))
+        if not task.acks_late:
+            raise auto_ack_error(policy, client, f"task {name}")
+    is_decorated = unwrapped(task.run) is not task.run
+    if (is_decorated or (policy.settles and overrides is None)) and not hasattr(task.run, FITTED):
+        task.run = _settling(task, task.run, binding)
+
+
+def _refuse_body(task: Any) -> None:
+    """Refuse a body that Celery would only call, and never run.
+
+    A task with a way of its own to be called may run it, and so may a pool of somebody else's.
+    """
+    if not task_has_custom(task, "__call__") and not os.environ.get("CELERY_CUSTOM_WORKER_POOL"):
+        refuse_handler(getattr(task, "_orig_run", task.run), TaskRun.client)
+
+
+def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
+    """A body that raises what the policy decides: the task's own, or what it is decorated with."""
+    plain = unwrapped(body)
+    subscriptions = Subscriptions(decorator_of(task) or NO_OVERRIDES, is_pushed=True)
+
+    def enter(_: tuple[Any, ...]) -> Any:
+        try:
+            told = open_runs.get(id(task.request_stack.top))
+            if told is not None:
+                return Body(told)
+            # No signal has told of the run, or it is no run at all.
+            run = run_of(plain)[0] if binding.active else None
+            if run is None:
+                return None
+            return run.enter(subscriptions.for_delivery(run, binding.instrumenter))
+        except HopspanError:
+            raise
+        except Exception:  # noqa: BLE001 - the body runs, its message is Celery's to settle
+            faults.report("beginning to handle a delivery")
+            return None
+
+    settling = wrap_handler(plain, enter, otherwise=body, is_awaited=False)
+    setattr(settling, FITTED, Fitted(binding, body))
+    return settling
+
+
+def apply_to_all(app: Any, binding: Binding) -> None:
     """See to the tasks that an application has already.
 
     Raises:
@@ -53,68 +119,31 @@ def fit_all(app: Any, binding: Binding) -> None:
     """
     if app.finalized:
         for task in list(app.tasks.values()):
-            fit(task, binding)
+            apply_policy(task, binding)
 
 
-def fit_everywhere(binding: Binding) -> None:
-    """`fit_all` for every application of this process."""
+def apply_everywhere(binding: Binding) -> None:
+    """`apply_to_all` for every application of this process."""
     for app in list(_get_active_apps()):
-        fit_all(app, binding)
+        apply_to_all(app, binding)
 
 
-def fit(task: Any, binding: Binding) -> None:
-    """See that the policy that is in force for a task works, or refuse it.
-
-    Raises:
-        PolicyError: it cannot.
-    """
-    name = getattr(task, "name", None) or ""
-    if name.startswith(_CELERYS_OWN) or not hasattr(task, "run"):
-        return
-    face = face_of(task.run)
-    policy = (face or NO_SETTINGS).over(binding.instrumenter).config.policy
-    if not policy.settles:
-        return
-    refuse(policy, binding.adapter)
-    if not task.acks_late:
-        raise settled_already(policy, binding.adapter, f"task {name}")
-    if face is None and not hasattr(task.run, _FITTED):
-        task.run = _settling(task.run, binding)
-
-
-def is_fitted(task: Any) -> bool:
-    """Whether what a policy decides is raised by a task's body."""
-    return face_of(task.run) is not None or hasattr(task.run, _FITTED)
-
-
-def fit_for_worker(**_: Any) -> None:
+def apply_in_worker(**_: Any) -> None:
     """Celery's `worker_init`: tasks that were defined before `instrument` have been made by now."""
     for app in list(_get_active_apps()):
         binding = binding_for(app)
         try:
             if binding is not None:
-                fit_all(app, binding)
-        except PolicyError as refused:  # Celery lets no receiver stop a worker
+                apply_to_all(app, binding)
+        except HopspanError as refused:  # Celery lets no receiver stop a worker
             faults.logger.error("%s; its runs go on without it", refused)
 
 
-def unfit(binding: Binding) -> None:
+def remove_policy(binding: Binding) -> None:
     """Give tasks the bodies back that they had."""
     for app in list(_get_active_apps()):
         for task in list(app._tasks.values()):  # noqa: SLF001 - `tasks` would finalise it
-            if getattr(task.__dict__.get("run"), _FITTED, None) is binding:
-                task.run = task.run.__wrapped__
-
-
-def _settling(run: Callable[..., Any], binding: Binding) -> Any:
-    """A task's body that raises what the policy of its application decides."""
-
-    def start(_: Any) -> Processing:
-        natives = served(run) if binding.active else None
-        if not natives:
-            return NOTHING
-        return begin(binding.adapter, natives, pushed=True, base=binding.instrumenter)
-
-    settling = traced(run, start)
-    setattr(settling, _FITTED, binding)
-    return settling
+            task.__dict__.pop(PREPARED, None)
+            fitted = getattr(task.__dict__.get("run"), FITTED, None)
+            if fitted is not None and fitted.binding is binding:
+                task.run = fitted.body

@@ -1,0 +1,728 @@
+"""A run of a task as a delivery, from Celery's `task_prerun` to its `task_postrun`.
+
+Celery settles its messages itself, and an exception is how a body tells it what to do. It acks
+*early*, when a pool process accepts a task, unless the task says `acks_late`; then it acks when the
+body has returned, and rejects when the body raises `Reject` (Celery's *Tasks: acks_late*). So
+settling a run means to keep the verdict, and leaving the task's body means to raise it.
+
+An open run is found by Celery's request, which is of this run alone: a task's id is that of all its
+retries, which may begin before the run before them has ended, in another thread or inside of it.
+Nothing is kept on the request itself, which may be pickled.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import celery
+from celery import states
+from celery._state import get_current_task
+from celery.exceptions import Ignore, Reject, Retry
+from celery.local import Proxy, maybe_evaluate
+from celery.utils.serialization import get_pickleable_exception
+from celery.utils.threads import get_ident
+from opentelemetry.trace import StatusCode
+
+from hopspan import conventions as names
+from hopspan import faults
+from hopspan.adapters import amqp
+from hopspan.adapters.celery import brokers, chords
+from hopspan.adapters.celery.bindings import binding_for
+from hopspan.adapters.celery.messages import (
+    CORRELATION_HEADER,
+    STATE,
+    TASK,
+    describe_message,
+    describe_task,
+    headers_of,
+    requested_correlation,
+)
+from hopspan.delivery import Client, Delivery, Inner, Subscription, outcome_of, overrides_of
+from hopspan.model import SUCCESS, HopspanError, Outcome, PolicyError, Verdict
+from hopspan.settlement import manual
+from hopspan.telemetry import (
+    GENERATION,
+    NO_OVERRIDES,
+    Attachment,
+    Instrumenter,
+    attach,
+    cached_overrides,
+    detach,
+    start_internal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from hopspan.conventions import Route
+    from hopspan.delivery import Deferred
+    from hopspan.model import Settlement
+    from hopspan.settlement import Policy
+    from hopspan.telemetry import Binding, Operation, Overrides
+
+SETTLED_ALREADY = (
+    "Celery acks it before it runs, and what is raised then changes nothing. Set acks_late=True on "
+    "the task, or task_acks_late in the application's configuration"
+)
+
+_SUCCESS = states.SUCCESS
+_ERROR = StatusCode.ERROR
+_NOWHERE: dict[str, Any] = {}
+_RAISED = frozenset({Verdict.REQUEUE, Verdict.REJECT})
+"""The verdicts that Celery learns by an exception."""
+
+
+def error_type(error: BaseException) -> str | None:
+    """The broker's code, where one is behind an error of kombu's."""
+    for each in (error, error.__cause__):
+        code = getattr(each, "reply_code", None)
+        if code in amqp.REPLY_CODES:
+            return amqp.REPLY_CODES[code]
+        if type(each).__name__ == "MessageNacked":  # of py-amqp, where confirms are asked for
+            return amqp.NACKED
+    return None
+
+
+open_runs: dict[int, TaskRun] = {}
+"""The runs that go on, by the identity of their request; decorated bodies alone are here too."""
+
+
+class TaskRun(Delivery):
+    """One run of a task: its message in hand."""
+
+    __slots__ = (
+        "_error", "_raised", "before", "carried", "is_late", "outer", "request", "settlement",
+        "task", "task_message",
+    )  # fmt: skip
+    client = Client(
+        "celery",
+        system=brokers.UNKNOWN,
+        settle_names={},
+        settled_already=SETTLED_ALREADY,
+        control_flow=(Ignore, Reject, Retry),
+        error_type=error_type,
+    )
+
+    def __init__(self, task: Any, request: Any, task_message: dict[str, Any] | None = None) -> None:
+        """Take a run in hand; nothing is read yet.
+
+        Args:
+            task: The task.
+            request: Celery's `Context` or the worker's `Request`.
+            task_message: All that the message says of the task; what the context holds if omitted.
+        """
+        self.task: Any = task
+        self.request: Any = request
+        self.task_message: dict[str, Any] = (
+            request.__dict__ if task_message is None else task_message
+        )
+        self.is_late: bool = bool(task.acks_late)
+        """Whether Celery acks when the body is over."""
+        self.settlement: Settlement | None = None
+        """The decision about the message, which Celery is to carry out."""
+        self.outer: TaskRun | EagerRun | None = None
+        """The run that this one is inside of, of the same task in the same thread."""
+        self.before: BaseException | None = None
+        """The exception that whoever runs the task is handling, in the same thread."""
+        self.carried: dict[str, Any] | None = None
+        """The headers of the message, once they are looked for."""
+        self._raised: BaseException | None = None
+        # What the body raised, as Celery told it when there still was a traceback.
+        self._error: BaseException | None = None
+
+    # -- read ------------------------------------------------------------------------------------
+
+    def read(self) -> tuple[Route, Any]:
+        headers, task = self.carried, self.task
+        if headers is None:
+            headers = self.carried = headers_of(self.task_message)
+        info = self.task_message.get("delivery_info") or _NOWHERE
+        exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
+        queues = exchange and len(task.app.amqp.queues)
+        ready = task.__dict__.get(PREPARED) or prepared(task)
+        return ready.routes[exchange, routing_key, self.is_late, queues], headers
+
+    def describe(self, attributes: dict[str, Any]) -> None:
+        describe_message(attributes, self.task_message)
+        if self.redelivered:
+            attributes[names.REDELIVERED] = True
+            attempt = self.attempt
+            if attempt is not None and attempt != 1:
+                attributes[names.ATTEMPT] = attempt
+
+    def describe_message(self, attributes: dict[str, Any]) -> None:
+        attributes.update(self.read()[0].particular)
+        attributes.pop(names.SETTLEMENT, None)  # which is the run's
+        super().describe_message(attributes)
+
+    @property
+    def source(self) -> Any:
+        """The application."""
+        return self.task.app
+
+    @property
+    def redelivered(self) -> bool:
+        info = self.task_message.get("delivery_info") or _NOWHERE
+        return info.get("redelivered") is True
+
+    @property
+    def attempt(self) -> int | None:
+        if not self.redelivered:
+            return 1
+        is_counted = self.endpoint.system == amqp.SYSTEM
+        return amqp.attempt(self.headers, redelivered=True) if is_counted else None
+
+    @property
+    def settles(self) -> bool:
+        return self.is_late
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    def ongoing(self) -> Delivery | None:
+        return open_runs.get(id(self.request))
+
+    def opened(self) -> Verdict | None:
+        """Be found by the request; an early-acked task's message is acked when its body begins."""
+        open_runs[id(self.request)] = self
+        return None if self.is_late else Verdict.ACK
+
+    def closed(self) -> None:
+        if open_runs.get(id(self.request)) is self:
+            del open_runs[id(self.request)]
+
+    def defer(self) -> Deferred:
+        """As for every delivery, where no policy settles.
+
+        Raises:
+            PolicyError: a policy is in force: Celery settles when the body is over.
+        """
+        policy = self.policy
+        if policy.settles:
+            raise PolicyError(
+                f"defer(): {self.client.name} settles when the handler is over, so policy "
+                f"{policy.name} cannot wait. Leave one of the two out"
+            )
+        return super().defer()
+
+    def join(self, subscription: Subscription, block: str = "") -> Body:
+        # The decorator's settings hold from the beginning: a run begins with those of its body.
+        if subscription.overrides is not self.subscription.overrides:
+            self._adopt(subscription.overrides, block)
+        return Body(self)
+
+    @classmethod
+    def refusal(cls, policy: Policy) -> str | None:
+        if policy.target is not None:
+            return (
+                "Celery has no dead-letter topic. Use policy=hopspan.reject_on_error, and a queue "
+                "with the argument x-dead-letter-exchange on RabbitMQ"
+            )
+        if policy.pauses:
+            return (
+                "a rejected message comes back at once. Leave out pause=, or use Celery's own retry"
+            )
+        return None
+
+    # -- settling, which is Celery's -------------------------------------------------------------
+
+    def settle(self, settlement: Settlement) -> None:
+        """Keep the verdict: whoever leaves the task's body raises it."""
+        self.settlement = settlement
+
+    def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
+        """Leave a decorated body that no signal has told of. A failed task stays failed."""
+        super().leave(error, is_block=True)
+        self.raise_instead(error)
+        return False
+
+    async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
+        return self.leave(error, is_block=is_block)
+
+    def outcome_of(self, error: BaseException) -> Outcome:
+        outcome = super().outcome_of(error)
+        if outcome.failed and _is_retried(self.task, self.request, error):
+            return Outcome(error=error)
+        return outcome
+
+    def acks_success(self) -> bool:
+        """Ack where a body has returned, and a success is acked; False where more is to be decided."""
+        status = getattr(self.span, "status", None)
+        if self._rare is not None or (status is not None and status.status_code is _ERROR):
+            return False
+        subscription = self.subscription
+        success = subscription.success
+        if success is None or self.verdict is not None or not self.is_late:
+            return not subscription.settles
+        self.verdict, self.settlement = success.verdict, success
+        return True
+
+    def decide_inside(self, error: BaseException | None) -> None:
+        """Decide as a body is left that is inside of the run: Celery learns it from there."""
+        if not self.policy.settles:
+            return
+        try:
+            planned = self.plan_settlement(self._outcome(error))
+        except Exception:  # noqa: BLE001 - of what the body has raised, or of its span
+            faults.report("concluding how the handling went")
+            return
+        for _, settlement in planned or ():
+            self.verdict = settlement.verdict
+            self.settle(settlement)
+            if settlement.verdict in _RAISED:
+                self.rare().sent = settlement
+
+    def raise_instead(self, error: BaseException | None) -> None:
+        """Raise what has Celery settle as was decided, if it would not do so anyway.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        settlement = self.settlement
+        if settlement is None or settlement.verdict not in _RAISED:
+            return
+        is_requeued = settlement.verdict is Verdict.REQUEUE
+        if not is_requeued and isinstance(error, Exception):
+            _store_failure(self.task, self.request, error)
+        self._raised = _Rejected(_as_text(error) or settlement.reason, requeue=is_requeued)
+        raise self._raised from error
+
+    def end(
+        self,
+        outcome: Outcome = SUCCESS,
+        attributes: Mapping[str, Any] | None = None,
+        seconds: float | None = None,
+        messages: int = 1,
+    ) -> None:
+        """End the span. That a message was acked early, it says from its start."""
+        if outcome is SUCCESS and self._rare is None and not self.is_late:
+            attributes = None
+        super().end(outcome, attributes, seconds, messages)
+
+    # -- between Celery's signals ----------------------------------------------------------------
+
+    def note_failure(self, error: Any) -> None:
+        """Note what Celery tells of a failure while the exception still has its traceback."""
+        self._error = error
+
+    def end_run(self, state: str | None, value: Any) -> None:
+        """End at `task_postrun`.
+
+        Args:
+            state: Celery's word for how the run ended; None where Celery is about to raise.
+            value: What the body returned or raised.
+        """
+        settlement = self.settlement
+        if state == _SUCCESS and (settlement is None or settlement.verdict is Verdict.ACK):
+            escaping = sys.exc_info()[1]  # a result that cannot be stored
+            error = escaping if escaping is not self.before else None
+        else:
+            error = self._ended_by(state, value)
+        if self.verdict is None and (self._rare is not None or self.subscription.settles):
+            self.leave_unsettled()  # the body is over: nobody raises it any more
+        super().leave(error, is_block=True)
+
+    def _ended_by(self, state: str | None, value: Any) -> BaseException | None:
+        """The error that the run ended by; None where it is known already, or there is none."""
+        if state is not None and state != _SUCCESS and not self.is_over:
+            self.rare().about = {STATE: state}
+        is_ours = self._raised is not None and value is self._raised
+        if is_ours:  # for what the body raised
+            return None
+        if self.is_late:
+            self._note_settlement(state, value)
+        if state is None or state == _SUCCESS:
+            escaping = sys.exc_info()[1]
+            return escaping if escaping is not self.before else None
+        error = self._error if self._error is not None else value
+        return error if isinstance(error, BaseException) else None
+
+    def _note_settlement(self, state: str | None, value: Any) -> None:
+        """Note what becomes of the message, where that is another thing than was decided."""
+        verdict: Verdict | None = None
+        if state == states.REJECTED and isinstance(value, Reject):
+            verdict = Verdict.REQUEUE if value.requeue else Verdict.REJECT
+        elif state == states.FAILURE and _rejects_failures(self.task):
+            verdict = Verdict.REJECT
+        elif self.settlement is None or self.settlement.verdict is Verdict.ACK:
+            return
+        self.verdict, self.rare().sent = verdict, None  # no verdict: Celery retries it instead
+
+
+class Body(Inner):
+    """The scope of a task's body inside of its run, which decides for the run as it is left."""
+
+    __slots__ = ()
+    delivery: TaskRun
+
+    def __init__(self, run: TaskRun) -> None:
+        """Make the run current, which it nearly always is."""
+        self.delivery, self._concludes = run, False
+        self._token = attach(run._context)  # noqa: SLF001 - the same idea
+
+    def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
+        """Decide, and raise what has Celery settle so; returns False.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        run = self.delivery
+        try:
+            if error is None and run.acks_success():
+                return False
+            run.note_inner_failure(error)
+            run.decide_inside(error)
+        finally:
+            detach(self._token)
+        run.raise_instead(error)
+        return False
+
+    async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
+        """`leave` for a body that something of the user's awaits."""
+        return self.leave(error, is_block=is_block)
+
+
+TaskRun.inner_scope = Body
+
+
+# -- raising ---------------------------------------------------------------------------------------
+
+
+class _Rejected(Reject, Ignore):  # type: ignore[misc]
+    """A `Reject` by policy. Also an `Ignore`, which `autoretry_for` never retries."""
+
+    def __reduce__(self) -> Any:
+        """Be a plain `Reject` to the main process."""
+        return Reject, (self.reason, self.requeue)
+
+
+def _as_text(error: BaseException | None) -> str | None:
+    """An exception as text: it goes to another process, and not all of them can be pickled."""
+    try:
+        return None if error is None else f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a hostile __str__
+        return type(error).__name__
+
+
+_STORES_ITSELF = (5, 7)
+
+
+def _store_failure(task: Any, request: Any, error: Exception) -> None:
+    """Store the failure of a run that is about to be rejected for good, for who waits for it.
+
+    Celery does so since 5.7. Before, the result of a rejected task was pending for ever, and no
+    error callback was called.
+    """
+    if tuple(celery.VERSION[:2]) >= _STORES_ITSELF:
+        return
+    ignored = task.ignore_result if request.ignore_result is None else request.ignore_result
+    try:
+        task.backend.mark_as_failure(
+            request.id,
+            get_pickleable_exception(error),
+            request=request,
+            store_result=not ignored or task.store_errors_even_if_ignored,
+        )
+    except Exception:  # noqa: BLE001
+        faults.report("storing the failure of a rejected task")
+
+
+def _is_retried(task: Any, request: Any, error: BaseException) -> bool:
+    """Whether Celery is about to retry a run by itself (`autoretry_for`)."""
+    if not hasattr(task, "_orig_run"):
+        return False
+    wanted = tuple(getattr(task, "autoretry_for", ()))
+    unwanted = tuple(getattr(task, "dont_autoretry_for", ()))
+    most = getattr(task, "retry_kwargs", {}).get("max_retries", task.max_retries)
+    most = getattr(task, "override_max_retries", most)
+    left = most is None or request.retries < most
+    return left and isinstance(error, wanted) and not isinstance(error, unwanted)
+
+
+def _rejects_failures(task: Any) -> bool:
+    """Whether Celery rejects the message of a late-acked task that failed (`acks_on_failure`)."""
+    acks = getattr(task, "acks_on_failure", None)  # since 5.7
+    return not (task.acks_on_failure_or_timeout if acks is None else acks)
+
+
+# -- a task, prepared ------------------------------------------------------------------------------
+
+FITTED = "__hopspan_fitted__"
+"""The attribute of a body of ours, in place of a task's, that raises what a policy decides."""
+PREPARED = "__hopspan_prepared__"
+"""The attribute of a task that keeps what its runs have in common."""
+CELERYS_OWN = "celery."
+"""The beginning of the names of Celery's own tasks, which no policy is for."""
+
+
+class Prepared:
+    """All that the runs of one task have in common. Renewed when a setting has changed."""
+
+    __slots__ = (
+        "_by_correlation", "acks_late", "binding", "body", "generation", "routes", "subscription",
+    )  # fmt: skip
+
+    def __init__(self, task: Any) -> None:
+        self.routes = brokers.ProcessRoutes(task.app, task.name or "")
+        self.body: Any = None
+        """A function that is known to be the task's body."""
+        self.generation: int = -1
+        self.acks_late: Any = None
+        self.binding: Binding | None = None
+        self.subscription: Subscription | None = None
+        """The settings of its runs; None where they are not traced."""
+        self._by_correlation: dict[str, Subscription] = {}
+
+    def renew(self, task: Any) -> None:
+        """Take up the settings that hold now."""
+        self.generation, self.acks_late = GENERATION[0], task.acks_late
+        self._by_correlation = {}
+        self.binding = binding_for(task.app)
+        if self.binding is None:
+            self.subscription = None
+            return
+        self.subscription = subscription = _subscription(task, self.binding.instrumenter)
+        if subscription.settles and not is_fitted(task):
+            faults.once(
+                "%s does nothing for task %s: it was known to the worker before the policy was. "
+                "Call instrument or wrap where the application is made",
+                subscription.policy,
+                task.name,
+            )
+
+    def subscription_for(self, task: Any, headers: dict[str, Any]) -> Subscription | None:
+        """The settings for one message: its sender may say how it is to be related to."""
+        subscription = self.subscription
+        if subscription is None or CORRELATION_HEADER not in headers:
+            return subscription
+        wanted = requested_correlation(headers)
+        if wanted is None or not subscription.instrumenter.config.trust:
+            return subscription
+        found = self._by_correlation.get(wanted)
+        if found is None and self.binding is not None:
+            settings = {**subscription.overrides.settings, "correlation": wanted}
+            found = _subscription(task, self.binding.instrumenter, cached_overrides(settings))
+            self._by_correlation[wanted] = found
+        return found
+
+
+def prepared(task: Any) -> Prepared:
+    """All that the runs of a task have in common."""
+    found: Prepared | None = task.__dict__.get(PREPARED)
+    if found is None:
+        found = task.__dict__[PREPARED] = Prepared(task)
+    return found
+
+
+def current_settings(task: Any) -> Prepared:
+    """The same, with the settings that hold now."""
+    found = prepared(task)
+    if found.generation != GENERATION[0] or found.acks_late is not task.acks_late:
+        found.renew(task)
+    return found
+
+
+def _subscription(
+    task: Any, base: Instrumenter, overrides: Overrides | None = None
+) -> Subscription:
+    """The settings of a task's runs; without a policy that is refused, which is said."""
+    if overrides is None:
+        overrides = decorator_of(task) or NO_OVERRIDES
+
+    def subscribe(overrides: Overrides) -> Subscription:
+        return Subscription(
+            TaskRun,
+            overrides.applied_to(base),
+            overrides,
+            is_pushed=True,
+            settles=bool(task.acks_late),
+            whom=f"task {task.name}",
+        )
+
+    without = cached_overrides({**overrides.settings, "policy": manual})
+    if task.name and task.name.startswith(CELERYS_OWN):
+        return subscribe(without)
+    try:
+        return subscribe(overrides)
+    except HopspanError as refused:  # nobody catches here what a receiver of signals raises
+        faults.logger.error("%s; its runs go on without it", refused)
+        return subscribe(without)
+
+
+class Fitted(NamedTuple):
+    """A body of ours, as it remembers the one that it stands for."""
+
+    binding: Binding
+    body: Any
+
+
+def decorator_of(task: Any) -> Overrides | None:
+    """The settings of a task's decorated body, or None."""
+    body = task.run
+    fitted = getattr(body, FITTED, None)
+    return overrides_of(body if fitted is None else fitted.body)
+
+
+def is_fitted(task: Any) -> bool:
+    """Whether what a policy decides is raised by a task's body."""
+    return hasattr(task.run, FITTED) or overrides_of(task.run) is not None
+
+
+def run_of(handler: Any) -> tuple[TaskRun | None, bool]:
+    """The run in this thread that a handler is the body of; and whether it is a task's body at all.
+
+    None where it is called like any function.
+    """
+    task: Any = get_current_task()
+    if task is None:
+        return None, False
+    ready = prepared(task)
+    if ready.body is handler or is_body(task, handler):
+        ready.body = handler
+        request = task.request
+        is_call = request.called_directly or request.is_eager
+        return None if is_call else TaskRun(task, request), True
+    return None, any(is_body(other, handler) for other in task.app.tasks.values())
+
+
+def is_body(task: Any, handler: Any) -> bool:
+    """Whether a function is what a task runs, behind whatever wraps it."""
+    bodies = [task.run, *(vars(kind).get("run") for kind in type(task).__mro__)]
+    return any(handler in _layers(body) for body in bodies)
+
+
+def _layers(body: Any) -> Iterator[Any]:
+    """A function, and all that is behind it."""
+    while body is not None:
+        yield body
+        body = getattr(body, "__func__", None) or getattr(body, "__wrapped__", None)
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+class EagerRun:
+    """An eager call: no message, nothing to settle."""
+
+    __slots__ = ("_attached", "_error", "_operation", "outer", "request")
+
+    def __init__(
+        self, task: Any, request: Any, outer: TaskRun | EagerRun | None, base: Instrumenter
+    ) -> None:
+        self.request: Any = request
+        self.outer: TaskRun | EagerRun | None = outer
+        self._error: Any = None
+        attributes = {TASK: task.name}
+        describe_task(attributes, request.__dict__)
+        self._operation: Operation = start_internal(
+            base, "run", brokers.in_process(task.name), attributes
+        )
+        self._operation.call_on_start(request)
+        self._attached = Attachment(self._operation.context)
+
+    def note_failure(self, error: Any) -> None:
+        """As of a run."""
+        self._error = error
+
+    def end_run(self, state: str | None, value: Any) -> None:
+        """As of a run."""
+        try:
+            told = {STATE: state} if state is not None and state != _SUCCESS else None
+            self._operation.end(self._outcome(state, value), told)
+        finally:
+            self._attached.detach()
+
+    def _outcome(self, state: str | None, value: Any) -> Outcome:
+        error = self._error if self._error is not None else value
+        if state is None:  # Celery is about to raise it to the caller
+            error = sys.exc_info()[1]
+        if state in {states.FAILURE, None} and isinstance(error, BaseException):
+            return outcome_of(error, TaskRun.client)
+        return SUCCESS
+
+
+_runs: dict[tuple[Any, Any], TaskRun | EagerRun] = {}
+"""The innermost run, by the thread or greenlet that it is in and its task's id: signals tell these."""
+
+
+def on_prerun(task: Any = None, task_id: Any = None, **_: Any) -> None:
+    """Celery's `task_prerun`."""
+    try:
+        if isinstance(task, Proxy):  # what stands for the task until the application is finalised
+            task = maybe_evaluate(task)
+        ready = task.__dict__.get(PREPARED)
+        if (
+            ready is None
+            or ready.generation != GENERATION[0]
+            or ready.acks_late is not task.acks_late
+        ):
+            ready = current_settings(task)
+        subscription = ready.subscription
+        if subscription is None:
+            return
+        request, key = task.request_stack.top, (get_ident(), task_id)
+        outer = _runs.get(key)
+        if outer is not None and outer.request is request:
+            return
+        if request.is_eager:
+            _runs[key] = EagerRun(task, request, outer, ready.binding.instrumenter)
+            return
+        run = TaskRun(task, request)
+        headers = run.carried = headers_of(run.task_message)
+        if CORRELATION_HEADER in headers:
+            subscription = ready.subscription_for(task, headers)
+        run.before, run.outer = sys.exc_info()[1], outer
+        run.enter(subscription)
+        _runs[key] = run
+        if chords.LINKS in headers or request.chord is not None:
+            _link_chord(run)
+    except Exception:  # noqa: BLE001
+        faults.report("beginning a run of a task")
+
+
+def _link_chord(run: TaskRun) -> None:
+    """Link the run to a chord's header, whose body it is; leave its context where it is of one."""
+    if chords.LINKS in run.headers:
+        config = run.subscription.instrumenter.config
+        if config.trust and config.correlation != "none":
+            chords.link(run.span, run.headers)
+    if run.request.chord is not None:
+        chords.leave(run.task, run.request, run.context)
+
+
+def on_failure(task_id: Any = None, exception: Any = None, **_: Any) -> None:
+    """Celery's `task_failure`, in the process that ran the body."""
+    run = _runs.get((get_ident(), task_id))
+    if run is not None:
+        # Celery is handling it, and tells a stand-in for one that cannot be pickled.
+        error = sys.exc_info()[1]
+        run.note_failure(error if isinstance(error, Exception) else exception)
+
+
+def on_postrun(task_id: Any = None, retval: Any = None, state: str | None = None, **_: Any) -> None:
+    """Celery's `task_postrun`."""
+    key = get_ident(), task_id
+    run = _runs.pop(key, None)
+    if run is None:
+        return
+    if run.outer is not None:
+        _runs[key] = run.outer
+    try:
+        run.end_run(state, retval)
+    except Exception:  # noqa: BLE001
+        faults.report("ending a run of a task")
+    if _afterwards and not _runs:
+        waiting, _afterwards[:] = _afterwards[:], []
+        for do in waiting:
+            do()
+
+
+_afterwards: list[Callable[[], None]] = []
+
+
+def when_idle(do: Callable[[], None]) -> None:
+    """Do something as soon as no run goes on in this process that we have begun to trace."""
+    if _runs:
+        _afterwards[:] = [do]
+    else:
+        do()
