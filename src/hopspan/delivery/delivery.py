@@ -713,7 +713,12 @@ class Delivery(Incoming):
             is_unsettled = None in verdicts
         self.outcome = outcome
         if is_unsettled:
-            if not self._can_settle():
+            try:
+                is_open = self.is_open()
+            except Exception:  # noqa: BLE001
+                faults.report("looking whether a channel is open")
+                is_open = False
+            if not is_open:
                 if self.settles:
                     left = Settlement(Verdict.LEAVE, "channel closed")
                     self.rare().about = names.settlement_attributes(left)
