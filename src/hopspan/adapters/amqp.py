@@ -238,7 +238,7 @@ class AmqpDelivery(Delivery):
 
     def closed(self) -> None:
         fetched = self.kept.fetched
-        if fetched:
+        if fetched and not (self.is_turn and self.verdict is None):  # a block may continue it
             fetched.pop(self.tag, None)
         handled, tag = self.ledger.open, self.tag
         if self.verdict is not None and handled.get(tag) is self:
