@@ -305,7 +305,9 @@ HANDLING = {
     "adapter.opened": Fault(("opening a delivery",)),
     "adapter.closed": Fault(("closing a delivery",)),
     "adapter.is_here": Fault(("looking for the client's thread",)),
-    "adapter.source": Fault(("looking for the settings of a wrapped object",), faces=("decorated",)),
+    "adapter.source": Fault(
+        ("looking for the settings of a wrapped object",), faces=("decorated",)
+    ),
     "adapter.handed": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.refusal": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.ongoing": NOT_HANDLED,

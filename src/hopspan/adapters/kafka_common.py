@@ -143,16 +143,6 @@ NOBODYS = Routes(lambda topic: Endpoint(SYSTEM, topic), {})
 """The routes of records whose consumer is not known."""
 
 
-def describe(attributes: dict[str, Any], offset: int, attempt: int, *, is_tombstone: bool) -> None:
-    """Add what is special to a record."""
-    attributes[OFFSET] = offset
-    if is_tombstone:
-        attributes[TOMBSTONE] = True
-    if attempt > 1:
-        attributes[names.ATTEMPT] = attempt
-        attributes[names.REDELIVERED] = True
-
-
 def key(value: Any) -> tuple[str, str] | None:
     """A record's key as an attribute, where it is text (Kafka page: *messaging.kafka.message.key*).
 

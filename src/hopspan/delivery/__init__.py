@@ -11,11 +11,18 @@ from hopspan.delivery.adapter import (
 from hopspan.delivery.batch import Batch, given
 from hopspan.delivery.block import process
 from hopspan.delivery.client import Client, failure
-from hopspan.delivery.decorator import consumer, is_async, overrides_of, unwrapped, wrap_handler
+from hopspan.delivery.decorator import (
+    consumer,
+    is_async,
+    overrides_of,
+    refuse_on,
+    unwrapped,
+    wrap_handler,
+)
 from hopspan.delivery.delivery import Deferred, Delivery, Inner, Scope
 from hopspan.delivery.entering import NO_DELIVERY, current, safely
 from hopspan.delivery.loop import AsyncLoop, Loop, each
-from hopspan.delivery.outcomes import auto_ack_error, outcome_of, refuse, refuse_on
+from hopspan.delivery.outcomes import auto_ack_error, outcome_of, refuse
 from hopspan.delivery.subscription import Subscription, Subscriptions
 
 __all__ = [

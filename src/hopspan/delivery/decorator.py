@@ -16,7 +16,7 @@ from hopspan import faults
 from hopspan.delivery.adapter import adapter_among, adapter_of, running_task, unknown
 from hopspan.delivery.batch import handed
 from hopspan.delivery.entering import safely
-from hopspan.delivery.outcomes import refuse_on, refuse_outside_task
+from hopspan.delivery.outcomes import auto_ack_error, refuse, refuse_outside_task
 from hopspan.delivery.subscription import Subscriptions
 from hopspan.model import UnknownMessageError
 from hopspan.settlement import as_policy
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hopspan.config import Settings
     from hopspan.delivery.adapter import Adapter
     from hopspan.delivery.delivery import Scope
+    from hopspan.settlement import Policy
 
     Enter = Callable[[tuple[Any, ...]], Scope | None]
     """Enters the delivery among a handler's arguments; None where the handler runs without."""
@@ -308,6 +309,18 @@ def _enter(  # noqa: C901 - two closures
         return delivery.enter(subscriptions.for_delivery(delivery)) if delivery else None
 
     return lambda args: safely(enter, args)
+
+
+def refuse_on(consumer: Any, adapter: Adapter, policy: Policy) -> None:
+    """Refuse a policy that can never work with a client, or on this prepared object of its.
+
+    Raises:
+        PolicyError: it says what cannot work, why, and what to change.
+    """
+    if policy.settles:
+        refuse(policy, adapter.client, adapter.delivery.refusal(policy))
+        if adapter.settles_by_itself(consumer):
+            raise auto_ack_error(policy, adapter.client, "this consumer")
 
 
 def overrides_of(handler: Any) -> Overrides | None:

@@ -645,13 +645,44 @@ class Delivery(Incoming):
         if not self.client.is_awaited:
             self.conclude(error)
             return
-        if not self._conclude_once():
+        try:
+            del self._live
+        except AttributeError:
             return
         seconds = perf_counter() - self._began
+        if error is None and self._rare is None:
+            # As in `conclude`.
+            status = getattr(self.span, "status", None)
+            if status is UNSET or status is None or status.status_code is not _ERROR:
+                subscription = self.subscription
+                self.outcome = SUCCESS
+                success = subscription.success
+                if not subscription.settles:
+                    self._end(seconds)
+                    return
+                if success is not None and not self.is_batch:
+                    await self._succeed_async(success, seconds)
+                    return
         planned = self._planned(error, seconds)
         try:
             for delivery, settlement in planned or ():
                 await delivery.send_async(settlement, self)
+        finally:
+            self._end(seconds)
+
+    async def _succeed_async(self, settlement: Settlement, seconds: float) -> None:
+        """Settle a success whose settlement gets no span, and end. Cancelled, it counts as sent."""
+        try:
+            if self.verdict is not None or not self.settles:
+                return
+            self.verdict = settlement.verdict
+            clock = perf_counter()
+            try:
+                waiting = self.settle(settlement)
+                if waiting is not None:
+                    await waiting
+            except Exception as error:  # noqa: BLE001
+                self.failed_to_settle(settlement, error, clock, self)
         finally:
             self._end(seconds)
 
@@ -682,7 +713,12 @@ class Delivery(Incoming):
             is_unsettled = None in verdicts
         self.outcome = outcome
         if is_unsettled:
-            if not self._can_settle():
+            try:
+                is_open = self.is_open()
+            except Exception:  # noqa: BLE001
+                faults.report("looking whether a channel is open")
+                is_open = False
+            if not is_open:
                 if self.settles:
                     left = Settlement(Verdict.LEAVE, "channel closed")
                     self.rare().about = names.settlement_attributes(left)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hopspan.config import Config
-    from hopspan.delivery.adapter import Adapter
     from hopspan.delivery.client import Client
     from hopspan.settlement import Policy
 
@@ -72,18 +71,6 @@ def refuse(policy: Policy, client: Client, reason: str | None) -> None:
     """
     if reason is not None:
         raise PolicyError(f"policy {policy.name} cannot work with {client.name}: {reason}")
-
-
-def refuse_on(consumer: Any, adapter: Adapter, policy: Policy) -> None:
-    """Refuse a policy that can never work with a client, or on this prepared object of its.
-
-    Raises:
-        PolicyError: it says what cannot work, why, and what to change.
-    """
-    if policy.settles:
-        refuse(policy, adapter.client, adapter.delivery.refusal(policy))
-        if adapter.settles_by_itself(consumer):
-            raise auto_ack_error(policy, adapter.client, "this consumer")
 
 
 def require_async_with(block: str, policy: Policy, client: Client) -> None:

@@ -258,8 +258,8 @@ class _Unintercepted:
 
 
 Known = list[tuple[int, "Subscription | None"]]
-"""The subscription of all loops over an object, with the number of the settings it was made of; None
-after `uninstrument`. Its only entry is one value: other threads may find the settings changed."""
+"""The subscription of all loops over an object, with the generation of the settings it was made of;
+None after `uninstrument`. Its only entry is one value: other threads may find it changed."""
 
 
 def loop_starter(
@@ -282,8 +282,10 @@ def loop_starter(
                 kind = binding.adapter.delivery
                 subscription = Subscription(kind, instrumenter, NO_OVERRIDES, is_pushed=False)
             known[0] = generation, subscription
-        delivery = None if subscription is None else make(item)
-        if delivery is None or subscription is None:
+        if subscription is None or not subscription.instrumenter.switch.on:
+            return None
+        delivery = make(item)
+        if delivery is None:
             return None
         return delivery.begin_turn(subscription, base, home)
 

@@ -169,18 +169,13 @@ class RecordBatch(Batch):
 
     def opened(self) -> Verdict | None:
         """Enter the frontiers, each once."""
-        members, tracker, subscription = self.members, self.members.tracker, self.subscription
+        members, tracker = self.members, self.members.tracker
         self._committed = {}
         members.belong_to(self)
         if tracker is None:
             nobodys[self._address()] = self
         else:
-            tracker.begin_batch(
-                members.frontiers.values(),
-                self,
-                subscription.instrumenter,
-                settles=subscription.settles,
-            )
+            tracker.begin_batch(members.frontiers.values(), self, self.subscription)
             for at, frontier in members.frontiers.items():
                 if frontier.settled_below:
                     self._committed[at] = frontier.settled_below

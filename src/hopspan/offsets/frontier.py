@@ -140,6 +140,21 @@ class Frontier:
             for offset in map(offset_of, records):  # what comes now is another delivery
                 self.left.pop(offset, None)
 
+    def handed_out_one(self, record: Any, *, settles: bool) -> None:
+        """A record is handed out by itself, as loops get them."""
+        offset = self._offset_of(record)
+        if (
+            self.is_guess
+            or offset < self.settled_below
+            or len(self._open) >= self.MOST_UNSETTLED
+        ):
+            self.handed_out((record,), settles=settles)
+            return
+        self._open[offset] = id(record)
+        self.position = offset + 1
+        if self.left:
+            self.left.pop(offset, None)
+
     def _fitting(self, records: Sequence[Any], *, settles: bool) -> Sequence[Any]:
         """Those that can be kept apart; commits stop below the first that cannot."""
         if not settles and len(self._open) >= self.MOST_UNSETTLED:

@@ -122,22 +122,26 @@ class Record(Delivery):
         if tracker is None or frontier is None:
             nobodys[id(self.record)] = self
             return None
-        offset = self.offset
-        self.counted = offset in frontier.counted_by_poll or offset in frontier.left
-        subscription = self.subscription
-        if tracker.begin(frontier, self, subscription.instrumenter, settles=subscription.settles):
-            return Verdict.ACK
-        return None
+        offset, handled, left = self.offset, frontier.handling, frontier.left
+        with tracker.partitions.lock:
+            self.counted = offset in frontier.counted_by_poll or offset in left
+            if self.subscription is not tracker.noted:
+                tracker.note(self.subscription)
+            if offset in handled:
+                frontier.handle_again(self)
+            else:
+                handled[offset] = self
+            return Verdict.ACK if offset < frontier.settled_below else None
 
     def closed(self) -> None:
-        tracker, frontier = self.tracker, self.frontier
+        tracker, frontier, turn = self.tracker, self.frontier, None
         if tracker is None or frontier is None:
             nobodys.pop(id(self.record), None)
-        else:
-            turn: Any = self.span if self.is_turn else None
-            if turn is not None and type(turn) not in UNRECORDED:
-                turn = turn.get_span_context()  # the span itself holds a lot
-            tracker.end(frontier, self, turn)
+            return
+        if self.is_turn:
+            turn = self.span if type(self.span) in UNRECORDED else self.span.get_span_context()
+        with tracker.partitions.lock:
+            frontier.leave(self, turn)
 
     def is_open(self) -> bool:
         return self.frontier is None or self.frontier.alive

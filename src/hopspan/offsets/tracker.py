@@ -18,6 +18,7 @@ from hopspan.offsets.rewinding import Rewinding
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 
+    from hopspan.delivery import Subscription
     from hopspan.offsets.consumer import Consumer, Partition
     from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
     from hopspan.offsets.partitions import Runs
@@ -37,6 +38,8 @@ class Tracker:
         self.partitions: Partitions = Partitions(consumer)
         self.committer: Committer = Committer(consumer, self.partitions)
         self.rewinding: Rewinding = Rewinding(consumer, self.partitions)
+        self.noted: Subscription | None = None
+        """The settings of the last handling."""
         self.siblings: Sized = ()
         """The trackers of the client, this one included."""
         self.claim: Callable[[Sequence[Any]], object] = len
@@ -50,8 +53,8 @@ class Tracker:
             if records:
                 self.handed_out_partition(records)
 
-    def handed_out_partition(self, records: Sequence[Any]) -> Frontier | None:
-        """The application gets records of one partition; returns its frontier. Never raises."""
+    def handed_out_partition(self, records: Sequence[Any]) -> None:
+        """The application gets records of one partition. Never raises."""
         partitions = self.partitions
         try:
             partition = self.consumer.partition_of(records[0])
@@ -60,11 +63,27 @@ class Tracker:
             with partitions.lock:
                 frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
                 frontier.handed_out(records, settles=partitions.settles)
-                return frontier
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
-            self.committer.is_off = True
-            faults.report("seeing what a consumer hands out; nothing more is committed for it")
+            self._lose_sight()
+
+    def handed_out_one(self, record: Any) -> Frontier | None:
+        """The application gets one record; returns its partition's frontier. Never raises."""
+        partitions = self.partitions
+        try:
+            partition = self.consumer.partition_of(record)
+            if len(self.siblings) > 1:
+                self.claim((record,))
+            with partitions.lock:
+                frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
+                frontier.handed_out_one(record, settles=partitions.settles)
+                return frontier
+        except Exception:  # noqa: BLE001 - as above
+            self._lose_sight()
             return None
+
+    def _lose_sight(self) -> None:
+        self.committer.is_off = True
+        faults.report("seeing what a consumer hands out; nothing more is committed for it")
 
     # -- handling --------------------------------------------------------------------------------
 
@@ -73,52 +92,20 @@ class Tracker:
         self.consumer.guess_thread()
         return self.partitions.of_handled(self.consumer.partition_of(records[0]), records)
 
-    def begin(
-        self, frontier: Frontier, handling: Handling, instrumenter: Instrumenter, *, settles: bool
-    ) -> bool:
-        """The handling of a record begins.
-
-        Args:
-            frontier: Of the record's partition.
-            handling: The handling.
-            instrumenter: Its settings, which the commits' spans follow.
-            settles: Whether its policy settles.
-
-        Returns:
-            Whether the application has committed beyond the record already.
-        """
-        partitions, offset, handled = self.partitions, handling.offset, frontier.handling
-        with partitions.lock:
-            if instrumenter is not self.committer.instrumenter or settles:
-                self._note(instrumenter, settles=settles)
-            if offset in handled:
-                frontier.handle_again(handling)
-            else:
-                handled[offset] = handling
-            return offset < frontier.settled_below
+    def note(self, subscription: Subscription) -> None:
+        """A handling begins with these settings, which the spans of commits follow. Under the lock."""
+        self.noted = subscription
+        self.committer.instrumenter = subscription.instrumenter
+        self.partitions.settles = self.partitions.settles or subscription.settles
 
     def begin_batch(
-        self,
-        frontiers: Iterable[Frontier],
-        batch: BatchHandling,
-        instrumenter: Instrumenter,
-        *,
-        settles: bool,
+        self, frontiers: Iterable[Frontier], batch: BatchHandling, subscription: Subscription
     ) -> None:
         """The handling of several records as one begins."""
         with self.partitions.lock:
-            self._note(instrumenter, settles=settles)
+            self.note(subscription)
             for frontier in frontiers:
                 frontier.batches.append(batch)
-
-    def _note(self, instrumenter: Instrumenter, *, settles: bool) -> None:
-        self.partitions.settles = self.partitions.settles or settles
-        self.committer.instrumenter = instrumenter
-
-    def end(self, frontier: Frontier, handling: Handling, turn: Any = None) -> None:
-        """The handling of a record is over; see `Frontier.leave`."""
-        with self.partitions.lock:
-            frontier.leave(handling, turn)
 
     def end_batch(self, frontiers: Iterable[Frontier], batch: BatchHandling) -> None:
         """The handling of several records as one is over. Idempotent."""

@@ -48,6 +48,7 @@ CLIENT = Client(
     settled_already=kafka_common.SETTLED_ALREADY,
     error_type=error_type,
 )
+NOTHING_TAKEN: Any = (None, None)
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps its state."""
 
@@ -79,6 +80,7 @@ class ConsumerState(Consumer):
         )
         self.cluster_id: str | None = None
         """The cluster's id, once it is known."""
+        self._cluster = getattr(getattr(native, "_client", None), "cluster", None)
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
         self.routes = kafka_common.Routes(self.endpoint, self._about)
         """The routes of its records."""
@@ -86,15 +88,14 @@ class ConsumerState(Consumer):
         """The call of the client's own that goes on: `next`, or `loop` for that of a loop of ours."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
-        self.taken: Any = None
-        """The record that a loop of ours has just been given."""
+        self.taken: tuple[Any, Frontier | None] = NOTHING_TAKEN
+        """The record that a loop of ours has just been given, and its partition's frontier."""
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.tracker: Tracker = Tracker(self)
 
     def add_cluster(self, attributes: dict[str, Any]) -> None:
         """Add the cluster's id to a span, as soon as it is known. Private to the client."""
-        client = getattr(self.native, "_client", None)
-        cluster_id = getattr(getattr(client, "cluster", None), "cluster_id", None)
+        cluster_id = getattr(self._cluster, "cluster_id", None)
         if cluster_id is not None:
             self.cluster_id = attributes[kafka_common.CLUSTER_ID] = cluster_id
             self._about[kafka_common.CLUSTER_ID] = cluster_id
@@ -106,8 +107,9 @@ class ConsumerState(Consumer):
 
     def describe(self, partition: Any, done: Done) -> dict[str, Any]:
         """A record that is done, for the span of its commit."""
-        attributes = dict(self.routes[partition].particular)
-        kafka_common.describe(attributes, done.offset, 1, is_tombstone=done.is_tombstone)
+        attributes = {**self.routes[partition].particular, kafka_common.OFFSET: done.offset}
+        if done.is_tombstone:
+            attributes[kafka_common.TOMBSTONE] = True
         return attributes
 
     def commit(self, positions: Positions, seconds: float) -> None:
@@ -203,7 +205,8 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
 
 def _poll(state: ConsumerState, poll: Call, timeout_ms: Any = 0, *args: Any, **more: Any) -> Any:
     tracker = state.tracker
-    tracker.run_pending()
+    if not state.inside:
+        tracker.run_pending()
     max_block = tracker.max_block()
     if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
         records = poll(timeout_ms, *args, **more)
@@ -225,22 +228,15 @@ def _poll_in_slices(state: ConsumerState, poll: Callable[[float], Any], timeout_
         tracker.run_pending()
 
 
-def ask_next(
-    state: ConsumerState, following: Call, inside: str = "next"
-) -> tuple[Any, Frontier | None]:
-    """The next record that the client's own iterator gives, and the frontier of its partition."""
-    tracker = state.tracker
-    tracker.run_pending()
-    state.inside = inside
+def _next(state: ConsumerState, following: Call) -> Any:
+    state.tracker.run_pending()
+    state.inside = "next"
     try:
         record = following()
     finally:
         state.inside = ""
-    return record, tracker.handed_out_partition((record,))
-
-
-def _next(state: ConsumerState, following: Call) -> Any:
-    return ask_next(state, following)[0]
+    state.tracker.handed_out_one(record)
+    return record
 
 
 def runs_of_one(record: Any) -> dict[TopicPartition, list[Any]]:

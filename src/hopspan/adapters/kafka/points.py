@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaConsumer
 
 from hopspan.adapters import kafka_common
-from hopspan.adapters.kafka.consumer import ConsumerState, ask_next, runs_of_one, state_of, track
+from hopspan.adapters.kafka.consumer import (
+    NOTHING_TAKEN,
+    ConsumerState,
+    runs_of_one,
+    state_of,
+    track,
+)
 from hopspan.adapters.kafka.producer import completes, send
 from hopspan.adapters.kafka.record import KafkaRecord, taken
 from hopspan.interception import INTERCEPTED, Fetch, Point, iterates, receives, sends
@@ -89,14 +95,20 @@ class ConsumerIterator:
             original = inner
         self._next: Callable[[], Any] = MethodType(original, consumer)
         self._state = state
+        self._tracker = state.tracker
 
     def __iter__(self) -> ConsumerIterator:
         return self
 
     def __next__(self) -> Any:
-        state = self._state
-        record, frontier = ask_next(state, self._next, LOOP)
-        state.taken = KafkaRecord(record, state.tracker, frontier)
+        state, tracker = self._state, self._tracker
+        tracker.run_pending()
+        state.inside = LOOP
+        try:
+            record = self._next()
+        finally:
+            state.inside = ""
+        state.taken = record, tracker.handed_out_one(record)
         return record
 
     def __getattr__(self, name: str) -> Any:
@@ -109,10 +121,14 @@ def iterate(consumer: Any) -> Callable[[Any], KafkaRecord | None]:
     """`for record in consumer`."""
     state = _tracked(consumer)
     state.missed = False
+    tracker = state.tracker
 
     def take(record: Any) -> KafkaRecord:
-        made, state.taken = state.taken, None
-        return made if made is not None and made.record is record else taken(record, state.tracker)
+        known, frontier = state.taken
+        state.taken = NOTHING_TAKEN
+        if frontier is None or known is not record:
+            return taken(record, tracker)
+        return KafkaRecord(record, tracker, frontier)
 
     return take
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaConsumer
 from kafka.consumer.fetcher import ConsumerRecord
 
+from hopspan import conventions as names
 from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka import producer as producers
 from hopspan.adapters.kafka.consumer import CLIENT, partition_named, registry, state_of, track
@@ -63,10 +64,13 @@ class KafkaRecord(Record):
         return routes[record.topic, record.partition], record.headers
 
     def describe(self, attributes: dict[str, Any]) -> None:
-        record, tracker = self.record, self.tracker
-        is_tombstone = record.value is None
-        kafka_common.describe(attributes, self.offset, self.attempt, is_tombstone=is_tombstone)
-        consumer: Any = None if tracker is None else tracker.consumer
+        attributes[kafka_common.OFFSET] = self.offset
+        if self.record.value is None:
+            attributes[kafka_common.TOMBSTONE] = True
+        if self.attempt > 1:
+            attributes[names.ATTEMPT] = self.attempt
+            attributes[names.REDELIVERED] = True
+        consumer: Any = None if self.tracker is None else self.tracker.consumer
         if consumer is not None and consumer.cluster_id is None:
             consumer.add_cluster(attributes)
 
