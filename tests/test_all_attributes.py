@@ -339,9 +339,10 @@ def said_of_kafka(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> dict
     hopspan.wrap(Producer(), **settings).send("orders", b"v")
     producers._unanswered._leave()
 
-    consumer = hopspan.wrap(Consumer(), **settings)
+    consumer = Consumer()
     cluster = type("Cluster", (), {"cluster_id": "abc"})
     consumer._client = type("Client", (), {"cluster": cluster})
+    hopspan.wrap(consumer, **settings)
     consumer._subscription.assignment = {ORDERS: "a"}
     headers = [("traceparent", f"00-{1:032x}-{2:016x}-01".encode())]
     dead = hopspan.dead_letter("dlt", producer=producer)
