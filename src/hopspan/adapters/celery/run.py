@@ -255,9 +255,30 @@ class TaskRun(Delivery):
         self.settlement = settlement
 
     def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
-        """Leave a decorated body that no signal has told of. A failed task stays failed."""
+        """Leave the body: decide, and raise what has Celery settle so. A failed task stays failed.
+
+        That is also the end of a run that no signal has told of.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        if self.task_id is not None:
+            return self.leave_body(error)
         super().leave(error, is_block=True)
-        self.raise_instead(error)
+        self._raise_instead(error)
+        return False
+
+    def leave_body(self, error: BaseException | None) -> bool:
+        """Leave the body of a run that goes on after it; returns False.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        if error is None and self._acks_success():
+            return False
+        self.note_inner_failure(error)
+        self._decide(error)
+        self._raise_instead(error)
         return False
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
@@ -269,8 +290,8 @@ class TaskRun(Delivery):
             return Outcome(error=error)
         return outcome
 
-    def acks_success(self) -> bool:
-        """Ack a success, where a body has returned; False where more is to be decided."""
+    def _acks_success(self) -> bool:
+        """Ack a success, where that is known beforehand; False where more is to be decided."""
         status = getattr(self.span, "status", None)
         if self._rare is not None or (status is not None and status.status_code is _ERROR):
             return False
@@ -281,8 +302,7 @@ class TaskRun(Delivery):
         self.verdict, self.settlement = success.verdict, success
         return True
 
-    def decide_inside(self, error: BaseException | None) -> None:
-        """Decide as a body is left that is inside of the run: Celery learns it from there."""
+    def _decide(self, error: BaseException | None) -> None:
         if not self.policy.settles:
             return
         try:
@@ -296,12 +316,8 @@ class TaskRun(Delivery):
             if settlement.verdict in _RAISED:
                 self.rare().sent = settlement
 
-    def raise_instead(self, error: BaseException | None) -> None:
-        """Raise what has Celery settle as was decided, if it would not do so anyway.
-
-        Raises:
-            Reject: by policy, from the body's own error.
-        """
+    def _raise_instead(self, error: BaseException | None) -> None:
+        """Raise what has Celery settle as was decided, if it would not do so anyway."""
         settlement = self.settlement
         if settlement is None or settlement.verdict not in _RAISED:
             return
@@ -375,32 +391,24 @@ class TaskRun(Delivery):
 
 
 class Body(Inner):
-    """The scope of a task's body inside of its run, which decides for the run as it is left."""
+    """A further scope inside of a run, which decides for the run as it is left."""
 
     __slots__ = ()
     delivery: TaskRun
 
     def __init__(self, run: TaskRun) -> None:
-        """Make the run current, which it nearly always is."""
-        self.delivery, self._concludes = run, False
-        self._token = attach(run._context)  # noqa: SLF001 - the same idea
+        super().__init__(run, concludes=False)
 
     def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
-        """Decide, and raise what has Celery settle so; returns False.
+        """Leave it as the body is left.
 
         Raises:
             Reject: by policy, from the body's own error.
         """
-        run = self.delivery
         try:
-            if error is None and run.acks_success():
-                return False
-            run.note_inner_failure(error)
-            run.decide_inside(error)
+            return self.delivery.leave_body(error)
         finally:
             detach(self._token)
-        run.raise_instead(error)
-        return False
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
         """`leave` for a body that something of the user's awaits."""

@@ -16,7 +16,6 @@ from hopspan.adapters.celery.run import (
     CELERYS_OWN,
     FITTED,
     PREPARED,
-    Body,
     Fitted,
     TaskRun,
     decorator_of,
@@ -95,7 +94,7 @@ def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
         try:
             told = innermost.get(get_ident())
             if told is not None and told.task is task:
-                return Body(told)
+                return told
             # No signal has told of the run, or it is no run at all.
             run = run_of(plain)[0] if binding.active else None
             if run is None:
