@@ -36,6 +36,7 @@ pytest.importorskip("kafka")
 
 from tests.fakes.amqp import FakeRabbit  # noqa: E402 - needs pika
 from tests.fakes.kafka import FakeKafka  # noqa: E402
+from tests.test_third_party import install  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,12 +95,6 @@ def _run():
     faulthandler.dump_traceback_later({DEADLINE}, exit=True)
     page = json.load(sys.stdin)
     sys.path.insert(0, page["folder"])
-    if page["adapters"]:
-        import hopspan.adapters
-        hopspan.adapters.__path__.append(page["folder"] + "/src/hopspan/adapters")
-        for name in page["adapters"]:
-            module = "hopspan.adapters." + name
-            hopspan.adapters.ADAPTERS[name] = hopspan.adapters._BY_MODULE[name] = module
     for source, line in page["blocks"]:
         exec(compile("\\n" * line + source, page["name"], "exec"), globals())
         print({MARK!r}, flush=True)
@@ -159,14 +154,26 @@ def written(page: Path, folder: Path) -> list[Block]:
     return rest
 
 
+ADAPTERS = re.compile(
+    r'^\[project\.entry-points\."hopspan\.adapters"\]\n((?:[\w.]+ = "[\w.]+"\n)+)', re.MULTILINE
+)
+
+
+def registered(page: Path, folder: Path) -> None:
+    """Install the entry points that a page writes, so that its adapters are found by them alone."""
+    project = "".join(block.source for block in blocks(page) if block.language == "toml")
+    lines = "".join(ADAPTERS.findall(project)).replace('"', "").splitlines()
+    if lines:
+        install(folder, f"hopspan-{page.stem}", *lines)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if python(page)], ids=named)
 def test_every_python_block_runs_and_prints_what_the_page_says(page: Path, tmp_path: Path) -> None:
     executed = written(page, tmp_path)
-    adapters = sorted(each.stem for each in tmp_path.glob("src/hopspan/adapters/*.py"))
+    registered(page, tmp_path)
     task = {
         "name": named(page),
         "folder": str(tmp_path),
-        "adapters": adapters,
         "blocks": [(block.source, block.line) for block in executed],
     }
     with FakeRabbit() as broker, FakeKafka(join_delay=0.05) as kafka:
@@ -200,6 +207,15 @@ def test_every_python_block_runs_and_prints_what_the_page_says(page: Path, tmp_p
     for block, output in zip(executed, printed, strict=False):
         if block.output is not None:
             assert_prints(block.output, output, f"{named(page)}:{block.line}")
+
+
+def test_the_adapter_on_the_page_is_the_one_that_is_tested() -> None:
+    page = ROOT / "docs" / "adding-a-broker.md"
+    files = {file[1]: block.source for block in python(page) if (file := FILE.match(block.source))}
+    assert files == {
+        path.name: f"# {path.name}\n{path.read_text(encoding='utf-8')}"
+        for path in (ROOT / "tests" / "third_party").glob("*.py")
+    }
 
 
 def unsettled(broker: FakeRabbit) -> list[str]:

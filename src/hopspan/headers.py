@@ -155,11 +155,12 @@ class _PairsCodec(Codec):
             return [("traceparent", value.encode())]
         harmless = self._harmless
         try:
-            for name, _ in headers if type(headers) is list else ():
-                if name not in harmless and not self._is_harmless(name):
-                    break
-            else:
-                return [*headers, ("traceparent", value.encode())]
+            if type(headers) is list:
+                for name, _ in headers:
+                    if name not in harmless and not self._is_harmless(name):
+                        break
+                else:
+                    return [*headers, ("traceparent", value.encode())]
         except (TypeError, ValueError):  # no pair: the client is about to refuse it
             pass
         return self.replaced(headers, _CONTEXT, {"traceparent": value})

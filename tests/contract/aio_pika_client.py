@@ -30,8 +30,8 @@ from aiormq.abc import ChannelFrame, DeliveredMessage
 
 import hopspan
 from hopspan import Verdict
-from hopspan.processing.blocks import Block
-from hopspan.processing.deferral import Deferred
+from hopspan.delivery import Deferred
+from hopspan.delivery.block import Block
 from tests.contract.aio_pika_loop import Loop
 from tests.contract.amqp_client import AmqpClient, Frame
 from tests.contract.client import DEADLINE, Handler, Message, Ran, Sent
@@ -99,7 +99,7 @@ class AioPikaClient(AmqpClient):
     """A queue with a dead-letter queue behind it, a producing and a consuming channel."""
 
     NAME = "aio-pika"
-    not_called = ("adapter.hop", "adapter.is_open")
+    not_called = ("adapter.is_here", "adapter.is_open")
     producer: AbstractChannel
     consumer: AbstractChannel
 

@@ -161,10 +161,6 @@ class Client(ABC):
     not_called: tuple[str, ...] = ()
     """Parts of an adapter that are there, but are not asked while a message is handled."""
 
-    def held_by(self, place: str) -> tuple[str, ...]:
-        """Settlements that do not go out when this part of hopspan fails."""
-        return ()
-
     NAME: str
     """What users call the client: `hopspan.instrument(NAME)`."""
     passwords: tuple[str, ...] = ()

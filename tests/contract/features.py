@@ -38,6 +38,8 @@ class Features(NamedTuple):
     """Several messages can be handled as one."""
     reports_completion: bool = False
     """The sender can learn what became of a message that it sent."""
+    tells_place: bool = False
+    """The broker's answer to a message that was sent says where it lies."""
     ends_on_close: bool = False
     """Closing what a message came by ends its handling: it is left, and nobody is told again."""
     settles_on_its_own_thread: bool = False

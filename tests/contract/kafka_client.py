@@ -43,6 +43,7 @@ FEATURES = Features(
     keeps_headers_on_requeue=True,
     batches=True,
     reports_completion=True,
+    tells_place=True,
     ends_on_close=True,
     settles_on_its_own_thread=True,
     styles=(
@@ -409,10 +410,6 @@ class KafkaClient(Client):
         if attributes.get("messaging.destination.name") == self.dead:
             return True
         return name == self.receives or attributes.get("messaging.operation.name") == "commit"
-
-    def held_by(self, place: str) -> tuple[str, ...]:
-        # A record whose handling is not entered stays open, and holds the commits back.
-        return ("ack",) if place == "adapter.opened" else ()
 
     # -- from the first to the last word -----------------------------------------------------------
 
@@ -823,7 +820,7 @@ class KafkaClient(Client):
             "messaging.system": "kafka",
             "messaging.destination.name": self.queue,
             "server.address": host,
-            "server.port": int(port),
+            **({} if port == "9092" else {"server.port": int(port)}),
         }
 
     @property

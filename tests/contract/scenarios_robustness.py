@@ -305,7 +305,9 @@ HANDLING = {
     "adapter.opened": Fault(("opening a delivery",)),
     "adapter.closed": Fault(("closing a delivery",)),
     "adapter.is_here": Fault(("looking for the client's thread",)),
-    "adapter.source": Fault(("looking for the settings of a wrapped object",), faces=("decorated",)),
+    "adapter.source": Fault(
+        ("looking for the settings of a wrapped object",), faces=("decorated",)
+    ),
     "adapter.handed": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.refusal": NOT_HANDLED._replace(faces=("decorated",)),
     "adapter.ongoing": NOT_HANDLED,
@@ -336,7 +338,7 @@ def a_fault_while_handling_is_logged_once_and_hinders_nothing(client: Client, pl
     doing = [each for each in fault.doing if place not in client.not_called]
     assert sorted(map(_line, doing)) == sorted(said)
     settled = ["ack", "ack", "reject"] if fault.settled else []
-    assert [each for each in settled if each not in client.held_by(place)] == client.settlements()
+    assert settled == client.settlements()
     assert ([] if fault.swallowed else ran.raised) == ran.escaped
 
 
@@ -388,7 +390,8 @@ def where_the_metrics_fail_the_spans_are_what_they_were(client: Client, meter: s
     with _broken(client, f"telemetry.metrics:Meters.{meter}"):
         client.drive(lambda: ran.times, ran)
         client.sync()
-    assert [_line(MEASURE)] == client.lines.take()
+    is_counted_before = meter == "consumed" and client.is_asking_seen
+    assert [_line(MEASURE)] * (not is_counted_before) == client.lines.take()
     process = client.a_process(settlement="reject", reason="failed: ValueError").failed(
         ValueError("no stock")
     )
@@ -451,7 +454,8 @@ def a_fault_at_the_end_of_a_publish_does_not_hide_what_became_of_it(
 ) -> None:
     with silence():
         untraced = client.send_so_that(outcome, "blocking")
-    expected = int(untraced.error is not None or place.endswith("end"))
+    is_told = untraced.error is not None or client.features.tells_place
+    expected = int(is_told or place.endswith("end"))
     with _broken(client, place):
         if style == "blocking":
             assert type(untraced.raised) is type(client.send_so_that(outcome, style).raised)
@@ -499,7 +503,6 @@ LOOPING = {
     "delivery.delivery:Delivery.begin": BEGIN,
     "delivery.delivery:Delivery.conclude_turn": "ending a turn of a loop",
     "telemetry.operation:Operation.end": CLOSE,
-    "telemetry.operation:Operation.failed_status": "ending a turn of a loop",
 }
 
 

@@ -6,6 +6,8 @@ Where the answer is not to ask the propagator, the whole context that it extract
 from __future__ import annotations
 
 from collections import OrderedDict, UserDict
+from collections.abc import Callable
+from copy import copy
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +19,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from hopspan.headers import ASK, MAPPING, PAIRS, Codec
-from hopspan.propagation import extract_from, plain_sender
+from hopspan.propagation import extract_from, plain_traceparent, sender_of
+from hopspan.w3c import FIELDS
 from tests.property.hostile import ANYTHING, KEYS, MALFORMED, VALID, any_case
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -82,19 +85,16 @@ def extracted(codec: Codec, headers: Any) -> tuple[SpanContext, dict[str, object
 
 def foreseen(sender: Any) -> tuple[SpanContext, dict[str, object], int]:
     context = Context()
-    if sender is not None:
+    if sender is not None and sender.is_valid:
         context = trace.set_span_in_context(NonRecordingSpan(sender), context)
     return trace.get_current_span(context).get_span_context(), {}, len(context)
 
 
 def compare(codec: Codec, headers: Any) -> None:
-    sender = plain_sender(codec, headers)
-    if sender is not ASK:
-        assert extracted(codec, headers) == foreseen(sender)
-    value = codec.traceparent(headers)
+    value = plain_traceparent(codec, headers)
     if value is not ASK:
-        alone = {} if value is None else {"traceparent": value}
-        assert extracted(codec, headers) == extracted(MAPPING, alone)
+        assert value is None or codec.traceparent(headers) is value
+        assert extracted(codec, headers) == foreseen(None if value is None else sender_of(value))
 
 
 @PATIENT
@@ -123,6 +123,44 @@ def test_of_a_mapping_the_propagator_would_find_the_same(headers: Any) -> None:
 @example({"traceparent": ONE})
 def test_of_pairs_the_propagator_would_find_the_same(headers: Any) -> None:
     compare(PAIRS, headers)
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def written(write: Callable[[], Any]) -> Any:
+    """The headers with the order that they have, or the class of error."""
+    try:
+        found = write()
+    except Exception as error:  # noqa: BLE001 - for the caller to see that it is the same one
+        return type(error)
+    return list(found.items()) if isinstance(found, dict) else found
+
+
+def compare_written(codec: Codec, headers: Any) -> None:
+    before = dict(headers) if isinstance(headers, MappingProxyType) else copy(headers)
+    at_once = written(lambda: codec.with_traceparent(headers, ONE))
+    assert at_once == written(lambda: codec.replaced(headers, FIELDS, {"traceparent": ONE}))
+    assert headers == before
+
+
+@PATIENT
+@given(MAPPINGS | st.none())
+@example({"TraceParent": TWO, "traceparent": TWO, "Baggage": "a=1", "x": 1})
+@example({b"traceparent": TWO})
+def test_a_mapping_carries_the_traceparent_as_if_the_stale_ones_were_replaced(headers: Any) -> None:
+    compare_written(MAPPING, headers)
+
+
+@PATIENT
+@given(
+    ITEMS | ITEMS.map(tuple) | st.lists(st.tuples(NAMES, VALUES) | NO_PAIRS, max_size=6) | st.none()
+)
+@example([("traceparent", TWO), ("Baggage", b"a=1"), ("x", b"1")])
+@example((("traceparent", TWO.encode()),))
+@example([["traceparent", TWO]])
+def test_pairs_carry_the_traceparent_as_if_the_stale_ones_were_replaced(headers: Any) -> None:
+    compare_written(PAIRS, headers)
 
 
 # -- the common message ----------------------------------------------------------------------------

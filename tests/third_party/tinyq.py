@@ -2,11 +2,15 @@
 
 
 class Letter:
-    def __init__(self, box, body, headers):
-        self.box, self.body, self.headers = box, body, headers
+    def __init__(self, box, body, headers, attempt=1):
+        self.box, self.body, self.headers, self.attempt = box, body, headers, attempt
 
     def done(self):
         self.box.settled.append(("done", self.body))
+
+    def back(self):
+        self.box.settled.append(("back", self.body))
+        self.box.letters.append(Letter(self.box, self.body, self.headers, self.attempt + 1))
 
     def drop(self):
         self.box.settled.append(("drop", self.body))

@@ -152,8 +152,10 @@ class AmqpDelivery(Delivery):
     A subclass has the attributes below and `settle`; `routes` is `routes_of` its queue and server.
     """
 
-    __slots__ = ("auto_ack", "ledger", "queue", "routes", "seen_before")
+    __slots__ = ("auto_ack", "kept", "ledger", "queue", "routes", "seen_before")
 
+    kept: Any
+    """The `ChannelState`, or one of the client's."""
     routes: Routes
     ledger: Ledger
     queue: str | None
@@ -165,7 +167,7 @@ class AmqpDelivery(Delivery):
     properties: Any
     """An object with `headers`, `message_id` and `correlation_id`."""
     method: Any
-    """An object with `exchange`, `routing_key` and `redelivered`."""
+    """An object with `exchange`, `routing_key` and `redelivered`; one for each delivery."""
 
     def read(self) -> tuple[Route, Any]:
         method = self.method
@@ -207,6 +209,20 @@ class AmqpDelivery(Delivery):
     def settles(self) -> bool:
         return not self.auto_ack
 
+    @property
+    def counted(self) -> bool:
+        """Whether a call has fetched it, and was counted, or it was handled before."""
+        return self.seen_before or self.tag in self.kept.fetched
+
+    def ongoing(self) -> Delivery | None:
+        found = self.ledger.open.get(self.tag)
+        if found is None:
+            return None
+        for each in found if type(found) is list else (found,):
+            if each.method is self.method:
+                return each  # type: ignore[no-any-return]
+        return None
+
     def opened(self) -> Verdict | None:
         ledger, tag = self.ledger, self.tag
         if tag > ledger.highest:  # nobody has seen it before, nor settled it
@@ -216,6 +232,9 @@ class AmqpDelivery(Delivery):
         return ledger.enter(tag, self)
 
     def closed(self) -> None:
+        fetched = self.kept.fetched
+        if fetched:
+            fetched.pop(self.tag, None)
         handled, tag = self.ledger.open, self.tag
         if self.verdict is not None and handled.get(tag) is self:
             handled.pop(tag, None)
@@ -253,6 +272,57 @@ class Routes(dict[tuple[Any, Any], Route]):
             self.clear()
         self[key] = route
         return route
+
+
+class QueueRoutes(dict["str | None", Routes]):
+    """The routes of the deliveries of one channel, by queue. Bounded: reply queues are endless."""
+
+    MOST = 256
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+
+    def __missing__(self, queue: str | None) -> Routes:
+        if len(self) >= self.MOST:
+            self.clear()
+        routes = self[queue] = Routes(queue, self._server)
+        return routes
+
+
+class Destinations(dict[tuple[Any, Any], Route]):
+    """The routes of publishes to one broker, by exchange and routing key. Bounded, too."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self.server: Server = server
+
+    def __missing__(self, names_: tuple[Any, Any]) -> Route:
+        exchange, key = text(names_[0]) or "", text(names_[1])
+        if len(self) >= Routes.MOST:
+            self.clear()
+        planned = names.plan(PUBLISH, sent_to(exchange, key, self.server))
+        route = self[names_] = Route(planned, {ROUTING_KEY: key} if key else {})
+        return route
+
+
+class ChannelState:
+    """The state that is kept of one channel, and goes with it. Holds no message."""
+
+    __slots__ = ("__weakref__", "fetched", "ledger", "routes", "server")
+
+    def __init__(self, server: Server, ledger: Ledger) -> None:
+        self.server: Server = server
+        self.ledger: Ledger = ledger
+        self.routes: QueueRoutes = QueueRoutes(server)
+        self.fetched: dict[int, Any] = {}
+        """By delivery tag, what is known of a message that a call has fetched, and counted."""
+
+    def remember(self, tag: int, known: Any) -> None:
+        """Remember a message that was fetched; what becomes of it shows only later."""
+        self.fetched[tag] = known
+        if len(self.fetched) > self.ledger.MOST:
+            del self.fetched[next(iter(self.fetched))]
 
 
 def refusal(policy: Policy) -> str | None:

@@ -245,9 +245,9 @@ def recorded(  # noqa: C901 - the common call is one function, for speed
     def settle(*args: Any, **kwargs: Any) -> Any:
         try:
             sent = read(*args, **kwargs)
-            if sent is None:
-                return original(*args, **kwargs)
         except TypeError:  # the user's arguments: the client is about to say so itself
+            sent = None
+        if sent is None:
             return original(*args, **kwargs)
         tag, multiple, verdict = sent
         found: Any = handled.get(tag)
@@ -301,19 +301,31 @@ def recorded_async(  # noqa: C901 - as above
     One that is cancelled counts as sent: it may be on its way, and a second one would cost the
     channel. If it is not, the broker hands the message out again when the channel closes.
     """
+    handled = ledger.open
 
     async def settle(*args: Any, **kwargs: Any) -> Any:
-        sent = _read(read, args, kwargs)
+        try:
+            sent = read(*args, **kwargs)
+        except TypeError:  # the user's arguments: the client is about to say so itself
+            sent = None
         if sent is None:
             return await original(*args, **kwargs)
         tag, multiple, verdict = sent
-        found: Any = ledger.open.get(tag)
-        if multiple or not _is_common(found, tag, verdict, ledger):
+        found: Any = handled.get(tag)
+        if (
+            found is None
+            or multiple
+            or type(found) is list
+            or verdict in found.subscription.instrumenter.recorded
+        ):
             return await _settle_noted(sent, args, kwargs)
         is_ours = found.verdict is not None
         clock = perf_counter()
         # Entered before it is waited for: others may conclude in the meantime.
-        ledger.settle(tag, verdict)
+        young = ledger.young
+        young[tag] = verdict
+        if len(young) > ledger.MOST:
+            ledger.rotate()
         if not is_ours:
             found.verdict = verdict
         try:
@@ -344,23 +356,6 @@ def recorded_async(  # noqa: C901 - as above
         return result
 
     return settle
-
-
-def _is_common(found: Any, tag: int, verdict: Verdict, ledger: Ledger) -> bool:
-    """Whether a settlement is about one delivery that is handled alone, and needs no span."""
-    return (
-        found is not None
-        and type(found) is not list
-        and verdict not in found.subscription.instrumenter.recorded
-        and tag not in ledger.left
-    )
-
-
-def _read(read: Callable[..., Sent | None], args: Any, kwargs: Any) -> Sent | None:
-    try:
-        return read(*args, **kwargs)
-    except TypeError:  # the user's arguments: the client is about to say so itself
-        return None
 
 
 def _called(ledger: Ledger, name: str, sent: Sent) -> _Call | None:

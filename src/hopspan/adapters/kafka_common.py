@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hopspan import conventions as names
 from hopspan import offsets
+from hopspan.conventions import Route
 from hopspan.model import Endpoint, OperationType, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SYSTEM = "kafka"
 SEND = names.Action("send", OperationType.SEND)
@@ -77,15 +78,15 @@ class Server(NamedTuple):
 
 
 def server(bootstrap: Any) -> Server:
-    """The first bootstrap server of a client's configuration."""
+    """The first bootstrap server of a client's configuration; a default port says nothing."""
     first = bootstrap if isinstance(bootstrap, str) else next(iter(bootstrap or ()), None)
     if not isinstance(first, str):
         return Server()
     first = first.split(",", 1)[0].strip().rpartition("://")[2]
     host, colon, port = first.rpartition(":")
     if not colon or not port.isdecimal():
-        return Server(first.strip("[]") or None, _DEFAULT_PORT if first else None)
-    return Server(host.strip("[]") or None, int(port))
+        return Server(first.strip("[]") or None)
+    return Server(host.strip("[]") or None, int(port) if int(port) != _DEFAULT_PORT else None)
 
 
 def endpoint(topic: str, where: Server, group: str | None = None) -> Endpoint:
@@ -95,14 +96,51 @@ def endpoint(topic: str, where: Server, group: str | None = None) -> Endpoint:
     )
 
 
-def record_attributes(
-    about: Mapping[str, Any], partition: int, offset: int, *, is_tombstone: bool
-) -> dict[str, Any]:
-    """The attributes of a record besides those of its consumer, `about`."""
-    attributes = {**about, names.PARTITION_ID: str(partition), OFFSET: offset}
-    if is_tombstone:
-        attributes[TOMBSTONE] = True
-    return attributes
+class Topics(dict[str, Route]):
+    """The routes of one producer's sends, by topic. Bounded."""
+
+    MOST = 1024
+
+    def __init__(self, where: Server, about: Mapping[str, Any]) -> None:
+        """Begin empty; `about` are the attributes of every send."""
+        super().__init__()
+        self._where = where
+        self._about = about
+
+    def __missing__(self, topic: str) -> Route:
+        if len(self) >= self.MOST:
+            self.clear()
+        route = self[topic] = Route(names.plan(SEND, endpoint(topic, self._where)), self._about)
+        return route
+
+
+class Routes(dict[tuple[str, int], Route]):
+    """The routes of one consumer's records, by topic and partition. Bounded."""
+
+    MOST = 1024
+
+    def __init__(self, endpoint: Callable[[str], Endpoint], about: Mapping[str, Any]) -> None:
+        """Begin empty.
+
+        Args:
+            endpoint: From a topic to where its records come from.
+            about: The attributes of every record.
+        """
+        super().__init__()
+        self._endpoint = endpoint
+        self._about = about
+
+    def __missing__(self, key: tuple[str, int]) -> Route:
+        topic, partition = key
+        if len(self) >= self.MOST:
+            self.clear()
+        particular = {**self._about, names.PARTITION_ID: str(partition)}
+        route = self[key] = Route(names.plan(names.PROCESS, self._endpoint(topic)), particular)
+        return route
+
+
+NOBODYS = Routes(lambda topic: Endpoint(SYSTEM, topic), {})
+"""The routes of records whose consumer is not known."""
 
 
 def key(value: Any) -> tuple[str, str] | None:

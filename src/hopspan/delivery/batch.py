@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from hopspan.model import Outcome
     from hopspan.propagation import Codec
+    from hopspan.settlement import Policy
     from hopspan.telemetry import Instrumenter
 
 
@@ -69,7 +70,10 @@ class Batch(Delivery):
 
     @property
     def settles(self) -> bool:
-        return bool(self.members[0].settles)
+        return all(each.settles for each in self.members)
+
+    def unfit(self, policy: Policy) -> str | None:
+        return next(filter(None, (each.unfit(policy) for each in self.members)), None)
 
     @property
     def settled(self) -> bool:

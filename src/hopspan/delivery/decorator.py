@@ -16,9 +16,10 @@ from hopspan import faults
 from hopspan.delivery.adapter import adapter_among, adapter_of, running_task, unknown
 from hopspan.delivery.batch import handed
 from hopspan.delivery.entering import safely
-from hopspan.delivery.outcomes import refuse_outside_task
+from hopspan.delivery.outcomes import auto_ack_error, refuse, refuse_outside_task
 from hopspan.delivery.subscription import Subscriptions
 from hopspan.model import UnknownMessageError
+from hopspan.settlement import as_policy
 from hopspan.telemetry import CONSUMER, Overrides
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hopspan.config import Settings
     from hopspan.delivery.adapter import Adapter
     from hopspan.delivery.delivery import Scope
+    from hopspan.settlement import Policy
 
     Enter = Callable[[tuple[Any, ...]], Scope | None]
     """Enters the delivery among a handler's arguments; None where the handler runs without."""
@@ -120,7 +122,7 @@ def _wrap_either(handler: Callable[..., Any], enter: Enter, bare: Callable[..., 
                 if scope.leave(error):
                     return None
                 raise
-            if is_awaited and (handling.policy.settles or type(result) is CoroutineType):
+            if is_awaited and (handling.policy.settles or inspect.isawaitable(result)):
                 return _finish(scope, result)
             if result is not None and type(result) in _NOT_RUN:
                 _never_ran(scope)
@@ -237,7 +239,8 @@ def consumer(
 
     Raises:
         ConfigurationError: a setting is unknown or invalid.
-        PolicyError: on subscribing or at the first delivery, a policy that cannot work there.
+        PolicyError: when the consumer is given, on subscribing or at the first delivery, a policy
+            that cannot work there.
         UnknownMessageError: when called with no message of a client that hopspan knows.
 
     Thread and task safety: the decorated handler may be called concurrently.
@@ -276,6 +279,8 @@ def _enter(  # noqa: C901 - two closures
         known = adapter or adapter_among((via,))
         if known is not None:
             known.prepare(via)
+            if "policy" in overrides.settings:
+                refuse_on(via, known, as_policy(overrides.settings["policy"]))
 
     def find(args: tuple[Any, ...]) -> Any:
         found = adapter or adapter_among(args)
@@ -304,6 +309,18 @@ def _enter(  # noqa: C901 - two closures
         return delivery.enter(subscriptions.for_delivery(delivery)) if delivery else None
 
     return lambda args: safely(enter, args)
+
+
+def refuse_on(consumer: Any, adapter: Adapter, policy: Policy) -> None:
+    """Refuse a policy that can never work with a client, or on this prepared object of its.
+
+    Raises:
+        PolicyError: it says what cannot work, why, and what to change.
+    """
+    if policy.settles:
+        refuse(policy, adapter.client, adapter.delivery.refusal(policy))
+        if adapter.settles_by_itself(consumer):
+            raise auto_ack_error(policy, adapter.client, "this consumer")
 
 
 def overrides_of(handler: Any) -> Overrides | None:

@@ -30,7 +30,7 @@ from opentelemetry.trace import NonRecordingSpan, StatusCode
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Action, Route, plan
-from hopspan.delivery.adapter import failure
+from hopspan.delivery.client import failure
 from hopspan.delivery.incoming import Incoming
 from hopspan.delivery.outcomes import (
     PLAIN,
@@ -442,11 +442,10 @@ class Delivery(Incoming):
         Raises:
             PolicyError: it says what cannot work, why, and what to change.
         """
-        for delivery in self.deliveries:
-            refuse(policy, self.client, delivery.unfit(policy))
-            if not delivery.settles:
-                whom = f"the consumer of {delivery.endpoint.destination or 'this queue'}"
-                raise auto_ack_error(policy, self.client, whom)
+        refuse(policy, self.client, self.unfit(policy))
+        if not self.settles:
+            whom = f"the consumer of {self.endpoint.destination or 'this queue'}"
+            raise auto_ack_error(policy, self.client, whom)
         if block:
             require_async_with(block, policy, self.client)
 
@@ -546,7 +545,10 @@ class Delivery(Incoming):
         if ongoing is not None and not ongoing.is_over:
             return ongoing
         self.begin(subscription, base, base)
-        self._context = self._new_context()
+        if self._carried:
+            self._context = self._new_context()
+        else:
+            self._context = Context({SPAN_KEY: self.span, CURRENT: _ref(self)})
         self.is_turn, self._unclaimed = True, home
         return self
 
@@ -643,13 +645,44 @@ class Delivery(Incoming):
         if not self.client.is_awaited:
             self.conclude(error)
             return
-        if not self._conclude_once():
+        try:
+            del self._live
+        except AttributeError:
             return
         seconds = perf_counter() - self._began
+        if error is None and self._rare is None:
+            # As in `conclude`.
+            status = getattr(self.span, "status", None)
+            if status is UNSET or status is None or status.status_code is not _ERROR:
+                subscription = self.subscription
+                self.outcome = SUCCESS
+                success = subscription.success
+                if not subscription.settles:
+                    self._end(seconds)
+                    return
+                if success is not None and not self.is_batch:
+                    await self._succeed_async(success, seconds)
+                    return
         planned = self._planned(error, seconds)
         try:
             for delivery, settlement in planned or ():
                 await delivery.send_async(settlement, self)
+        finally:
+            self._end(seconds)
+
+    async def _succeed_async(self, settlement: Settlement, seconds: float) -> None:
+        """Settle a success whose settlement gets no span, and end. Cancelled, it counts as sent."""
+        try:
+            if self.verdict is not None or not self.settles:
+                return
+            self.verdict = settlement.verdict
+            clock = perf_counter()
+            try:
+                waiting = self.settle(settlement)
+                if waiting is not None:
+                    await waiting
+            except Exception as error:  # noqa: BLE001
+                self.failed_to_settle(settlement, error, clock, self)
         finally:
             self._end(seconds)
 
@@ -658,18 +691,41 @@ class Delivery(Incoming):
 
         Nothing happens where a scope inside has claimed it, or it was deferred.
         """
-        if self.claim() is None or not CONCLUDES[self.state][0] or not self._conclude_once():
+        try:
+            del self._unclaimed
+            if self._rare is not None and not CONCLUDES[self.state][0]:
+                return
+            del self._live
+        except AttributeError:
             return
-        verdicts = self.verdicts()
-        self.outcome = outcome_of_turn(self._outcome(None), failing_verdict(verdicts))
-        if None in verdicts and self.settles:
-            if not self._can_settle():
-                left = Settlement(Verdict.LEAVE, "channel closed")
-                self.rare().about = names.settlement_attributes(left)
-                self.outcome = self.outcome._replace(cancelled=not self.outcome.failed)
-            elif self.policy.settles:
+        seconds = perf_counter() - self._began
+        is_unsettled = self.verdict is None
+        status = getattr(self.span, "status", None)
+        if self._rare is None and (
+            status is UNSET or status is None or status.status_code is not _ERROR
+        ):
+            outcome = SUCCESS  # nearly always
+        else:
+            outcome = self._outcome(None)
+        if self.is_batch or not is_unsettled:
+            verdicts = self.verdicts()
+            outcome = outcome_of_turn(outcome, failing_verdict(verdicts))
+            is_unsettled = None in verdicts
+        self.outcome = outcome
+        if is_unsettled:
+            try:
+                is_open = self.is_open()
+            except Exception:  # noqa: BLE001
+                faults.report("looking whether a channel is open")
+                is_open = False
+            if not is_open:
+                if self.settles:
+                    left = Settlement(Verdict.LEAVE, "channel closed")
+                    self.rare().about = names.settlement_attributes(left)
+                    self.outcome = outcome._replace(cancelled=not outcome.failed)
+            elif self.subscription.settles and self.settles:
                 warn_of_unsettled_turn(self.policy, self._destination())
-        self._end(self.elapsed())
+        self._end(seconds)
 
     def verdicts(self) -> Sequence[Verdict | None]:
         """How each of the deliveries that are handled as one was settled."""

@@ -10,7 +10,7 @@ from opentelemetry.trace import INVALID_SPAN
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.conventions import Route, plan
-from hopspan.delivery.adapter import Client
+from hopspan.delivery.client import Client
 from hopspan.delivery.delivery import CURRENT, Delivery
 from hopspan.model import SUCCESS, Endpoint, HopspanError, Settlement
 from hopspan.settlement import manual

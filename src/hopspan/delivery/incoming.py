@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
     from hopspan.conventions import Route
-    from hopspan.delivery.adapter import Client
+    from hopspan.delivery.client import Client
     from hopspan.model import Settlement, Verdict
     from hopspan.settlement import Policy
 

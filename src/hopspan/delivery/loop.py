@@ -23,14 +23,13 @@ from hopspan import faults
 from hopspan.delivery.adapter import adapter_among, unknown
 from hopspan.delivery.batch import given
 from hopspan.delivery.block import subscriptions_for
-from hopspan.delivery.entering import safely
-from hopspan.model import PolicyError
+from hopspan.model import HopspanError, PolicyError
 from hopspan.settlement import as_policy
 from hopspan.telemetry import (
     attach,
     cached_overrides,
-    detach,
     get_current,
+    restore,
     revert,
     whereabouts,
 )
@@ -77,11 +76,14 @@ class _Turns:
 
     def turn(self, start: Start, item: Any) -> None:
         """Begin the turn of an item that was handed over."""
-        delivery: Delivery | None = safely(start, item, self._base, self._home)
-        self._delivery = delivery
-        if delivery is None:
+        try:
+            delivery = self._delivery = start(item, self._base, self._home)
+        except HopspanError:
+            raise
+        except Exception:  # noqa: BLE001 - the message stays unsettled, so nothing is lost
+            faults.report("beginning to handle a delivery")
             return
-        if whereabouts() == self._home:
+        if delivery is not None and whereabouts() == self._home:
             self._context = delivery.context
             self._token = attach(self._context)
 
@@ -94,16 +96,16 @@ class _Turns:
             except Exception:  # noqa: BLE001
                 faults.report("ending a turn of a loop")
         if self._token is not None:
-            self._put_back()
-
-    def _put_back(self) -> None:
-        if detach(self._token):
-            self._token = None
-            # Two loops in turn may have been on top of each other.
-            if get_current() is not self._base:
-                attach(self._base)
-        elif self._context is not None:  # ended elsewhere; put back when the loop comes home
-            revert(self._context, self._base)
+            try:
+                restore(self._token)
+            except (ValueError, RuntimeError):  # ended elsewhere; put back when it comes home
+                if self._context is not None:
+                    revert(self._context, self._base)
+            else:
+                self._token = None
+                # Two loops in turn may have been on top of each other.
+                if get_current() is not self._base:
+                    attach(self._base)
 
 
 class _LoopBase:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.delivery.adapter import failure
+from hopspan.delivery.client import failure
 from hopspan.model import Outcome, PolicyError, Settlement, Verdict
 from hopspan.settlement import as_policy
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from hopspan.config import Config
-    from hopspan.delivery.adapter import Client
+    from hopspan.delivery.client import Client
     from hopspan.settlement import Policy
 
 PLAIN = {verdict: Settlement(verdict) for verdict in Verdict}

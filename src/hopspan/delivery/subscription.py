@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.delivery.delivery import Delivery
+from hopspan.delivery.incoming import Incoming
 from hopspan.delivery.outcomes import auto_ack_error, refuse
 from hopspan.model import Verdict
 from hopspan.telemetry import binding_of, instrumenter_for, is_suppressed
@@ -33,7 +33,7 @@ class Subscription:
 
     def __init__(
         self,
-        kind: type[Delivery],
+        kind: type[Incoming],
         instrumenter: Instrumenter,
         overrides: Overrides,
         *,
@@ -72,7 +72,7 @@ class Subscription:
         )
         """The settlement of a success, where it is known beforehand and gets no span."""
         self.checks: bool = policy.settles and (
-            settles is None or kind.unfit is not Delivery.unfit or not is_pushed
+            settles is None or kind.unfit is not Incoming.unfit or not is_pushed
         )
         """Whether each delivery has to be asked whether the policy can work for it."""
         if policy.settles:
@@ -91,7 +91,7 @@ class Subscription:
         return not (self.is_pushed and asyncio._get_running_loop() is not None)  # noqa: SLF001
 
 
-def base_of(delivery: Delivery) -> Instrumenter:
+def base_of(delivery: Incoming) -> Instrumenter:
     """The settings beneath a scope that no interceptor calls: the wrapped object, or the client."""
     try:
         bound = binding_of(delivery.source)
@@ -115,7 +115,7 @@ class Subscriptions:
         # As one value: a handler may be called on several wrapped channels at the same time.
         self._made: tuple[Any, Any, Subscription] | None = None
 
-    def for_delivery(self, delivery: Delivery, base: Instrumenter | None = None) -> Subscription:
+    def for_delivery(self, delivery: Any, base: Instrumenter | None = None) -> Subscription:
         """The subscription of a delivery.
 
         Raises:

@@ -27,7 +27,6 @@ from hopspan.interception.wrapping import (
     bind,
     bind_child,
     returns_wrapped,
-    returns_wrapped_async,
     wrap,
 )
 
@@ -48,7 +47,6 @@ __all__ = [
     "receives_async",
     "refuse_handler",
     "returns_wrapped",
-    "returns_wrapped_async",
     "sends",
     "sends_async",
     "subclass",

@@ -257,27 +257,37 @@ class _Unintercepted:
         return getattr(self.__dict__["_source"], name)
 
 
+Known = list[tuple[int, "Subscription | None"]]
+"""The subscription of all loops over an object, with the generation of the settings it was made of;
+None after `uninstrument`. Its only entry is one value: other threads may find it changed."""
+
+
 def loop_starter(
-    binding: Binding, make: Callable[[Any], Delivery | None]
+    binding: Binding, make: Callable[[Any], Delivery | None], known: Known
 ) -> Callable[[Any, Context, tuple[int, object]], Delivery | None]:
     """Begin the turns of a loop with the settings of what it iterates over.
 
     Args:
         binding: Of the object that is iterated over.
         make: From an item to a new delivery, or to None for what is no message.
+        known: The subscription of the loops over this object.
     """
-    kind = binding.adapter.delivery
-    known: tuple[Any, Subscription] | None = None
 
     def start(item: Any, base: Context, home: tuple[int, object]) -> Delivery | None:
-        nonlocal known
-        instrumenter = binding.instrumenter
-        delivery = make(item) if instrumenter.switch.on else None
+        generation, subscription = known[0]
+        if generation != GENERATION[0]:
+            generation, instrumenter = GENERATION[0], binding.instrumenter
+            subscription = None
+            if instrumenter.switch.on:
+                kind = binding.adapter.delivery
+                subscription = Subscription(kind, instrumenter, NO_OVERRIDES, is_pushed=False)
+            known[0] = generation, subscription
+        if subscription is None or not subscription.instrumenter.switch.on:
+            return None
+        delivery = make(item)
         if delivery is None:
             return None
-        if known is None or known[0] is not instrumenter:
-            known = instrumenter, Subscription(kind, instrumenter, NO_OVERRIDES, is_pushed=False)
-        return delivery.begin_turn(known[1], base, home)
+        return delivery.begin_turn(subscription, base, home)
 
     return start
 
@@ -298,6 +308,8 @@ def iterates(
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        known: Known = [(-1, None)]
+
         @functools.wraps(original)
         def iterate(self: Any, *args: Any, **kwargs: Any) -> Any:
             make = read_call(reader, self, args, kwargs) if binding.active else None
@@ -308,7 +320,7 @@ def iterates(
             bare = None if source_of is None else source_of(self, source)
             if bare is None:
                 bare = _Unintercepted(source, binding.adapter.name)
-            loop = Loop(bare, loop_starter(binding, make))
+            loop = Loop(bare, loop_starter(binding, make, known))
             try:
                 keep(self, loop)
             except Exception:  # noqa: BLE001
@@ -329,13 +341,15 @@ def iterates_async(reader: Callable[..., Callable[[Any], Any] | None]) -> Any:
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
+        known: Known = [(-1, None)]
+
         @functools.wraps(original)
         def iterate(self: Any) -> Any:
             make = read_call(reader, self, (), {}) if binding.active else None
             source = original(self)
             if make is None or isinstance(source, AsyncLoop):
                 return source
-            return AsyncLoop(source, loop_starter(binding, make))
+            return AsyncLoop(source, loop_starter(binding, make, known))
 
         return iterate
 

@@ -135,6 +135,7 @@ def _completes(
 def sends_async(
     action: Action,
     reader: Callable[..., OutgoingFields | None],
+    fails: type,
     outcome_of: Callable[[Any], Outcome],
 ) -> Any:
     """Intercept a call that publishes one message, and whose awaited result tells its outcome.
@@ -145,7 +146,8 @@ def sends_async(
     Args:
         action: The system's word for it.
         reader: From the call's arguments to an `Outgoing`.
-        outcome_of: From the call's result to the outcome.
+        fails: The class of results that tell that the message was not taken.
+        outcome_of: From such a result to the outcome.
     """
 
     def intercept(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
@@ -171,7 +173,10 @@ def sends_async(
             except BaseException as error:
                 end_send(operation, failure(binding.adapter.client, error))
                 raise
-            end_send(operation, outcome_of(result))
+            try:
+                operation.end(outcome_of(result) if isinstance(result, fails) else SUCCESS)
+            except Exception:  # noqa: BLE001 - the message has left
+                faults.report("ending a publish")
             return result
 
         return send

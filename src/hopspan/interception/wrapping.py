@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -137,20 +138,14 @@ def wrap(native: Native, **settings: Unpack[Settings]) -> Native:
 
 
 def returns_wrapped(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
-    """Intercept a call of a wrapped instance whose result is to be wrapped like it."""
+    """Intercept a call of a wrapped instance whose result, awaited or not, is wrapped like it."""
 
     @functools.wraps(original)
     def make(self: Any, *args: Any, **kwargs: Any) -> Any:
         return bind_child(original(self, *args, **kwargs), binding)
 
-    return make
-
-
-def returns_wrapped_async(original: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
-    """`returns_wrapped` for a call that is awaited."""
-
     @functools.wraps(original)
-    async def make(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def make_async(self: Any, *args: Any, **kwargs: Any) -> Any:
         return bind_child(await original(self, *args, **kwargs), binding)
 
-    return make
+    return make_async if inspect.iscoroutinefunction(original) else make

@@ -1,21 +1,22 @@
 """Kafka's settlement without a client: what may be committed, when, and where to go back to.
 
 Kafka has no acks. A record is done, and a commit tells it later, together with everything below it.
-This is the bookkeeping for that, for any client of Kafka's: an adapter derives a `Consumer`, tells
-its `Tracker` what the client hands out and what the application does by itself, and gives it the
-handlings of records.
+This is the bookkeeping for that, for any client of Kafka's: an adapter derives a `Consumer` and a
+`Record`, and tells the `Tracker` what the client hands out and what the application does by itself.
 
-Rules: no client is imported; nothing here starts or ends a handling.
+Rules: no client is imported; a record's handling begins and ends as that of any delivery.
 """
 
+from hopspan.offsets.batch import RecordBatch, Records
 from hopspan.offsets.committer import COMMIT, TIMEOUT, UserCommit, on_answer
 from hopspan.offsets.consumer import Consumer, Partition, Position, Positions
 from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
+from hopspan.offsets.record import Record, RevokedError
 from hopspan.offsets.registry import MixedConsumersError, Registry
-from hopspan.offsets.tracker import RevokedError, Tracker
+from hopspan.offsets.tracker import Tracker
 
 __all__ = [
     "COMMIT", "TIMEOUT", "BatchHandling", "Consumer", "Done", "Frontier", "Handling",
-    "MixedConsumersError", "Partition", "Position", "Positions", "Registry", "RevokedError",
-    "Tracker", "UserCommit", "on_answer",
+    "MixedConsumersError", "Partition", "Position", "Positions", "Record", "RecordBatch", "Records",
+    "Registry", "RevokedError", "Tracker", "UserCommit", "on_answer",
 ]  # fmt: skip

@@ -10,20 +10,21 @@ from functools import partial
 from time import monotonic, perf_counter, time_ns
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
-from hopspan import conventions as names
 from hopspan import faults
-from hopspan.model import SUCCESS, Delivery, MessageInfo, Outcome, Settlement, Verdict
+from hopspan.delivery import failure
+from hopspan.delivery.outcomes import PLAIN
+from hopspan.model import SUCCESS, Outcome, SettledMessage, Verdict
 from hopspan.offsets.consumer import Position
 from hopspan.settlement import Commits
+from hopspan.telemetry import EMPTY, get_current, record_settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from hopspan.offsets.consumer import Consumer, Partition, Positions
-    from hopspan.offsets.frontier import Done, Frontier, Handling
+    from hopspan.offsets.frontier import Done, Frontier
     from hopspan.offsets.partitions import Partitions
     from hopspan.telemetry import Instrumenter
 
@@ -36,8 +37,6 @@ TIMEOUT = 10.0
 """Seconds to wait for a commit's answer."""
 _ROUND_TRIP = 0.5
 """Seconds in which an answer is expected."""
-
-_PLAIN = MessageInfo()
 
 
 class Committer:
@@ -191,7 +190,7 @@ class Commit:
         with self._committer.partitions.lock:
             for partition, (frontier, _) in self._committed.items():
                 frontier.give_back(self._covered[partition])
-        self._record(_failure(self._committer.consumer, error))
+        self._record(failure(self._committer.consumer.client, error))
         faults.logger.warning(
             "could not commit %s; the next commit tries again: %s",
             {f"{each.topic}-{each.partition}": at.offset for each, at in self.positions.items()},
@@ -238,22 +237,16 @@ class UserCommit:
     def succeeded(self) -> None:
         """The broker has it."""
         covered: dict[Partition, list[Done]] = {}
-        handled: list[Handling] = []
         with self._partitions.lock:
             for partition, offset in self._positions.items():
                 frontier = self._partitions.find(partition)
                 if frontier is not None and offset is not None:
-                    still_open = frontier.handled_below(offset)
-                    handled += still_open
-                    done = [each.as_done() for each in still_open]
-                    covered[partition] = [*frontier.settle_below(offset), *filter(None, done)]
-        for handling in handled:
-            handling.committed()
+                    covered[partition] = frontier.committed_below(offset)
         self._span.record(self._instrumenter, self._positions, covered, SUCCESS)
 
     def failed(self, error: BaseException) -> None:
         """The broker does not have it."""
-        outcome = _failure(self._consumer, error)
+        outcome = failure(self._consumer.client, error)
         self._span.record(self._instrumenter, self._positions, {}, outcome)
 
 
@@ -289,13 +282,14 @@ class _CommitSpan:
             spans = [each.span for several in covered.values() for each in several]
             topics = {each.topic for each in partitions}
             is_part = spans == [self._within]
-            instrumenter.record_settle(
+            record_settle(
+                instrumenter,
                 COMMIT,
-                Settlement(Verdict.ACK),
-                _deliveries(self._consumer, covered, len(spans)),
+                PLAIN[Verdict.ACK],
+                _messages(self._consumer, covered, len(spans)),
                 outcome,
                 (self._began, self.elapsed()),
-                inside=self._context if is_part else Context(),
+                inside=self._context if is_part else EMPTY,
                 of=() if is_part else spans,
                 endpoint=self._consumer.endpoint(topics.pop() if len(topics) == 1 else ""),
                 always=True,
@@ -304,17 +298,15 @@ class _CommitSpan:
             faults.report("recording a commit")
 
 
-def _deliveries(consumer: Consumer, covered: Covered, count: int) -> list[Delivery]:
+def _messages(consumer: Consumer, covered: Covered, count: int) -> list[SettledMessage]:
     """The records for the span: one is described, of several only the topics and the number."""
-    if count == 1:
-        return [consumer.describe(at, done) for at, several in covered.items() for done in several]
-    topics = [(consumer.endpoint(at.topic), several) for at, several in covered.items()]
-    return [Delivery(topic, _PLAIN, None, None) for topic, several in topics for _ in several]
-
-
-def _failure(consumer: Consumer, error: BaseException) -> Outcome:
-    kind = consumer.error_type(error) or names.error_type(error)
-    return Outcome(failed=True, error=error, error_type=kind, description=str(error))
+    return [
+        SettledMessage(
+            consumer.endpoint(at.topic), consumer.describe(at, done) if count == 1 else {}
+        )
+        for at, several in covered.items()
+        for done in several
+    ]
 
 
 def _warn_of_blocked(partition: Partition, frontier: Frontier) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from hopspan.offsets.frontier import OFFSET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from hopspan.model import Delivery, Endpoint
+    from hopspan.delivery import Client
+    from hopspan.model import Endpoint
     from hopspan.offsets.frontier import Done
 
 
@@ -54,6 +55,8 @@ class Consumer(ABC):
     own thread only, and raise what the client raises.
     """
 
+    client: ClassVar[Client]
+    """The constants of the client."""
     group: str | None
     """The consumer group; None where there is nowhere to commit to."""
     commits_by_itself: bool
@@ -95,12 +98,8 @@ class Consumer(ABC):
         """The partition that a record is of."""
 
     @abstractmethod
-    def describe(self, partition: Partition, done: Done) -> Delivery:
-        """A record that is done, for the span of its commit."""
-
-    @abstractmethod
-    def error_type(self, error: BaseException) -> str | None:
-        """The protocol's own word for an error, where the broker said one."""
+    def describe(self, partition: Partition, done: Done) -> dict[str, Any]:
+        """The attributes of a record that is done, for the span of its commit."""
 
     @abstractmethod
     def commit(self, positions: Positions, seconds: float) -> None:

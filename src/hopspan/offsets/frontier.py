@@ -8,6 +8,7 @@ Rules: pure bookkeeping, no client; its owner holds a lock around every call.
 
 from __future__ import annotations
 
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -42,18 +43,26 @@ class Handling(Protocol):
     def committed(self) -> None:
         """Note that the application has committed beyond the record, which acknowledges it."""
 
-    def as_done(self) -> Done | None:
-        """The record for the span of the commit that covers it; None when the handling is over."""
+    def as_done(self) -> Done:
+        """The record for the span of the commit that covers it."""
+        ...
 
 
 class BatchHandling(Protocol):
-    """The handling of several records as one, while it goes on."""
+    """The handling of several records as one, while it goes on. Every method is safe from any thread."""
 
     def revoke(self, reason: str) -> None:
         """End the handling, and settle nothing: a partition of it is gone. Idempotent."""
 
-    def parts(self, frontier: Frontier) -> Iterable[Handling]:
-        """The handlings of those of its records that are of a frontier's partition."""
+    def offsets(self, frontier: Frontier) -> Iterable[int]:
+        """The offsets of those of its records that are of a frontier's partition."""
+        ...
+
+    def committed_below(self, frontier: Frontier, offset: int) -> list[Done]:
+        """Note that the application has committed an offset of a frontier's partition.
+
+        Returns the records below it, for the span of the commit.
+        """
         ...
 
 
@@ -61,8 +70,8 @@ class Frontier:
     """One partition from its assignment to its revocation; a later assignment has another one."""
 
     __slots__ = (
-        "_attempts", "_ceiling", "_offset_of", "_open", "alive", "batches", "committed",
-        "counted_by_poll", "done", "epoch", "handling", "is_dirty", "is_guess", "position",
+        "_ceiling", "_offset_of", "_open", "alive", "attempts", "batches", "committed",
+        "counted_by_poll", "done", "epoch", "handling", "is_dirty", "is_guess", "left", "position",
         "settled_below",
     )  # fmt: skip
 
@@ -71,6 +80,7 @@ class Frontier:
     MOST_UNSETTLED = 10_000
     """The same where no policy settles, and nothing depends on it."""
     MOST_DONE = 1_000
+    MOST_LEFT = 1_000
 
     def __init__(self, offset_of: Callable[[Any], int] = OFFSET, *, alive: bool = True) -> None:
         self._offset_of = offset_of
@@ -95,9 +105,12 @@ class Frontier:
         self.batches: list[BatchHandling] = []
         """The batches with records of this partition that are being handled."""
         self.done: list[Done] = []
+        self.attempts: dict[int, int] = {}
+        """By offset, how often an open record was requeued."""
+        self.left: dict[int, Any] = {}
+        """By offset, the open records whose handling is over: a loop's turn as given, or None."""
         # From offset to the record's identity. Not the records themselves: they may be large.
         self._open: dict[int, int] = {}
-        self._attempts: dict[int, int] = {}
         self._ceiling: int | None = None
 
     # -- handing out -----------------------------------------------------------------------------
@@ -123,6 +136,24 @@ class Frontier:
         if len(self._open) + len(records) > (self.MOST if settles else self.MOST_UNSETTLED):
             kept = self._fitting(records, settles=settles)
         self._open.update(zip(map(offset_of, kept), map(id, kept), strict=True))
+        if self.left:
+            for offset in map(offset_of, records):  # what comes now is another delivery
+                self.left.pop(offset, None)
+
+    def handed_out_one(self, record: Any, *, settles: bool) -> None:
+        """A record is handed out by itself, as loops get them."""
+        offset = self._offset_of(record)
+        if (
+            self.is_guess
+            or offset < self.settled_below
+            or len(self._open) >= self.MOST_UNSETTLED
+        ):
+            self.handed_out((record,), settles=settles)
+            return
+        self._open[offset] = id(record)
+        self.position = offset + 1
+        if self.left:
+            self.left.pop(offset, None)
 
     def _fitting(self, records: Sequence[Any], *, settles: bool) -> Sequence[Any]:
         """Those that can be kept apart; commits stop below the first that cannot."""
@@ -167,24 +198,35 @@ class Frontier:
         """Whether there is an open record at all."""
         return bool(self._open)
 
+    def count_counted(self, records: Sequence[Any]) -> int:
+        """The number of those that a poll or an earlier handling has counted."""
+        if not self.counted_by_poll and not self.left:
+            return 0
+        counted = self.counted_by_poll.union(self.left)
+        return sum(at in counted for at in map(self._offset_of, records))
+
     def is_open(self, offset: int) -> bool:
         """Whether a record was handed out and is neither done nor left by the application."""
         return offset in self._open
 
     def attempt(self, offset: int) -> int:
         """The number of the current attempt at a record, from 1, in this process."""
-        return self._attempts.get(offset, 0) + 1
+        return self.attempts.get(offset, 0) + 1
 
     # -- handling --------------------------------------------------------------------------------
 
-    def handle(self, handling: Handling) -> None:
-        """A record is being handled from now on."""
-        first = self.handling.setdefault(handling.offset, handling)
-        if first is not handling:  # another list: somebody may be reading this one
-            self.handling[handling.offset] = [*_listed(first), handling]
+    def handle_again(self, handling: Handling) -> None:
+        """A record that is being handled is so twice from now on."""
+        # Another list: somebody may be reading this one.
+        self.handling[handling.offset] = [*_listed(self.handling[handling.offset]), handling]
 
-    def leave(self, handling: Handling) -> None:
-        """The handling is over."""
+    def leave(self, handling: Handling, turn: Any = None) -> None:
+        """The handling is over; of a loop's turn that leaves the record open, `turn` is kept."""
+        if handling.offset in self._open:
+            self.left[handling.offset] = turn
+            if len(self.left) > self.MOST_LEFT:
+                for oldest in [*islice(self.left, self.MOST_LEFT // 2)]:
+                    del self.left[oldest]
         found = self.handling.get(handling.offset)
         if found is handling:
             del self.handling[handling.offset]
@@ -203,19 +245,22 @@ class Frontier:
 
     def handled(self) -> set[int]:
         """The offsets of the records that are being handled."""
-        together = {part.offset for each in self.batches.copy() for part in each.parts(self)}
+        together = {at for each in self.batches.copy() for at in each.offsets(self)}
         return {*self.handling.copy(), *together}
 
-    def is_handled(self) -> bool:
-        """Whether any record is being handled."""
-        return bool(self.handling or self.batches)
+    def committed_below(self, offset: int) -> list[Done]:
+        """The application committed an offset: its records below are settled, also those handled.
 
-    def handled_below(self, offset: int) -> list[Handling]:
-        """The handlings of the records below an offset."""
-        known = self.handling.copy().items()
-        alone = [each for at, found in known if at < offset for each in _listed(found)]
-        together = [part for each in self.batches.copy() for part in each.parts(self)]
-        return alone + [each for each in together if each.offset < offset]
+        Returns them, as far as no commit had covered them before.
+        """
+        covered = []
+        for at, found in self.handling.copy().items():
+            for each in _listed(found) if at < offset else ():
+                covered.append(each.as_done())
+                each.committed()
+        for batch in self.batches.copy():
+            covered += batch.committed_below(self, offset)
+        return self.settle_below(offset) + covered
 
     def conclude(self, offset: int, epoch: int | None, done: Done | None) -> None:
         """A record is done."""
@@ -228,8 +273,10 @@ class Frontier:
 
     def _forget(self, offset: int) -> None:
         self._open.pop(offset, None)
-        self._attempts.pop(offset, None)
+        self.attempts.pop(offset, None)
         self.counted_by_poll.discard(offset)
+        if self.left:
+            self.left.pop(offset, None)
 
     def requeue(self, offset: int, attempt: int | None = None) -> None:
         """An open record is to be handed out again; it stays open until it is done.
@@ -240,8 +287,9 @@ class Frontier:
                 because the record has come again with an earlier one, are the same attempt.
         """
         self.counted_by_poll.discard(offset)
+        self.left.pop(offset, None)
         failed = self.attempt(offset) if attempt is None else attempt
-        self._attempts[offset] = max(failed, self._attempts.get(offset, 0))
+        self.attempts[offset] = max(failed, self.attempts.get(offset, 0))
 
     # -- what the application does by itself -----------------------------------------------------
 
@@ -253,7 +301,8 @@ class Frontier:
     def on_seek(self, offset: int | None) -> None:
         """The application went to another place, and left what it has not begun to handle."""
         self._forget_idle()
-        self._attempts.clear()
+        self.attempts.clear()
+        self.left.clear()
         self._ceiling = None
         self.position = self.committed = offset
         self.settled_below = 0 if offset is None else min(self.settled_below, offset)
@@ -288,7 +337,7 @@ class Frontier:
         """The open record that stops commits although nobody handles it, nor will get it again."""
         lowest = self.frontier()
         is_left = lowest in self._open and lowest not in self.handled()
-        return lowest if is_left and lowest not in self._attempts else None
+        return lowest if is_left and lowest not in self.attempts else None
 
     def take_done(self, below: int) -> list[Done]:
         """The records that a commit covers; forgotten from now on."""

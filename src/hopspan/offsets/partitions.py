@@ -73,19 +73,17 @@ class Partitions:
 
     # -- records ---------------------------------------------------------------------------------
 
-    def frontier(self, partition: Partition) -> Frontier:
-        """The frontier of a partition that is ours; begun, if need be. Under the lock."""
-        frontier = self.frontiers.get(partition)
-        if frontier is None:
-            frontier = self.frontiers[partition] = Frontier(self._consumer.offset_of)
-            self._known.add(partition)
+    def begun(self, partition: Partition) -> Frontier:
+        """A new frontier, for a partition that turns out to be ours. Under the lock."""
+        frontier = self.frontiers[partition] = Frontier(self._consumer.offset_of)
+        self._known.add(partition)
         return frontier
 
     def counted_by_poll(self, runs: Runs) -> None:
         """A poll has counted these records; their handling need not."""
         with self.lock:
             for partition, records in runs.items():
-                frontier = self.find(partition) or self.frontier(partition)
+                frontier = self.find(partition) or self.begun(partition)
                 frontier.counted_by_poll.update(map(self._consumer.offset_of, records))
 
     def of_handled(self, partition: Partition, records: Sequence[Any]) -> Frontier:
@@ -100,7 +98,7 @@ class Partitions:
             frontier = self.find(partition)
             if frontier is None:
                 was_ours = partition in self._known
-                frontier = Frontier(alive=False) if was_ours else self.frontier(partition)
+                frontier = Frontier(alive=False) if was_ours else self.begun(partition)
             frontier.infer(*records)
             return frontier
 

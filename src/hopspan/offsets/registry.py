@@ -35,17 +35,19 @@ class Registry:
 
     def add(self, native: Any, tracker: Tracker) -> None:
         """Look for records in this consumer as well, for as long as it lives."""
-        key, trackers, mine = id(native), self._trackers, weakref.ref(tracker)
-        trackers[key] = weakref.ref(native, lambda _: trackers.pop(key, None)), mine
-        tracker.claim = partial(self._claim, mine)
+        key, mine = id(native), weakref.ref(tracker)
+        self._trackers[key] = weakref.ref(native, partial(self._remove, key)), mine
+        tracker.siblings, tracker.claim = self._trackers, partial(self._claim, mine)
+
+    def _remove(self, key: int, _: object) -> None:
+        self._trackers.pop(key, None)
+        if len(self._trackers) < 2:  # noqa: PLR2004 - the others are gone
+            self._owners.clear()
 
     def _claim(self, owner: weakref.ref[Tracker], records: Sequence[Any]) -> None:
-        if len(self._trackers) > 1:
-            if len(self._owners) > _MOST_OWNED:
-                self._owners.clear()  # a record that is not found here is looked for everywhere
-            self._owners.update(dict.fromkeys(map(id, records), owner))
-        elif self._owners:
-            self._owners.clear()  # the others are gone
+        if len(self._owners) > _MOST_OWNED:
+            self._owners.clear()  # a record that is not found here is looked for everywhere
+        self._owners.update(dict.fromkeys(map(id, records), owner))
 
     def tracker_of(self, record: Any) -> Tracker | None:
         """The tracker of the consumer that has handed out this very record, or None."""

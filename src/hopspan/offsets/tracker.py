@@ -7,6 +7,7 @@ thread: at once where that is the current one, else when it next asks for record
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
@@ -15,8 +16,9 @@ from hopspan.offsets.partitions import Partitions
 from hopspan.offsets.rewinding import Rewinding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 
+    from hopspan.delivery import Subscription
     from hopspan.offsets.consumer import Consumer, Partition
     from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
     from hopspan.offsets.partitions import Runs
@@ -28,13 +30,6 @@ _SLICE = 1.0
 polls of less than 0.3 s can keep a consumer of kafka-python 3 from ever joining its group."""
 
 
-class RevokedError(Exception):
-    """The partition is not ours any more: its new consumer gets the record."""
-
-    def __init__(self) -> None:
-        super().__init__("the partition was revoked, or the consumer is closed")
-
-
 class Tracker:
     """One consumer's, from when hopspan first sees it."""
 
@@ -43,8 +38,12 @@ class Tracker:
         self.partitions: Partitions = Partitions(consumer)
         self.committer: Committer = Committer(consumer, self.partitions)
         self.rewinding: Rewinding = Rewinding(consumer, self.partitions)
+        self.noted: Subscription | None = None
+        """The settings of the last handling."""
+        self.siblings: Sized = ()
+        """The trackers of the client, this one included."""
         self.claim: Callable[[Sequence[Any]], object] = len
-        """Called with the records that are handed out; see the registry."""
+        """Called with the records that are handed out, where there are several; see the registry."""
 
     # -- handing out -----------------------------------------------------------------------------
 
@@ -59,12 +58,32 @@ class Tracker:
         partitions = self.partitions
         try:
             partition = self.consumer.partition_of(records[0])
-            self.claim(records)
+            if len(self.siblings) > 1:
+                self.claim(records)
             with partitions.lock:
-                partitions.frontier(partition).handed_out(records, settles=partitions.settles)
+                frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
+                frontier.handed_out(records, settles=partitions.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
-            self.committer.is_off = True
-            faults.report("seeing what a consumer hands out; nothing more is committed for it")
+            self._lose_sight()
+
+    def handed_out_one(self, record: Any) -> Frontier | None:
+        """The application gets one record; returns its partition's frontier. Never raises."""
+        partitions = self.partitions
+        try:
+            partition = self.consumer.partition_of(record)
+            if len(self.siblings) > 1:
+                self.claim((record,))
+            with partitions.lock:
+                frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
+                frontier.handed_out_one(record, settles=partitions.settles)
+                return frontier
+        except Exception:  # noqa: BLE001 - as above
+            self._lose_sight()
+            return None
+
+    def _lose_sight(self) -> None:
+        self.committer.is_off = True
+        faults.report("seeing what a consumer hands out; nothing more is committed for it")
 
     # -- handling --------------------------------------------------------------------------------
 
@@ -73,47 +92,20 @@ class Tracker:
         self.consumer.guess_thread()
         return self.partitions.of_handled(self.consumer.partition_of(records[0]), records)
 
-    def begin(
-        self, frontier: Frontier, handling: Handling, instrumenter: Instrumenter, *, settles: bool
-    ) -> bool:
-        """The handling of a record begins.
-
-        Args:
-            frontier: Of the record's partition.
-            handling: The handling.
-            instrumenter: Its settings, which the commits' spans follow.
-            settles: Whether its policy settles.
-
-        Returns:
-            Whether the application has committed beyond the record already.
-        """
-        with self.partitions.lock:
-            self._note(instrumenter, settles=settles)
-            frontier.handle(handling)
-            return handling.offset < frontier.settled_below
+    def note(self, subscription: Subscription) -> None:
+        """A handling begins with these settings, which the spans of commits follow. Under the lock."""
+        self.noted = subscription
+        self.committer.instrumenter = subscription.instrumenter
+        self.partitions.settles = self.partitions.settles or subscription.settles
 
     def begin_batch(
-        self,
-        frontiers: Iterable[Frontier],
-        batch: BatchHandling,
-        instrumenter: Instrumenter,
-        *,
-        settles: bool,
+        self, frontiers: Iterable[Frontier], batch: BatchHandling, subscription: Subscription
     ) -> None:
         """The handling of several records as one begins."""
         with self.partitions.lock:
-            self._note(instrumenter, settles=settles)
+            self.note(subscription)
             for frontier in frontiers:
                 frontier.batches.append(batch)
-
-    def _note(self, instrumenter: Instrumenter, *, settles: bool) -> None:
-        self.partitions.settles = self.partitions.settles or settles
-        self.committer.instrumenter = instrumenter
-
-    def end(self, frontier: Frontier, handling: Handling) -> None:
-        """The handling of a record is over."""
-        with self.partitions.lock:
-            frontier.leave(handling)
 
     def end_batch(self, frontiers: Iterable[Frontier], batch: BatchHandling) -> None:
         """The handling of several records as one is over. Idempotent."""
@@ -188,7 +180,7 @@ class Tracker:
 
     def run_pending(self) -> None:
         """Do what was left for the consumer's thread, which is the calling one. Never raises."""
-        self.consumer.seen_here()
+        self.consumer.thread = get_ident()
         try:
             if self.rewinding.rewinds or self.rewinding.pauses:
                 self.rewinding.run()
@@ -199,10 +191,10 @@ class Tracker:
 
     def max_block(self) -> float | None:
         """Seconds for which a poll may block; None for as long as it likes."""
-        waits = self.rewinding.seconds_left()
+        waits = self.rewinding.seconds_left() if self.rewinding.pauses else []
         with self.partitions.lock:
             frontiers = self.partitions.frontiers.values()
-            if any(each.is_handled() or each.is_dirty for each in frontiers):
+            if any([each.handling or each.batches or each.is_dirty for each in frontiers]):
                 waits.append(_SLICE)
         return min(waits, default=None)
 

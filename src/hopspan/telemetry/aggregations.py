@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import SpanContext
 
-    from hopspan.telemetry.durations import Measured
+    from hopspan.telemetry.measured import Measured
 
 _KEEPS_EXEMPLARS = {TraceBasedExemplarFilter: True, AlwaysOffExemplarFilter: False}
 _hash_attributes = getattr(_view_instrument_match, "_hash_attributes", None)  # new in 1.45

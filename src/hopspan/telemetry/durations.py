@@ -17,12 +17,13 @@ import math
 import threading
 from bisect import bisect_left
 from time import time_ns
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import SpanContext, get_current_span
 
 from hopspan import faults
 from hopspan.conventions import DURATION_BOUNDARIES
+from hopspan.telemetry.measured import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,27 +33,10 @@ if TYPE_CHECKING:
 
     from hopspan.conventions import MetricAttributes
     from hopspan.telemetry.aggregations import Aggregations
+    from hopspan.telemetry.measured import Exemplar
 
 MOST_CELLS = 2000
 """As many attributes as the SDK keeps apart, where nothing else is set."""
-
-
-Exemplar: TypeAlias = tuple[float, int, SpanContext]
-"""Seconds that were measured in a sampled span; when, in nanoseconds since the epoch; that span."""
-
-
-class Measured(NamedTuple):
-    """What a cell has held since it was last asked."""
-
-    attributes: MetricAttributes
-    since: int
-    """Time of the first duration, in nanoseconds since the epoch."""
-    buckets: list[int]
-    total: float
-    least: float
-    most: float
-    exemplars: list[Exemplar]
-    """The last one of each bucket, which is what the SDK keeps."""
 
 
 class Cell:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hopspan.conventions import Plan
 
     class Recorded(Protocol):
-        """The part of an operation that exceptions are recorded on."""
+        """The part of an operation that exceptions and metrics are recorded of."""
 
         @property
         def span(self) -> Span: ...  # noqa: D102

@@ -121,6 +121,23 @@ def test_a_send_is_a_producer_span_whose_context_leaves_with_the_message(
     assert headers == {"color": "red", **propagated(operation.context)}
 
 
+def test_a_send_on_a_route_is_described_by_it(telemetry: Telemetry) -> None:
+    """What every message of a route says, its messages need not say."""
+    route = names.Route(names.plan(PUBLISH, ORDERS), {"x": 1, "y": 1})
+    message = MessageInfo("m1", "c1", {"y": 2})
+    sent = Outgoing(route, message, None, lambda changed: ((changed,), {}))
+    for fields in (sent, tuple(sent)):
+        operation, _ = start_send(telemetry.instrumenter(), PUBLISH, fields, MAPPING)
+        assert operation is not None
+        assert (operation.endpoint, operation.action) == (ORDERS, PUBLISH)
+        operation.end()
+    first, second = telemetry.seen
+    assert first == second
+    assert first.attributes["messaging.message.id"] == "m1"
+    assert (first.attributes["x"], first.attributes["y"]) == (1, 2)
+    assert route.attributes["y"] == 1
+
+
 def propagated(context: Context) -> dict[str, str]:
     carrier: dict[str, str] = {}
     propagate.inject(carrier, context)
@@ -169,8 +186,7 @@ def test_a_suppressed_send_leaves_the_headers_alone(telemetry: Telemetry) -> Non
         operation, carried = start_send(
             telemetry.instrumenter(), PUBLISH, outgoing(headers), MAPPING
         )
-    operation.end()
-    assert (carried is headers, operation.plan, telemetry.spans) == (True, None, [])
+    assert (carried is headers, operation, telemetry.spans) == (True, None, [])
 
 
 def test_a_suppressed_send_does_not_carry_what_is_current(telemetry: Telemetry) -> None:
@@ -450,7 +466,7 @@ def test_a_switch_turns_off_all_that_it_was_given_to(telemetry: Telemetry) -> No
     derived = instrumenter.with_settings({"reraise": True})
     switch.on = False
     for each in (instrumenter, derived):
-        start_send(each, PUBLISH, outgoing(), MAPPING)[0].end()
+        assert start_send(each, PUBLISH, outgoing(), MAPPING) == (None, None)
     assert telemetry.spans == []
 
 
@@ -910,8 +926,7 @@ def test_an_ignored_destination_is_sent_to_untouched(telemetry: Telemetry) -> No
     headers = {"color": "red"}
     instrumenter = telemetry.instrumenter(ignore=("orders",))
     operation, carrying = start_send(instrumenter, PUBLISH, outgoing(headers), MAPPING)
-    operation.end()
-    assert (operation.plan, telemetry.spans) == (None, [])
+    assert (operation, telemetry.spans) == (None, [])
     assert carrying is headers
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -33,9 +33,13 @@ from opentelemetry.trace import (
 )
 
 import hopspan
-from hopspan.telemetry import forget_defaults, sampling
+from hopspan.config import Config
+from hopspan.conventions import Action
+from hopspan.model import Endpoint, MessageInfo, OperationType, Outgoing
+from hopspan.propagation import MAPPING
+from hopspan.telemetry import Instrumenter, forget_defaults, sampling, start_send
 from hopspan.telemetry import instrumenter as instrumenters
-from hopspan.telemetry.sampling import unsampled
+from hopspan.telemetry.sampling import unsampled, unsampled_root
 from hopspan.telemetry.spans import StatusSpan
 from hopspan.testing import Message, Queue
 from tests.unit.support import Telemetry
@@ -92,7 +96,7 @@ def test_it_has_the_identity_that_the_sdk_gives(parent: SpanContext, its: Tracer
     assert make is not None
     span = make(parent)
     started = its.start_span("x", set_span_in_context(NonRecordingSpan(parent), Context()))
-    assert (type(span), type(started)) == (StatusSpan, NonRecordingSpan)
+    assert (isinstance(span, StatusSpan), type(started)) == (True, NonRecordingSpan)
     mine, theirs = span.get_span_context(), started.get_span_context()
     assert tuple(mine) == tuple(theirs)
     assert (mine.is_valid, type(mine.trace_flags)) == (True, TraceFlags)
@@ -245,7 +249,7 @@ class Story:
     def handler(self, message: Message) -> None:
         current = hopspan.current()
         self.note(tuple(trace.get_current_span().get_span_context()))
-        self.note(current.span is trace.get_current_span(), type(current.span).__name__)
+        self.note(current.span is trace.get_current_span(), isinstance(current.span, StatusSpan))
         self.note(current.context == trace.set_span_in_context(current.span, current.context))
         self.note(hopspan.inject({"color": "red"}), self.queue.publish().headers)
         nested = self.telemetry.tracer_provider.get_tracer("nested").start_span("nested")
@@ -312,3 +316,103 @@ def test_the_sampler_is_not_asked_about_what_it_would_drop(
         handle(Message(headers=sent(flags)))
     assert names.count("process test") == 3 * asked
     assert len(telemetry.spans) == 3 * asked
+
+
+# -- for who publishes -----------------------------------------------------------------------------
+
+ENDPOINT = Endpoint("memory", "orders")
+PUBLISH = Action("publish", OperationType.SEND)
+
+
+def published(
+    sampler: Sampler, parent: SpanContext, headers: Any, settings: dict[str, Any]
+) -> tuple[Any, ...]:
+    """All that can be seen of a publish below a span."""
+    telemetry = Telemetry(sampler)
+    telemetry.tracer_provider.id_generator = Always()
+    instrumenter = Instrumenter(Config(**telemetry.settings, **settings))
+    outgoing = Outgoing(ENDPOINT, MessageInfo("m1"), headers, lambda headers: ((headers,), {}))
+    context = baggage.set_baggage("tenant", "acme", Context()) if parent.span_id % 2 else Context()
+    seen: list[Any] = []
+    for _ in range(2):  # the first resolves which tracer starts spans
+        token = attach(set_span_in_context(NonRecordingSpan(parent), context))
+        operation, carried = start_send(instrumenter, PUBLISH, outgoing, MAPPING)
+        assert operation is not None
+        identity = tuple(operation.span.get_span_context())
+        seen.append((identity, carried, operation.plan.name, operation.span.is_recording()))
+        operation.end()
+        detach(token)
+    points = telemetry.points("messaging.client.sent.messages")
+    return seen, points, [len(span.links) for span in telemetry.spans], telemetry.seen
+
+
+@PLAIN
+@pytest.mark.parametrize("span_id", [2, 3], ids=["alone", "with baggage"])
+@pytest.mark.parametrize(
+    "headers", [None, {"color": "red"}, {"TraceParent": "x", "tracestate": ""}]
+)
+@pytest.mark.parametrize("flags", [0, 2, 1])
+@pytest.mark.parametrize("state", [None, TraceState([("a", "1")])], ids=["plain", "state"])
+@WHERE
+def test_nobody_can_tell_the_publish_from_the_sdks(
+    sampler: Sampler,
+    span_id: int,
+    headers: Any,
+    flags: int,
+    state: TraceState | None,
+    remote: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent = SpanContext(1, span_id, remote, TraceFlags(flags), state)
+    at_once = published(sampler, parent, headers, {})
+    monkeypatch.setattr(instrumenters, "unsampled", lambda tracer, remote: None)
+    assert at_once == published(sampler, parent, headers, {})
+
+
+@WHERE
+def test_no_span_is_started_for_a_publish_that_would_not_be_sampled(
+    remote: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    original = ParentBased.should_sample
+
+    def should_sample(self: Any, context: Any, trace_id: int, name: str, *rest: Any) -> Any:
+        asked.append(name)
+        return original(self, context, trace_id, name, *rest)
+
+    monkeypatch.setattr(ParentBased, "should_sample", should_sample)
+    published(DEFAULT_ON, SpanContext(1, 2, remote), None, {})
+    assert "publish orders" not in asked
+    published(DEFAULT_ON, SpanContext(1, 2, remote, TraceFlags(1)), None, {})
+    assert asked.count("publish orders") == 2
+
+
+def test_hooks_see_the_span_of_such_a_publish() -> None:
+    statuses: list[Any] = []
+    hooks = {"on_end": lambda operation, _: statuses.append(operation.span.status.status_code)}
+    published(DEFAULT_ON, SpanContext(1, 2, is_remote=False), None, hooks)
+    assert statuses == [StatusCode.UNSET] * 2
+
+
+# -- without a parent ------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_never_sampled_has_the_identity_that_the_sdk_gives() -> None:
+    its = tracer(DEFAULT_OFF)
+    make = unsampled_root(its)
+    assert make is not None
+    made = make().get_span_context()
+    theirs = its.start_span("x", Context()).get_span_context()
+    assert (theirs.trace_flags, theirs.is_remote, theirs.trace_state) == (
+        made.trace_flags,
+        made.is_remote,
+        made.trace_state,
+    )
+    assert made.is_valid
+
+
+@pytest.mark.parametrize(
+    "sampler", [DEFAULT_ON, ALWAYS_OFF, ParentBased(TraceIdRatioBased(0.0)), ALWAYS_ON]
+)
+def test_any_other_root_is_started(sampler: Sampler) -> None:
+    assert unsampled_root(tracer(sampler)) is None

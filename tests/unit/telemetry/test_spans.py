@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +32,13 @@ from hopspan.conventions import Action
 from hopspan.model import SUCCESS, Endpoint, MessageInfo, OperationType, Outcome, Outgoing, Verdict
 from hopspan.propagation import MAPPING
 from hopspan.telemetry import start_send
-from hopspan.telemetry.spans import StatusProxySpan, StatusSpan, with_readable_status
+from hopspan.telemetry.spans import (
+    SenderSpan,
+    StatusProxySpan,
+    StatusSpan,
+    UnsampledSpan,
+    with_readable_status,
+)
 from tests.unit.support import Given, Telemetry, delivery, handle, named
 
 PUBLISH = Action("publish", OperationType.SEND)
@@ -295,3 +303,98 @@ def test_a_nested_span_without_an_sdk_is_another_span() -> None:
     nested = trace.NoOpTracer().start_span("nested", context)
     nested.set_status(StatusCode.ERROR)
     assert named(outer.status) == ("UNSET", None)
+
+
+# -- identities that are made when they are asked for ----------------------------------------------
+
+TRACEPARENT = f"00-{1:032x}-{2:016x}-01"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "sender"),
+    [
+        (TRACEPARENT, SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))),
+        (TRACEPARENT.encode(), SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))),
+        # Of a later version, which only the propagator reads.
+        (f"01{TRACEPARENT[2:]}", SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))),
+        ("00-malformed", INVALID_SPAN_CONTEXT),
+        (7, INVALID_SPAN_CONTEXT),
+        (None, INVALID_SPAN_CONTEXT),
+    ],
+)
+def test_a_stand_in_for_a_sender_has_the_identity_that_the_header_names(
+    traceparent: Any, sender: SpanContext
+) -> None:
+    span = SenderSpan(traceparent)
+    assert span.get_span_context() == span.get_span_context() == sender
+    assert span.is_recording() is False
+
+
+def test_a_stand_in_keeps_its_status_like_the_others() -> None:
+    span = SenderSpan(TRACEPARENT)
+    span.set_attribute("error.type", "bad")
+    span.set_status(StatusCode.ERROR, "bad")
+    assert (named(span.status), span.attributes) == (("ERROR", "bad"), {"error.type": "bad"})
+
+
+def test_the_identity_of_an_unsampled_span_is_made_once_and_only_if_somebody_asks() -> None:
+    made: list[SpanContext] = []
+
+    def make(parent: SpanContext) -> SpanContext:
+        made.append(parent)
+        return SpanContext(parent.trace_id, len(made) + 100, is_remote=False)
+
+    span = UnsampledSpan(CONTEXT, make)
+    span.set_status(StatusCode.ERROR)
+    span.end()
+    assert (made, named(span.status)) == ([], ("ERROR", None))
+    assert [span.get_span_context().span_id for _ in range(3)] == [101] * 3
+    assert made == [CONTEXT]
+
+
+NO_SDK = """
+import hopspan
+from opentelemetry import baggage, trace
+from hopspan.testing import Message, Queue
+
+seen, queue = [], Queue()
+
+@hopspan.consumer(policy=hopspan.reject_on_error)
+def handler(message):
+    span = trace.get_current_span()
+    context = span.get_span_context()
+    seen.append((hex(context.trace_id), hex(context.span_id), context.is_remote, span.is_recording()))
+    seen.append((queue.publish().headers, baggage.get_baggage("tenant")))
+    if message.body:
+        span.set_status(trace.StatusCode.ERROR, "bad")
+
+parent = f"00-{1:032x}-{2:016x}-01"
+for body, headers in [
+    ("", {"traceparent": parent}),
+    ("fail", {"traceparent": parent.encode()}),
+    ("", {"traceparent": parent, "baggage": "tenant=acme"}),
+    ("", {"traceparent": "malformed"}),
+    ("", {}),
+]:
+    message = Message(body, headers)
+    handler(message)
+    seen.append(message.verdict.value)
+print(*seen, sep="\\n")
+"""
+
+
+def test_without_an_sdk_a_handler_goes_on_in_its_senders_trace() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_SDK], capture_output=True, text=True, timeout=60, check=True
+    )
+    sent = ("0x1", "0x2", True, False)
+    nobody = ("0x0", "0x0", False, False)
+    carried = {"traceparent": TRACEPARENT}
+    expected = [
+        sent, (carried, None), "ack",
+        sent, (carried, None), "reject",
+        sent, ({**carried, "baggage": "tenant=acme"}, "acme"), "ack",
+        nobody, ({}, None), "ack",
+        nobody, ({}, None), "ack",
+    ]  # fmt: skip
+    assert done.stdout.splitlines() == [str(each) for each in expected]

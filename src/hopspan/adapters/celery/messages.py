@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from hopspan.propagation import context_fields, get_global_textmap
+from hopspan.propagation import context_fields
 from hopspan.settings import Correlation
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ PARENT_ID = "hopspan.celery.parent_id"
 ACKS = "hopspan.celery.acks"
 
 _known: tuple[Any, frozenset[str]] = (None, frozenset())
-"""The configured propagator, and the headers that are hopspan's to read."""
+"""The headers of the configured propagator, and all that are hopspan's to read."""
 
 
 def _ours() -> frozenset[str]:
     global _known  # noqa: PLW0603 - asked for every message
-    propagator = get_global_textmap()
-    if _known[0] is not propagator:
-        _known = propagator, context_fields() | {CORRELATION_HEADER}
+    fields = context_fields()
+    if _known[0] is not fields:
+        _known = fields, fields | {CORRELATION_HEADER}
     return _known[1]
 
 

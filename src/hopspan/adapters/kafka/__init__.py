@@ -4,41 +4,19 @@ A producer's `send` is intercepted like any other publish. A consumer is tracked
 hands out, and what the application commits and seeks, decides what hopspan may commit.
 """
 
-from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka.points import POINTS, prepare
-from hopspan.adapters.kafka.producer import error_type
-from hopspan.adapters.kafka.record import (
-    closed,
-    delivery,
-    given,
-    handed,
-    hop,
-    is_open,
-    opened,
-    owner,
-    refusal,
-    same,
-    settle,
-    settles_by_itself,
+from hopspan.adapters.kafka.record import KafkaRecord, settles_by_itself
+from hopspan.delivery import Adapter
+
+ADAPTER = Adapter(
+    KafkaRecord,
+    points=POINTS,
+    rivals=(
+        "kafka.producer.kafka:KafkaProducer.send",
+        "kafka.consumer.group:KafkaConsumer.__next__",
+    ),
+    prepare=prepare,
+    settles_by_itself=settles_by_itself,
 )
-from hopspan.interception import Point
-from hopspan.propagation import PAIRS
 
-NAME = "kafka"
-SYSTEM = kafka_common.SYSTEM
-CODEC = PAIRS
-ASYNCHRONOUS = False
-SETTLE_NAMES = kafka_common.SETTLE_NAMES
-SETTLED_ALREADY = kafka_common.SETTLED_ALREADY
-CONTROL_FLOW: tuple[type[BaseException], ...] = ()
-RAISES = None
-SIGNALS = None
-RIVALS = ("kafka.producer.kafka:KafkaProducer.send", "kafka.consumer.group:KafkaConsumer.__next__")
-INSTANCE_POINTS: tuple[Point, ...] = ()
-
-__all__ = [
-    "ASYNCHRONOUS", "CODEC", "CONTROL_FLOW", "INSTANCE_POINTS", "NAME", "POINTS", "RAISES",
-    "RIVALS", "SETTLED_ALREADY", "SETTLE_NAMES", "SIGNALS", "SYSTEM", "closed", "delivery",
-    "error_type", "given", "handed", "hop", "is_open", "opened", "owner", "prepare", "refusal",
-    "same", "settle", "settles_by_itself",
-]  # fmt: skip
+__all__ = ["ADAPTER", "KafkaRecord"]

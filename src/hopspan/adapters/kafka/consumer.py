@@ -26,19 +26,29 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka.producer import error_type
+from hopspan.delivery import Client
 from hopspan.interception import INTERCEPTED, subclass
-from hopspan.model import Delivery, MessageInfo
 from hopspan.offsets import TIMEOUT, Consumer, Registry, Tracker, UserCommit, on_answer
+from hopspan.propagation import PAIRS
 from hopspan.telemetry import binding_of, instrumenter_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from hopspan.delivery import Loop
     from hopspan.model import Endpoint
-    from hopspan.offsets import Done, Positions
-    from hopspan.processing import Loop
+    from hopspan.offsets import Done, Frontier, Positions
     from hopspan.telemetry import Instrumenter
 
+CLIENT = Client(
+    "kafka",
+    system=kafka_common.SYSTEM,
+    codec=PAIRS,
+    settle_names=kafka_common.SETTLE_NAMES,
+    settled_already=kafka_common.SETTLED_ALREADY,
+    error_type=error_type,
+)
+NOTHING_TAKEN: Any = (None, None)
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps its state."""
 
@@ -55,6 +65,8 @@ partition_named: Callable[[str, int], TopicPartition] = lru_cache(1_024)(TopicPa
 class ConsumerState(Consumer):
     """One `KafkaConsumer`, as hopspan sees it."""
 
+    client = CLIENT
+
     def __init__(self, native: Any, kind: Any) -> None:
         super().__init__(native)
         config = native.config
@@ -62,49 +74,43 @@ class ConsumerState(Consumer):
         """The consumer's own class: how to call the client without passing here again."""
         self.group = config.get("group_id")
         self.commits_by_itself = bool(self.group and config.get("enable_auto_commit"))
+        where = kafka_common.server(config.get("bootstrap_servers"))
         self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
-            partial(
-                kafka_common.endpoint,
-                where=kafka_common.server(config.get("bootstrap_servers")),
-                group=self.group,
-            )
+            partial(kafka_common.endpoint, where=where, group=self.group)
         )
-        self.is_iterating: bool = False
-        """Whether the client polls for its own iterator: nothing is handed out by that."""
-        self.is_looping: bool = False
-        """Whether it is a loop of ours that asks for the next record."""
+        self.cluster_id: str | None = None
+        """The cluster's id, once it is known."""
+        self._cluster = getattr(getattr(native, "_client", None), "cluster", None)
+        self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
+        self.routes = kafka_common.Routes(self.endpoint, self._about)
+        """The routes of its records."""
+        self.inside: str = ""
+        """The call of the client's own that goes on: `next`, or `loop` for that of a loop of ours."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
+        self.taken: tuple[Any, Frontier | None] = NOTHING_TAKEN
+        """The record that a loop of ours has just been given, and its partition's frontier."""
         self.loop: weakref.ref[Loop[Any]] | None = None
-        self._attributes: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-        self._cluster: Any = None
         self.tracker: Tracker = Tracker(self)
 
-    def attributes(self) -> dict[str, Any]:
-        """The attributes of every span of this consumer."""
-        if kafka_common.CLUSTER_ID not in self._attributes:
-            if self._cluster is None:  # private to the client
-                client = getattr(self.native, "_client", None)
-                self._cluster = getattr(client, "cluster", None)
-            cluster_id = getattr(self._cluster, "cluster_id", None)
-            if cluster_id is not None:
-                self._attributes[kafka_common.CLUSTER_ID] = cluster_id
-        return self._attributes
+    def add_cluster(self, attributes: dict[str, Any]) -> None:
+        """Add the cluster's id to a span, as soon as it is known. Private to the client."""
+        cluster_id = getattr(self._cluster, "cluster_id", None)
+        if cluster_id is not None:
+            self.cluster_id = attributes[kafka_common.CLUSTER_ID] = cluster_id
+            self._about[kafka_common.CLUSTER_ID] = cluster_id
+            self.routes.clear()
 
     def partition_of(self, record: Any) -> TopicPartition:
         """The partition that a record is of."""
         return partition_named(record.topic, record.partition)
 
-    def describe(self, partition: Any, done: Done) -> Delivery:
+    def describe(self, partition: Any, done: Done) -> dict[str, Any]:
         """A record that is done, for the span of its commit."""
-        about = kafka_common.record_attributes(
-            self.attributes(), partition.partition, done.offset, is_tombstone=done.is_tombstone
-        )
-        return Delivery(self.endpoint(partition.topic), MessageInfo(attributes=about), None, None)
-
-    def error_type(self, error: BaseException) -> str | None:
-        """The protocol's own word for an error."""
-        return error_type(error)
+        attributes = {**self.routes[partition].particular, kafka_common.OFFSET: done.offset}
+        if done.is_tombstone:
+            attributes[kafka_common.TOMBSTONE] = True
+        return attributes
 
     def commit(self, positions: Positions, seconds: float) -> None:
         """Commit, and wait."""
@@ -199,13 +205,14 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
 
 def _poll(state: ConsumerState, poll: Call, timeout_ms: Any = 0, *args: Any, **more: Any) -> Any:
     tracker = state.tracker
-    tracker.run_pending()
+    if not state.inside:
+        tracker.run_pending()
     max_block = tracker.max_block()
     if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
         records = poll(timeout_ms, *args, **more)
     else:
         records = _poll_in_slices(state, lambda it: poll(it * 1000, *args, **more), timeout_ms)
-    if not state.is_iterating and isinstance(records, dict):
+    if not state.inside and isinstance(records, dict):
         tracker.handed_out(records)
     return records
 
@@ -222,44 +229,19 @@ def _poll_in_slices(state: ConsumerState, poll: Callable[[float], Any], timeout_
 
 
 def _next(state: ConsumerState, following: Call) -> Any:
-    tracker = state.tracker
-    tracker.run_pending()
-    state.is_iterating = True
+    state.tracker.run_pending()
+    state.inside = "next"
     try:
         record = following()
     finally:
-        state.is_iterating = False
-    tracker.handed_out_partition((record,))
+        state.inside = ""
+    state.tracker.handed_out_one(record)
     return record
 
 
-class Records:
-    """A consumer as its own iterator: what `next` does, without being looked up on the way."""
-
-    def __init__(self, state: ConsumerState, consumer: Any) -> None:
-        original: Any = state.kind.__next__
-        inner: Any = getattr(original, INTERCEPTED, None)
-        # The mark is also on an application's wrapper of our replacement; that one is called.
-        if inner is not None and getattr(original, "__wrapped__", None) is inner:
-            original = inner
-        self._next: Call = MethodType(original, consumer)
-        self._state = state
-
-    def __iter__(self) -> Records:
-        return self
-
-    def __next__(self) -> Any:
-        state = self._state
-        state.is_looping = True
-        try:
-            return _next(state, self._next)
-        finally:
-            state.is_looping = False
-
-    def __getattr__(self, name: str) -> Any:
-        if "_state" not in self.__dict__:  # not made yet: somebody copies or unpickles it
-            raise AttributeError(name)
-        return getattr(self._state.native, name)
+def runs_of_one(record: Any) -> dict[TopicPartition, list[Any]]:
+    """A record as a poll would return it."""
+    return {partition_named(record.topic, record.partition): [record]}
 
 
 # -- the application's own commits -----------------------------------------------------------------
@@ -375,7 +357,7 @@ def _close(
     **kwargs: Any,
 ) -> Any:  # fmt: skip
     loop = state.loop() if state.loop is not None else None
-    if loop is not None:
+    if loop is not None and state.is_here():  # closed elsewhere, its turn is lost
         loop.leave()
     began = monotonic()
     is_limited = isinstance(timeout_ms, int | float)

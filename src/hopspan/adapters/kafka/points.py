@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import weakref
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer
 
 from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka.consumer import (
+    NOTHING_TAKEN,
     ConsumerState,
-    Records,
-    partition_named,
+    runs_of_one,
     state_of,
     track,
 )
 from hopspan.adapters.kafka.producer import completes, send
-from hopspan.adapters.kafka.record import polled, taken
-from hopspan.interception import Fetch, Point, iterates, receives, sends
+from hopspan.adapters.kafka.record import KafkaRecord, taken
+from hopspan.interception import INTERCEPTED, Fetch, Point, iterates, receives, sends
+from hopspan.offsets import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from hopspan.adapters.kafka.record import Record
-    from hopspan.model import Delivery
-    from hopspan.processing import Loop
+    from hopspan.delivery import Loop
 
 
 def prepare(instance: Any) -> None:
@@ -52,57 +52,91 @@ def poll(
 ) -> Any:
     """`KafkaConsumer.poll`; None for that of the client's own iterator."""
     state = _tracked(consumer)
-    if state.is_iterating:
-        return None
-
-    def read(runs: Any) -> Any:
-        return _taken(state, runs)
-
-    return Fetch(_polled_endpoint(consumer, state), read, kafka_common.POLL, several=True)
+    return None if state.inside else _fetch(state, lambda runs: runs)
 
 
 def next_record(consumer: Any) -> Any:
     """A single `next(consumer)`: a poll for one record. None for that of a loop."""
     state = _tracked(consumer)
-    if state.is_looping:
-        return None
-
-    def read(record: Any) -> Any:
-        return _taken(state, {partition_named(record.topic, record.partition): [record]})
-
-    return Fetch(_polled_endpoint(consumer, state), read, kafka_common.POLL, several=True)
+    return None if state.inside == LOOP else _fetch(state, runs_of_one)
 
 
-def _taken(state: ConsumerState, runs: Any) -> Sequence[Delivery]:
-    """The deliveries of a poll, now in the application's hands."""
-    if state.missed:
-        state.missed = False
-        state.tracker.handed_out(runs)
-    state.tracker.partitions.counted_by_poll(runs)
-    return polled([record for several in runs.values() for record in several], state)
+LOOP = "loop"
 
 
-def _polled_endpoint(consumer: Any, state: ConsumerState) -> Any:
-    """The endpoint of a poll that brings nothing: the topic, if there is only one."""
-    topics = consumer.subscription() or {each.topic for each in consumer.assignment()}
-    return state.endpoint(next(iter(topics)) if len(topics) == 1 else "")
+def _fetch(state: ConsumerState, runs_of: Callable[[Any], Any]) -> Fetch:
+    topics = state.native.subscription() or {each.topic for each in state.native.assignment()}
+    endpoint = state.endpoint(next(iter(topics)) if len(topics) == 1 else "")
+
+    def read(result: Any) -> Records:
+        """The records of a poll, now in the application's hands."""
+        runs = runs_of(result)
+        if state.missed:
+            state.missed = False
+            state.tracker.handed_out(runs)
+        state.tracker.partitions.counted_by_poll(runs)
+        records = [record for several in runs.values() for record in several]
+        return Records(KafkaRecord, records, runs, state.tracker)
+
+    return Fetch(endpoint, read, kafka_common.POLL, mixed_endpoints=True)
 
 
-def iterate(consumer: Any) -> Callable[[Any], Record | None]:
+# -- iterated over ---------------------------------------------------------------------------------
+
+
+class ConsumerIterator:
+    """A consumer as its own iterator: what `next` does, without being looked up on the way."""
+
+    def __init__(self, state: ConsumerState, consumer: Any) -> None:
+        original: Any = state.kind.__next__
+        inner: Any = getattr(original, INTERCEPTED, None)
+        # The mark is also on an application's wrapper of our replacement; that one is called.
+        if inner is not None and getattr(original, "__wrapped__", None) is inner:
+            original = inner
+        self._next: Callable[[], Any] = MethodType(original, consumer)
+        self._state = state
+        self._tracker = state.tracker
+
+    def __iter__(self) -> ConsumerIterator:
+        return self
+
+    def __next__(self) -> Any:
+        state, tracker = self._state, self._tracker
+        tracker.run_pending()
+        state.inside = LOOP
+        try:
+            record = self._next()
+        finally:
+            state.inside = ""
+        state.taken = record, tracker.handed_out_one(record)
+        return record
+
+    def __getattr__(self, name: str) -> Any:
+        if "_state" not in self.__dict__:  # not made yet: somebody copies or unpickles it
+            raise AttributeError(name)
+        return getattr(self._state.native, name)
+
+
+def iterate(consumer: Any) -> Callable[[Any], KafkaRecord | None]:
     """`for record in consumer`."""
     state = _tracked(consumer)
     state.missed = False
+    tracker = state.tracker
 
-    def take(record: Any) -> Record:
-        return taken(record, state)
+    def take(record: Any) -> KafkaRecord:
+        known, frontier = state.taken
+        state.taken = NOTHING_TAKEN
+        if frontier is None or known is not record:
+            return taken(record, tracker)
+        return KafkaRecord(record, tracker, frontier)
 
     return take
 
 
-def source_of(consumer: Any, source: Any) -> Records | None:
+def source_of(consumer: Any, source: Any) -> ConsumerIterator | None:
     """The client's iterator, which is the consumer itself, without what is put around it."""
     state = state_of(consumer)
-    return Records(state, consumer) if state is not None and source is consumer else None
+    return ConsumerIterator(state, consumer) if state is not None and source is consumer else None
 
 
 def keep_loop(consumer: Any, loop: Loop[Any]) -> None:

@@ -18,15 +18,15 @@ from kafka.errors import BrokerResponseError
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import kafka_common
+from hopspan.delivery import adapter_of
 from hopspan.interception import INTERCEPTED, sends
 from hopspan.model import MessageInfo, Outcome
-from hopspan.processing import adapter_of
 from hopspan.telemetry import Binding, binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hopspan.model import Endpoint, Leaving
+    from hopspan.model import Endpoint, OutgoingFields
     from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
@@ -57,61 +57,56 @@ def send(  # noqa: PLR0917 - as in kafka-python
     timestamp_ms: Any = None,
     *rest: Any,
     **added: Any,
-) -> Leaving | None:
+) -> OutgoingFields | None:
     """`KafkaProducer.send`."""
     if not isinstance(topic, str):
         return None  # the client is about to say so
 
     def call(carrying: Any) -> tuple[Sequence[Any], dict[str, Any]]:
-        if not _takes_headers(producer, headers):
+        if not kept.takes_headers or not (headers is None or isinstance(headers, list)):
             carrying = headers  # for the client to refuse, or to send as they are
         return (topic, value, key, carrying, partition, timestamp_ms, *rest), added
 
     kept = producer.__dict__.get(_KEPT) or _keep(producer)
-    is_plain = key is None and partition is None and value is not None
-    message = kept.plain if is_plain else kept.described(value, key, partition)
-    return kept.endpoint(topic), message, headers, call
+    if key is None and partition is None and value is not None:
+        return kept.routes[topic], _NOTHING, headers, call
+    return kept.routes[topic], _described(value, key, partition), headers, call
 
 
+_NOTHING: Any = (None, None, None, None)
+"""A message of which there is nothing to say."""
 _KEPT = "_hopspan_sends"
 """The attribute in which a producer keeps what its sends have in common."""
-_MOST_TOPICS = 256
+
+
+def _described(value: Any, key: Any, partition: Any) -> Any:
+    """What is special to a message."""
+    attributes: dict[str, Any] = {}
+    if partition is not None:
+        attributes[names.PARTITION_ID] = str(partition)
+    if value is None:
+        attributes[kafka_common.TOMBSTONE] = True
+    return None, None, attributes, kafka_common.key(key)
 
 
 class _Sends:
     """What the sends of one producer have in common: its configuration, read once."""
 
-    __slots__ = ("_about", "endpoint", "is_acked", "plain")
+    __slots__ = ("is_acked", "routes", "takes_headers")
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        where = kafka_common.server(config.get("bootstrap_servers"))
-        self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-        self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
-            lambda topic: kafka_common.endpoint(topic, where)
-        )
+        version = config.get("api_version")
         self.is_acked: bool = config.get("acks") != 0
-        self.plain: MessageInfo = MessageInfo(attributes=self._about)
-        """A message of which there is nothing to say."""
-
-    def described(self, value: Any, key: Any, partition: Any) -> MessageInfo:
-        """What is special to a message."""
-        attributes = dict(self._about)
-        if partition is not None:
-            attributes[names.PARTITION_ID] = str(partition)
-        if value is None:
-            attributes[kafka_common.TOMBSTONE] = True
-        return MessageInfo(attributes=attributes, key=kafka_common.key(key))
+        self.takes_headers: bool = not isinstance(version, tuple) or version >= _HEADERS_SINCE
+        self.routes = kafka_common.Topics(
+            kafka_common.server(config.get("bootstrap_servers")),
+            {names.CLIENT_ID: config.get("client_id")},
+        )
 
 
 def _keep(producer: Any) -> _Sends:
     kept = producer.__dict__[_KEPT] = _Sends(producer.config)
     return kept
-
-
-def _takes_headers(producer: Any, headers: Any) -> bool:
-    version = producer.config.get("api_version")
-    is_old = isinstance(version, tuple) and version < _HEADERS_SINCE
-    return (headers is None or isinstance(headers, list)) and not is_old
 
 
 class _Unanswered:

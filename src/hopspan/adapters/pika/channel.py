@@ -11,7 +11,7 @@ import asyncio
 import sys
 import threading
 import weakref
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pika.adapters.blocking_connection import BlockingChannel
@@ -24,7 +24,6 @@ from pika.exceptions import (
 
 from hopspan.adapters import amqp
 from hopspan.adapters.amqp_ledger import SETTLEMENTS, Ledger, recorded
-from hopspan.conventions import Route, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 STATE = "_hopspan_state"
 """The attribute of the inner channel that holds its state."""
-_MOST = 256
-"""Destinations of one channel: reply queues and keys of one user each are endless."""
 _making = threading.Lock()
 
 
@@ -47,42 +44,22 @@ class Fetched(NamedTuple):
     source: tuple[Any, str | None, bool]
 
 
-class State:
+class State(amqp.ChannelState):
     """The state of one channel: kept on the inner channel, so that it goes with it."""
 
-    __slots__ = (
-        "_routes", "confirms", "destination", "fetched", "ledger", "loop", "server", "thread",
-    )  # fmt: skip
+    __slots__ = ("confirms", "destinations", "loop", "thread")
 
     def __init__(self, channel: Any) -> None:
-        self.ledger: Ledger = Ledger(partial(newest_tag, weakref.ref(channel)))
-        self.server: amqp.Server = _server(channel)
-        self.destination: Callable[..., Route] = lru_cache(_MOST)(
-            partial(_destination, self.server)
-        )
-        """The route of publishes, by exchange and routing key."""
-        self._routes: dict[str | None, amqp.Routes] = {}
+        super().__init__(_server(channel), Ledger(partial(newest_tag, weakref.ref(channel))))
+        self.destinations: amqp.Destinations = amqp.Destinations(self.server)
         self.thread: int | None = None
         """The thread that the client does its I/O in, once we have seen it there."""
-        self.fetched: dict[int, Fetched] = {}
-        """The deliveries that a `basic_get` brought, and a receive span has counted."""
         self.loop: weakref.ref[Loop[Any]] | None = None
         self.confirms: Confirms | None = None
 
     def source(self, queue: str | None, auto_ack: bool) -> tuple[amqp.Routes, str | None, bool]:
         """The part that all deliveries of a queue have in common."""
-        routes = self._routes.get(queue)
-        if routes is None:
-            if len(self._routes) >= _MOST:
-                self._routes.clear()
-            routes = self._routes[queue] = amqp.Routes(queue, self.server)
-        return routes, queue, auto_ack
-
-
-def _destination(server: amqp.Server, exchange: str | bytes, routing_key: str | bytes) -> Route:
-    key = amqp.text(routing_key)
-    endpoint = amqp.sent_to(amqp.text(exchange), key, server)
-    return Route(plan(amqp.PUBLISH, endpoint), {amqp.ROUTING_KEY: key} if key else {})
+        return self.routes[queue], queue, auto_ack
 
 
 def inner(channel: Any) -> Any:

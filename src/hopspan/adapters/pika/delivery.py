@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class PikaDelivery(AmqpDelivery):
     """A delivery of pika. `channel`, `method`, `properties` and `body` are the client's own."""
 
-    __slots__ = ("body", "channel", "kept", "method", "properties", "tag")
+    __slots__ = ("body", "channel", "method", "properties", "tag")
+
+    kept: State
 
     client = Client(
         "pika",
@@ -109,31 +111,6 @@ class PikaDelivery(AmqpDelivery):
         return self.channel
 
     # -- handling it -----------------------------------------------------------------------------
-
-    @property
-    def counted(self) -> bool:
-        """Whether a `basic_get` brought it, or it was handled before."""
-        return self.seen_before or self.tag in self.kept.fetched
-
-    def ongoing(self) -> Delivery | None:
-        """The handling of this message: pika makes one method object for each."""
-        found = self.ledger.open.get(self.tag)
-        if found is None:
-            return None
-        for each in found if type(found) is list else (found,):
-            if each.method is self.method:
-                return each  # type: ignore[no-any-return]
-        return None
-
-    def closed(self) -> None:
-        fetched = self.kept.fetched
-        if fetched:
-            fetched.pop(self.tag, None)
-        handled, tag = self.ledger.open, self.tag
-        if self.verdict is not None and handled.get(tag) is self:
-            handled.pop(tag, None)
-        else:
-            self.ledger.leave(tag, self)
 
     def is_open(self) -> bool:
         return bool(self.channel.is_open)

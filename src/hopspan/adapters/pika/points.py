@@ -11,7 +11,6 @@ from pika.spec import Basic, BasicProperties
 
 from hopspan import faults
 from hopspan.adapters import amqp
-from hopspan.adapters.amqp_ledger import Ledger
 from hopspan.adapters.pika.channel import STATE, Fetched, error_type, state_of
 from hopspan.adapters.pika.confirms import Confirms
 from hopspan.adapters.pika.delivery import PikaDelivery
@@ -61,7 +60,7 @@ def basic_publish(  # noqa: PLR0917 - as in pika
         carrying = _with_headers(properties, headers)
         return (exchange, routing_key, body, carrying, mandatory, *rest), added
 
-    route = state.destination(exchange, routing_key)
+    route = state.destinations[exchange, routing_key]
     if properties is None:
         return route, _NOTHING, None, call
     message: Any = properties.message_id, properties.correlation_id, None, None
@@ -180,9 +179,7 @@ def basic_get(
         if method is None:
             return []
         state.thread = threading.get_ident()
-        state.fetched[method.delivery_tag] = Fetched(method, source)
-        while len(state.fetched) > Ledger.MOST:
-            del state.fetched[next(iter(state.fetched))]
+        state.remember(method.delivery_tag, Fetched(method, source))
         return [PikaDelivery(state, source, channel, method, properties, body)]
 
     return Fetch(amqp.consumed_from("", queue, queue, state.server), read)
