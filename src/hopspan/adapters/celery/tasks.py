@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _get_active_apps
+from celery.utils.threads import get_ident
 
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
@@ -14,11 +15,10 @@ from hopspan.adapters.celery.run import (
     CELERYS_OWN,
     FITTED,
     PREPARED,
-    Body,
     Fitted,
     TaskRun,
     decorator_of,
-    open_runs,
+    innermost,
     run_of,
 )
 from hopspan.delivery import Subscriptions, auto_ack_error, refuse, unwrapped, wrap_handler
@@ -98,9 +98,9 @@ def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
 
     def enter(_: tuple[Any, ...]) -> Any:
         try:
-            told = open_runs.get(id(task.request_stack.top))
-            if told is not None:
-                return Body(told)
+            told = innermost.get(get_ident())
+            if told is not None and told.task is task:
+                return told
             # No signal has told of the run, or it is no run at all.
             run = run_of(plain)[0] if binding.active else None
             if run is None:
