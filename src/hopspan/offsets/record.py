@@ -99,9 +99,7 @@ class Record(Delivery):
         """The handling of this very record: the client makes one object for each hand-over."""
         frontier, found = self.frontier, None
         known = (
-            nobodys.get(id(self.record))
-            if frontier is None
-            else frontier.handling.get(self.offset)
+            nobodys.get(id(self.record)) if frontier is None else frontier.handling.get(self.offset)
         )
         if known is None:
             return None
@@ -185,9 +183,7 @@ class Record(Delivery):
                 self._requeue(tracker, frontier, RETRY_PAUSE)
                 raise
         commits = (self.batch or self).commits
-        tracker.conclude(
-            frontier, self.offset, self.epoch_of(self.record), self.as_done(), commits
-        )
+        tracker.conclude(frontier, self.offset, self.epoch_of(self.record), self.as_done(), commits)
 
     def _requeue(self, tracker: Tracker, frontier: Frontier, pause: float) -> None:
         partition = tracker.consumer.partition_of(self.record)
