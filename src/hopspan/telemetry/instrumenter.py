@@ -14,7 +14,7 @@ from hopspan.telemetry.attributes import SpanAttributes
 from hopspan.telemetry.enabled import Enabled, Switch, has_no_sdk, ignoring
 from hopspan.telemetry.exceptions import Exceptions
 from hopspan.telemetry.metrics import Meters
-from hopspan.telemetry.sampling import unsampled
+from hopspan.telemetry.sampling import unsampled, unsampled_root
 from hopspan.telemetry.spans import UNRECORDED, with_readable_status
 from hopspan.version import VERSION
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hopspan.propagation import Codec
     from hopspan.telemetry.exceptions import Recorded
     from hopspan.telemetry.sampling import Unsampled
+    from hopspan.telemetry.spans import UnsampledSpan
 
 
 class Instrumenter:
@@ -40,7 +41,7 @@ class Instrumenter:
         "_attributes", "_tracer", "allowed", "config", "describes_more", "enabled", "exceptions",
         "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters",
         "on_end", "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch",
-        "unsampled_local", "unsampled_remote",
+        "unsampled_local", "unsampled_remote", "unsampled_root",
     )  # fmt: skip
 
     def __init__(self, config: Config, switch: Switch | None = None) -> None:
@@ -73,6 +74,8 @@ class Instrumenter:
         """How to make the span of an unsampled sender, where it need not be started."""
         self.unsampled_local: Unsampled | None = None
         """The same for an unsampled span of this process."""
+        self.unsampled_root: Callable[[], UnsampledSpan] | None = None
+        """The same for a span without a parent."""
         self.is_resolved: bool = False
         """Whether the tracer is known that really starts the spans."""
         self._tracer: Any = trace.get_tracer(
@@ -103,6 +106,7 @@ class Instrumenter:
     def _resolve(self) -> None:
         self.unsampled_remote = unsampled(self._tracer, remote=True)
         self.unsampled_local = unsampled(self._tracer, remote=False)
+        self.unsampled_root = unsampled_root(self._tracer)
         self.start_span = self._tracer.start_span
         self.is_resolved = True
 

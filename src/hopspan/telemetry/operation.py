@@ -136,17 +136,24 @@ class Operation:
         self._began = perf_counter()
 
     def start_unsampled(self, instrumenter: Instrumenter, plan: Plan, ambient: Context) -> bool:
-        """Start below an unsampled span where that needs no span; whether it is started."""
+        """Start below an unsampled span, or as an unsampled root; whether it is started."""
+        if instrumenter.is_watched:
+            return False
         parent: Any = ambient.get(SPAN_KEY) if ambient else None
         if parent is None:
-            return False
-        identity = parent.get_span_context()
-        if identity[3] & 1 or not identity[5]:
-            return False
-        make = instrumenter.unsampled_remote if identity[2] else instrumenter.unsampled_local
-        if make is None or instrumenter.is_watched:
-            return False
-        self.span, self._carried = make(identity), ambient
+            make_root = instrumenter.unsampled_root
+            if make_root is None:
+                return False
+            self.span = make_root()
+        else:
+            identity = parent.get_span_context()
+            if identity[3] & 1 or not identity[5]:
+                return False
+            make = instrumenter.unsampled_remote if identity[2] else instrumenter.unsampled_local
+            if make is None:
+                return False
+            self.span = make(identity)
+        self._carried = ambient
         self.instrumenter, self.plan = instrumenter, plan
         self._native = None
         self._began = perf_counter()

@@ -57,7 +57,7 @@ def start_send(
     if instrumenter.config.keep_context and carries_context(codec, headers):
         return _start_kept(instrumenter, route, message, headers, codec)
     operation = Operation()
-    if not ambient or not operation.start_unsampled(instrumenter, route.plan, ambient):
+    if not operation.start_unsampled(instrumenter, route.plan, ambient):
         attributes = _outgoing_attributes(instrumenter, route, message, headers, codec)
         operation.start_span(instrumenter, route.plan, ambient, attributes)
         if operation.plan is None:

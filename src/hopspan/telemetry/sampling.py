@@ -1,9 +1,10 @@
 """Unsampled at once: spans that would be thrown away are not started.
 
-Where the parent is not sampled and the sampler is the SDK's own plain `ParentBased`, which then
-samples nothing, the SDK would look at name, attributes and links for nothing, and return a
-`NonRecordingSpan`. The stand-in made here has the same identity and a status that can be read. The
-guard is asked once for each tracer; for every other sampler or SDK the tracer is called.
+Where the parent is not sampled, or there is none, and the sampler is the SDK's own plain
+`ParentBased`, which then samples nothing, the SDK would look at name, attributes and links for
+nothing, and return a `NonRecordingSpan`. The stand-in made here has the same identity and a status
+that can be read. The guard is asked once for each tracer; for every other sampler or SDK the tracer
+is called.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     DEFAULT_TRACE_STATE,
+    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
     TraceFlags,
@@ -43,10 +45,30 @@ def unsampled(tracer: Any, *, remote: bool) -> Unsampled | None:
         return None
 
 
+def unsampled_root(tracer: Any) -> Callable[[], UnsampledSpan] | None:
+    """How to make a span without a parent; None where it must be started."""
+    try:
+        if not _never_samples(tracer, "root"):
+            return None
+        span = tracer.start_span("hopspan-probe", Context())
+        told = span.get_span_context()
+        if type(span) is not NonRecordingSpan or not told.is_valid or told.trace_flags & ~_RANDOM:
+            return None
+    except Exception:  # noqa: BLE001 - a tracer of another make
+        return None
+    generator, flags, is_remote = tracer.id_generator, told.trace_flags, told.is_remote
+
+    def make_context(_: SpanContext) -> SpanContext:
+        trace_id, span_id = generator.generate_trace_id(), generator.generate_span_id()
+        return make(SpanContext, (trace_id, span_id, is_remote, flags, DEFAULT_TRACE_STATE, True))
+
+    return lambda: UnsampledSpan(INVALID_SPAN_CONTEXT, make_context)
+
+
 def _never_samples(tracer: Any, where: str) -> bool:
     sampler = tracer.sampler
     kind = type(sampler)
-    decides = getattr(sampler, f"_{where}_parent_not_sampled")
+    decides = getattr(sampler, "_root" if where == "root" else f"_{where}_parent_not_sampled")
     return (
         IS_LAID_OUT
         and type(tracer).__module__ == "opentelemetry.sdk.trace"

@@ -39,7 +39,7 @@ from hopspan.model import Endpoint, MessageInfo, OperationType, Outgoing
 from hopspan.propagation import MAPPING
 from hopspan.telemetry import Instrumenter, forget_defaults, sampling, start_send
 from hopspan.telemetry import instrumenter as instrumenters
-from hopspan.telemetry.sampling import unsampled
+from hopspan.telemetry.sampling import unsampled, unsampled_root
 from hopspan.telemetry.spans import StatusSpan
 from hopspan.testing import Message, Queue
 from tests.unit.support import Telemetry
@@ -392,3 +392,27 @@ def test_hooks_see_the_span_of_such_a_publish() -> None:
     hooks = {"on_end": lambda operation, _: statuses.append(operation.span.status.status_code)}
     published(DEFAULT_ON, SpanContext(1, 2, is_remote=False), None, hooks)
     assert statuses == [StatusCode.UNSET] * 2
+
+
+# -- without a parent ------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_never_sampled_has_the_identity_that_the_sdk_gives() -> None:
+    its = tracer(DEFAULT_OFF)
+    make = unsampled_root(its)
+    assert make is not None
+    made = make().get_span_context()
+    theirs = its.start_span("x", Context()).get_span_context()
+    assert (theirs.trace_flags, theirs.is_remote, theirs.trace_state) == (
+        made.trace_flags,
+        made.is_remote,
+        made.trace_state,
+    )
+    assert made.is_valid
+
+
+@pytest.mark.parametrize(
+    "sampler", [DEFAULT_ON, ALWAYS_OFF, ParentBased(TraceIdRatioBased(0.0)), ALWAYS_ON]
+)
+def test_any_other_root_is_started(sampler: Sampler) -> None:
+    assert unsampled_root(tracer(sampler)) is None
