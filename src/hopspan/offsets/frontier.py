@@ -198,8 +198,8 @@ class Frontier:
         """The number of those that a poll or an earlier handling has counted."""
         if not self.counted_by_poll and not self.left:
             return 0
-        counted = self.counted_by_poll.union(self.left)
-        return sum(at in counted for at in map(self._offset_of, records))
+        offsets = {*map(self._offset_of, records)}
+        return len(offsets & self.counted_by_poll | offsets & self.left.keys())
 
     def is_open(self, offset: int) -> bool:
         """Whether a record was handed out and is neither done nor left by the application."""

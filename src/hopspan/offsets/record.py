@@ -42,10 +42,10 @@ class Record(Delivery):
 
     __slots__ = ("attempt", "counted", "frontier", "offset", "record", "tracker")
 
-    offset_of: ClassVar[Callable[[Any], int]] = OFFSET
-    headers_of: ClassVar[Callable[[Any], Any]] = attrgetter("headers")
-    value_of: ClassVar[Callable[[Any], Any]] = attrgetter("value")
-    epoch_of: ClassVar[Callable[[Any], int | None]] = attrgetter("leader_epoch")
+    offset_of: ClassVar[Any] = OFFSET
+    headers_of: ClassVar[Any] = attrgetter("headers")
+    value_of: ClassVar[Any] = attrgetter("value")
+    epoch_of: ClassVar[Any] = attrgetter("leader_epoch")
 
     attempt: int
     """As it was when the handling began: another may have concluded the record since."""
