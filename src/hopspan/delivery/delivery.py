@@ -148,7 +148,7 @@ class Delivery(Incoming):
 
     __slots__ = (
         "__weakref__", "_context", "_live", "_rare", "_token", "_unclaimed", "is_turn", "outcome",
-        "subscription", "verdict",
+        "settled_by_policy", "subscription", "verdict",
     )  # fmt: skip
 
     inner_scope: ClassVar[type[Inner]]
@@ -161,6 +161,8 @@ class Delivery(Incoming):
     """How the message was settled, whoever did; None while it is not."""
     _rare: Rare | None
     _context: Context
+    settled_by_policy: bool
+    """Whether hopspan settled the message, or a message of the batch."""
     is_turn: bool
     """Whether this is the turn of a loop that no scope inside has claimed."""
     # Deleted by whoever concludes: of two threads that do, one gets an AttributeError.
@@ -239,11 +241,6 @@ class Delivery(Incoming):
         return self.verdict is not None
 
     @property
-    def settled_by_policy(self) -> bool:
-        """Whether it was hopspan that settled."""
-        return self._rare is not None and self._rare.sent is not None
-
-    @property
     def context(self) -> Context:
         """The OpenTelemetry context in which this delivery and its span are current."""
         try:
@@ -303,7 +300,7 @@ class Delivery(Incoming):
         self.subscription, self.span, self.plan = batch.subscription, batch.span, batch.plan
         self._carried, self._context = batch._carried, batch.context
         self._rare = self.verdict = self.outcome = self.instrumenter = None
-        self.is_turn = False
+        self.is_turn = self.settled_by_policy = False
         self._native = _ref(batch)
 
     @property
@@ -400,7 +397,7 @@ class Delivery(Incoming):
             self._check(subscription.policy, block)
         self.subscription = subscription
         self._rare = self.verdict = self.outcome = None
-        self.is_turn = False
+        self.is_turn = self.settled_by_policy = False
         instrumenter = subscription.instrumenter
         try:
             route, headers = self.read()
@@ -609,10 +606,12 @@ class Delivery(Incoming):
                 subscription = self.subscription
                 self.outcome = SUCCESS
                 success = subscription.success
-                if (
-                    not subscription.settles
-                    or self.verdict is not None
-                    or (success is not None and self._settles_at_once(success, seconds))
+                if not subscription.settles or (
+                    not self.is_batch
+                    and (
+                        self.verdict is not None
+                        or (success is not None and self._settles_at_once(success, seconds))
+                    )
                 ):
                     self._end(seconds)
                     return
@@ -630,7 +629,7 @@ class Delivery(Incoming):
 
     def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:
         """Settle a success here and now, without a span; False where that takes the general way."""
-        if self.is_batch or self.verdict is not None or not self.settles or not self._is_here():
+        if not self.settles or not self._is_here():
             return False
         was_open = self.tells_loss or self._can_settle()
         self.verdict = settlement.verdict
@@ -643,6 +642,8 @@ class Delivery(Incoming):
             self.verdict = None
             self._end(seconds)
             raise
+        else:
+            self.settled_by_policy = True
         return True
 
     async def conclude_async(self, error: BaseException | None = None) -> None:
@@ -858,6 +859,7 @@ class Delivery(Incoming):
         self._sent(settlement, clock, handling)
 
     def _sent(self, settlement: Settlement, clock: float, handling: Delivery) -> None:
+        self.settled_by_policy = handling.settled_by_policy = True
         outcome = handling.outcome
         if settlement.reason is not None or outcome is None or outcome.failed:
             self.rare().sent = handling.rare().sent = settlement
@@ -1081,7 +1083,8 @@ class PendingSettlement:
     def give_up(self, error: Exception) -> None:
         """Say that the client's thread cannot be reached, and end unsettled."""
         for delivery in self._taken():
-            for each, settlement in self._planned:
+            unsettled = [each for each in self._planned if each[0].verdict is None]
+            for each, settlement in unsettled:
                 each.failed_to_settle(settlement, error, perf_counter(), delivery)
             delivery.perform(self._seconds, ())
 
