@@ -37,6 +37,7 @@ from hopspan.delivery.outcomes import (
     REQUEUED_ON_CANCEL,
     auto_ack_error,
     failing_verdict,
+    not_awaited,
     outcome_of,
     outcome_of_turn,
     refuse,
@@ -63,8 +64,9 @@ from hopspan.telemetry import (
     EMPTY,
     OTHER_ERROR,
     UNSET,
+    Attachment,
     attach,
-    detach,
+    before,
     get_current,
     record_settle,
     restore,
@@ -529,7 +531,12 @@ class Delivery(Incoming):
 
     def _revert(self) -> None:
         """Undo a scope entered elsewhere: a block in a generator that another task closes."""
-        revert(self._context, EMPTY)
+        revert(self.replace_context(), before(self._token))
+
+    def replace_context(self) -> Context:
+        """Make another context, for deferred work; return the one that was, to be undone."""
+        undone, self._context = self._context, self._new_context()
+        return undone
 
     def begin_turn(
         self, subscription: Subscription, base: Context, home: tuple[int, object]
@@ -606,7 +613,7 @@ class Delivery(Incoming):
                 success = subscription.success
                 if (
                     not subscription.settles
-                    or self.verdict is not None
+                    or (self.verdict is not None and not self.is_batch)
                     or (success is not None and self._settles_at_once(success, seconds))
                 ):
                     self._end(seconds)
@@ -810,8 +817,11 @@ class Delivery(Incoming):
         """Perform a verdict of hopspan's own, as a part of a handling."""
         if self.verdict is not None:  # the user did, while we were on the way
             return
-        was_open = self.tells_loss or self._can_settle()
         clock = perf_counter()
+        if self.client.is_awaited:  # a scope further in has brought the policy
+            self.failed_to_settle(settlement, not_awaited(self.client), clock, handling)
+            return
+        was_open = self.tells_loss or self._can_settle()
         # Before it goes out: whoever sees it on its way knows that it is ours.
         self.verdict = settlement.verdict
         try:
@@ -1003,12 +1013,12 @@ class Inner:
     of a loop, which does not see how its body ends, it does.
     """
 
-    __slots__ = ("_concludes", "_token", "delivery")
+    __slots__ = ("_attachment", "_concludes", "delivery")
 
     def __init__(self, delivery: Delivery, *, concludes: bool) -> None:
         self.delivery: Delivery = delivery
         self._concludes = concludes
-        self._token = attach(delivery.context)
+        self._attachment = Attachment(Context(delivery.context))
 
     @property
     def handling(self) -> Delivery:
@@ -1035,7 +1045,7 @@ class Inner:
                 delivery.channel_error is not None if error is None else delivery.suppresses(error)
             )
         finally:
-            detach(self._token)
+            self._attachment.leave()
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
         """`leave` for clients whose settlement is awaited."""
@@ -1048,7 +1058,7 @@ class Inner:
                 await delivery.conclude_async(error)
             return error is not None and not is_block and delivery.suppresses(error)
         finally:
-            detach(self._token)
+            self._attachment.leave()
 
 
 Scope = Delivery | Inner
@@ -1092,11 +1102,11 @@ class PendingSettlement:
 class Deferred:
     """The right to finish a deferred operation: `with` or `async with`, once, anywhere."""
 
-    __slots__ = ("__weakref__", "_token", "delivery")
+    __slots__ = ("__weakref__", "_attachment", "delivery")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery: Delivery = delivery
-        self._token: Any = None
+        self._attachment: Attachment | None = None
 
     @property
     def processing(self) -> Delivery:
@@ -1140,7 +1150,7 @@ class Deferred:
         if delivery.is_over:
             warn_of_late_work(delivery._destination())  # noqa: SLF001 - the same idea
         delivery.rare().is_taken = True
-        self._token = attach(delivery.context)
+        self._attachment = Attachment(Context(delivery.context))
         return delivery
 
     def _is_passed_on(self, error: BaseException | None) -> bool:
@@ -1150,8 +1160,8 @@ class Deferred:
         return newest not in {None, self} and not CONCLUDES[self.delivery.state][error is not None]
 
     def _leave(self) -> None:
-        if self._token is not None:
-            detach(self._token)
+        if self._attachment is not None:
+            self._attachment.leave()
 
     def __del__(self) -> None:
         self.delivery.drop(self)
