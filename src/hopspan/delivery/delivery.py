@@ -469,9 +469,37 @@ class Delivery(Incoming):
         self._adopt(subscription.overrides, block)
         home = self.claim()
         self.is_turn = False
-        if home is not None and home != whereabouts():
-            warn_of_turn_left(self._destination())
+        if home is not None:
+            if home != whereabouts():
+                warn_of_turn_left(self._destination())
+        elif "policy" in subscription.overrides.settings and self._is_taken_elsewhere():
+            # Or the return of the handler would settle with the policy of work that goes on.
+            return self.inner_scope(self, concludes=True, deferred=self._take_over())
         return self.inner_scope(self, concludes=home is not None)
+
+    def _is_taken_elsewhere(self) -> bool:
+        """Whether this is another thread or task than the handler's, whose return concludes.
+
+        To put back what the handler's scope made current succeeds only where that was done.
+        """
+        if not self.policy.settles or self.state is not State.OPEN:
+            return False
+        now = get_current()
+        try:
+            restore(self._token)
+        except AttributeError:  # a loop's
+            return False
+        except (ValueError, RuntimeError):
+            return True
+        self._token = attach(self._context)
+        attach(now)
+        return False
+
+    def _take_over(self) -> Deferred:
+        """Defer to a block of another thread or task, which concludes when it is left."""
+        deferred = self.defer()
+        self.rare().is_taken = True
+        return deferred
 
     def _adopt(self, overrides: Overrides, block: str) -> None:
         """Let an inner scope have its say: what it sets explicitly, where it goes first."""
@@ -1013,11 +1041,14 @@ class Inner:
     of a loop, which does not see how its body ends, it does.
     """
 
-    __slots__ = ("_attachment", "_concludes", "delivery")
+    __slots__ = ("_attachment", "_concludes", "_deferred", "delivery")
 
-    def __init__(self, delivery: Delivery, *, concludes: bool) -> None:
+    def __init__(
+        self, delivery: Delivery, *, concludes: bool, deferred: Deferred | None = None
+    ) -> None:
         self.delivery: Delivery = delivery
         self._concludes = concludes
+        self._deferred = deferred
         self._attachment = Attachment(Context(delivery.context))
 
     @property
@@ -1037,7 +1068,7 @@ class Inner:
             if not self._concludes:
                 delivery.note_inner_failure(error)
                 return False
-            if CONCLUDES[delivery.state][error is not None]:
+            if self._deferred is not None or CONCLUDES[delivery.state][error is not None]:
                 delivery.conclude(error)
             if is_block:
                 return False
@@ -1054,7 +1085,7 @@ class Inner:
             if not self._concludes:
                 delivery.note_inner_failure(error)
                 return False
-            if CONCLUDES[delivery.state][error is not None]:
+            if self._deferred is not None or CONCLUDES[delivery.state][error is not None]:
                 await delivery.conclude_async(error)
             return error is not None and not is_block and delivery.suppresses(error)
         finally:

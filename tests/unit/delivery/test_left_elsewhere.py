@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ def _deferred(telemetry: Telemetry) -> Any:
 def test_a_block_in_a_generator_closed_elsewhere_leaves_the_span_around_it_current(
     make: Callable[[Telemetry], Any], telemetry: Telemetry
 ) -> None:
-    def within(block: Any) -> Iterator[None]:
+    def within(block: Any) -> Generator[None]:
         with block:
             yield
 
@@ -72,7 +72,7 @@ def test_an_async_generator_that_is_left_leaves_the_span_around_it_current(
 def test_work_deferred_in_a_block_that_is_left_elsewhere_is_current_all_the_same(
     telemetry: Telemetry,
 ) -> None:
-    def within(deferred: list[Any]) -> Iterator[None]:
+    def within(deferred: list[Any]) -> Generator[None]:
         with _block(telemetry) as delivery:
             deferred.append(delivery.defer())
             yield
