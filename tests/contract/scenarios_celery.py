@@ -579,6 +579,25 @@ def a_decorated_task_that_is_called_directly_is_the_plain_function(client: Celer
     client.expect_spans()
 
 
+def _falls(task: Task, times: int) -> None:
+    if times:
+        task(times - 1)
+
+
+@over(face=APPS, decorated=(False, True))
+def a_task_that_calls_itself_like_a_function_is_one_run(
+    client: CeleryClient, decorated: bool
+) -> None:
+    settings = client.settings(policy=client.reject_on_error)
+    client.enter_face()
+    body = hopspan.consumer(**settings)(_falls) if decorated else _falls
+    task = _task(client, "orders.fall", body, bind=True)
+    task.delay(2)
+    _work(client, 1)
+    runs = [span.name for span in client.telemetry.spans() if span.name.startswith("process")]
+    assert ["process orders.fall"] == runs
+
+
 MISTAKES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "too few": ((), {}),
     "too many": ((1, 2, 3), {}),

@@ -48,7 +48,7 @@ class Record(Delivery):
     attempt: int
     """As it was when the handling began: another may have concluded the record since."""
     counted: bool
-    """Whether a poll or an earlier handling has counted it for the metrics; as it was then."""
+    """Whether a poll or another handling counts it for the metrics; as it was then."""
 
     def __init__(
         self, record: Any, tracker: Tracker | None = None, frontier: Frontier | None = None
@@ -121,6 +121,8 @@ class Record(Delivery):
         offset, handled, left = self.offset, frontier.handling, frontier.left
         with tracker.partitions.lock:
             self.counted = offset in frontier.counted_by_poll or offset in left
+            if frontier.batches and not self.counted:
+                self.counted = frontier.is_in_batch(offset)
             if self.subscription is not tracker.noted:
                 tracker.note(self.subscription)
             if offset in handled:

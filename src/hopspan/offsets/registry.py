@@ -77,8 +77,18 @@ class Registry:
                 if frontiers is not None:
                     self._last = kept
                     return tracker, frontiers
-        if any(tracker.partitions.holds_some(runs) for _, tracker in self._all()):
-            raise MixedConsumersError
+        for _, tracker in self._all():
+            partitions = tracker.partitions
+            if partitions.holds_some(runs) or partitions.lost_some(runs):
+                raise MixedConsumersError
+        return None
+
+    def loss_of(self, record: Any) -> tuple[Tracker, Frontier] | None:
+        """The tracker whose consumer has lost this very record with its partition, or None."""
+        for _, tracker in self._all():
+            frontier = tracker.partitions.lost(record)
+            if frontier is not None:
+                return tracker, frontier
         return None
 
     def _owner(self, record: Any) -> Tracker | None:

@@ -613,9 +613,15 @@ def run_of(handler: Any) -> tuple[TaskRun | None, bool]:
     if ready.body is handler or is_body(task, handler):
         ready.body = handler
         request = task.request
-        is_call = request.called_directly or request.is_eager
+        is_call = request.called_directly or request.is_eager or _calls_itself(task, request)
         return None if is_call else TaskRun(task, request), True
     return None, any(is_body(other, handler) for other in task.app.tasks.values())
+
+
+def _calls_itself(task: Any, request: Any) -> bool:
+    """Whether a task has called itself like a function: Celery then makes a copy of its request."""
+    kept = task.request_stack.stack if len(task.request_stack) > 1 else ()
+    return any(each.id == request.id for each in kept if each is not request)
 
 
 def is_body(task: Any, handler: Any) -> bool:

@@ -45,7 +45,7 @@ class KafkaRecord(Record):
         if isinstance(via, KafkaConsumer):
             return taken(message, track(via).tracker)
         tracker = registry.tracker_of(message)
-        return cls(message) if tracker is None else taken(message, tracker)
+        return _not_open(message) if tracker is None else taken(message, tracker)
 
     @classmethod
     def given(cls, message: Any, via: Any) -> Delivery | tuple[()] | None:
@@ -128,6 +128,14 @@ def settles_by_itself(instance: Any) -> bool:
 def taken(record: Any, tracker: Tracker) -> KafkaRecord:
     """A record of a consumer that is handled now."""
     return KafkaRecord(record, tracker, tracker.of_handled((record,)))
+
+
+def _not_open(record: Any) -> KafkaRecord:
+    """A record that no consumer has in hand; perhaps one has lost it in the middle of a batch.
+
+    That is no mistake of the application's: the handler runs, and nothing is settled.
+    """
+    return KafkaRecord(record, *registry.loss_of(record) or ())
 
 
 def _are_records(given: Sequence[Any]) -> bool:
