@@ -279,10 +279,12 @@ def as_many_settlements_of_the_worker_are_spans_as_is_asked_for(
     ]
 
 
-@over(face=LISTENING)
+@over(is_settling=(False, True), face=LISTENING)
 @needs("dead_letters")
-def a_task_that_nobody_knows_is_rejected_and_told_of(client: CeleryClient) -> None:
-    client.enter_face()
+def a_task_that_nobody_knows_is_rejected_and_told_of(
+    client: CeleryClient, is_settling: bool
+) -> None:
+    client.enter_face(**{"policy": client.reject_on_error} if is_settling else {})
     with client.baggage(tenant="acme"):
         client.producer.send_task("orders.unknown", (b"order",))
     client.work()

@@ -505,10 +505,13 @@ CELERYS_OWN = "celery."
 
 
 class Prepared:
-    """All that the runs of one task have in common. Renewed when a setting has changed."""
+    """All that the runs of one task have in common. Renewed when a setting has changed.
+
+    Thread-safe: a race at worst makes the same twice.
+    """
 
     __slots__ = (
-        "_by_correlation", "acks_late", "binding", "body", "generation", "routes", "subscription",
+        "_requested", "acks_late", "binding", "body", "generation", "routes", "subscription",
     )  # fmt: skip
 
     def __init__(self, task: Any) -> None:
@@ -520,24 +523,24 @@ class Prepared:
         self.binding: Binding | None = None
         self.subscription: Subscription | None = None
         """The settings of its runs; None where they are not traced."""
-        self._by_correlation: dict[str, Subscription] = {}
+        self._requested: dict[tuple[Subscription, str], Subscription] = {}
 
     def renew(self, task: Any) -> None:
         """Take up the settings that hold now."""
-        self.generation, self.acks_late = GENERATION[0], task.acks_late
-        self._by_correlation = {}
-        self.binding = binding_for(task.app)
-        if self.binding is None:
-            self.subscription = None
-            return
-        self.subscription = subscription = _subscription(task, self.binding.instrumenter)
-        if subscription.settles and not is_fitted(task):
-            faults.once(
-                "%s does nothing for task %s: it was known to the worker before the policy was. "
-                "Call instrument or wrap where the application is made",
-                subscription.policy,
-                task.name,
-            )
+        generation, acks_late, subscription = GENERATION[0], task.acks_late, None
+        binding = binding_for(task.app)
+        if binding is not None:
+            subscription = _subscription(task, binding.instrumenter)
+            if subscription.settles and not is_fitted(task):
+                faults.once(
+                    "%s does nothing for task %s: it was known to the worker before the policy "
+                    "was. Call instrument or wrap where the application is made",
+                    subscription.policy,
+                    task.name,
+                )
+        self.binding, self.subscription, self._requested = binding, subscription, {}
+        # Last: another thread that finds these finds the others as well.
+        self.acks_late, self.generation = acks_late, generation
 
     def subscription_for(self, task: Any, headers: dict[str, Any]) -> Subscription | None:
         """The settings for one message: its sender may say how it is to be related to."""
@@ -547,11 +550,11 @@ class Prepared:
         wanted = requested_correlation(headers)
         if wanted is None or not subscription.instrumenter.config.trust:
             return subscription
-        found = self._by_correlation.get(wanted)
-        if found is None and self.binding is not None:
-            settings = {**subscription.overrides.settings, "correlation": wanted}
-            found = _subscription(task, self.binding.instrumenter, cached_overrides(settings))
-            self._by_correlation[wanted] = found
+        key = subscription, wanted
+        found = self._requested.get(key)
+        if found is None:
+            overrides = cached_overrides({**subscription.overrides.settings, "correlation": wanted})
+            found = self._requested[key] = _subscription(task, subscription.instrumenter, overrides)
         return found
 
 
@@ -589,7 +592,7 @@ def _subscription(
         )
 
     without = cached_overrides({**overrides.settings, "policy": manual})
-    if task.name and task.name.startswith(CELERYS_OWN):
+    if not task.name or task.name.startswith(CELERYS_OWN):
         return subscribe(without)
     try:
         return subscribe(overrides)
