@@ -49,6 +49,14 @@ class Codec(ABC):
     def items(self, headers: Any) -> Iterable[tuple[Any, Any]]:
         """The headers as pairs, in order; empty for None."""
 
+    def traceparents(self, many: Iterable[Any]) -> list[Any] | None:
+        """The values of `traceparent` in the headers of many messages, as above, without None.
+
+        None where one of them is for a propagator to read.
+        """
+        found = [self.traceparent(headers) for headers in many if headers]
+        return None if ASK in found else [each for each in found if each is not None]
+
     @abstractmethod
     def with_traceparent(self, headers: Any, value: str) -> Any:
         """A copy of `headers` whose only header of a W3C context is this `traceparent`."""
@@ -149,6 +157,26 @@ class _PairsCodec(Codec):
         except (TypeError, ValueError):  # no pair, or a name that cannot be one
             return ASK
         return found
+
+    def traceparents(self, many: Iterable[Any]) -> list[Any] | None:
+        # `traceparent`, without a call for each.
+        values, harmless = [], self._harmless
+        try:
+            for headers in many:
+                if type(headers) is not list and headers:
+                    return None
+                found = None
+                for pair in headers or ():
+                    name, value = pair
+                    if name == "traceparent" and found is None and type(pair) is tuple:
+                        found = value
+                    elif name not in harmless and not self._is_harmless(name):
+                        return None
+                if found is not None:
+                    values.append(found)
+        except (TypeError, ValueError):
+            return None
+        return values
 
     def with_traceparent(self, headers: Any, value: str) -> Any:
         if not headers:

@@ -34,7 +34,7 @@ from hopspan.headers import ASK, GETTER, MAPPING, PAIRS, SETTER, Codec, Stale, c
 from hopspan.model import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from opentelemetry.propagators.textmap import TextMapPropagator
 
@@ -318,7 +318,11 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
 
 def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
     """Who has sent messages with these headers; those that do not say are left out."""
-    plainly = carries_only_context()
+    plainly, many = carries_only_context(), [*many]
+    if plainly:
+        spans = _plain_senders(codec, many)
+        if spans is not None:
+            return spans
     senders = []
     for headers in many:
         span = None
@@ -332,6 +336,15 @@ def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list
         if span is not None:
             senders.append(span)
     return senders
+
+
+def _plain_senders(codec: Codec, many: Sequence[Any]) -> list[SpanContext] | None:
+    """Who has sent messages of which each has a plain `traceparent` in bytes, or none."""
+    try:
+        values = codec.traceparents(many)
+        return None if values is None else w3c.parse_traceparents(values)
+    except Exception:  # noqa: BLE001 - a container that fails: the others may still be read
+        return None
 
 
 def _asked(codec: Codec, headers: Any, trust: bool) -> SpanContext | None:

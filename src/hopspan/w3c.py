@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from binascii import unhexlify
 from functools import lru_cache
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.baggage import set_baggage
@@ -29,7 +30,7 @@ from hopspan.headers import GETTER, SETTER, text
 from hopspan.model import make
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.propagators.textmap import TextMapPropagator
 
@@ -46,6 +47,8 @@ _LENGTH, _LENGTH_OF_TRACE_ID = 55, 32
 _number = int.from_bytes
 _WRITTEN_FLAGS = tuple(f"{each:02x}" for each in range(256))
 _FLAGS = {told: TraceFlags(each) for each, told in enumerate(_WRITTEN_FLAGS)}
+_EVERY_FLAG = tuple(_FLAGS.values())
+_fields = Struct(">BQQQB").iter_unpack
 _MOST_CHARACTERS = 1024
 """Of baggage that is remembered: with the number of entries, the bound of what the caches hold."""
 _NONE: Mapping[str, Any] = {}
@@ -92,6 +95,34 @@ def parse_traceparent(value: Any) -> SpanContext | None:
     if not IS_LAID_OUT:
         return SpanContext(trace_id, span_id, True, flags)
     return make(SpanContext, (trace_id, span_id, True, flags, DEFAULT_TRACE_STATE, True))
+
+
+def parse_traceparents(values: Sequence[Any]) -> list[SpanContext] | None:
+    """The spans that many a `traceparent` names, in bytes; None where one is not of the plain form.
+
+    Together, because most of the time goes into calls. What names no valid span is left out.
+    """
+    count = len(values)
+    try:
+        joined = b"".join(values)
+        if {*map(len, values)} - {_LENGTH} or joined != joined.lower() or not IS_LAID_OUT:
+            return None
+        told = joined[0::_LENGTH], joined[1::_LENGTH], joined[2::_LENGTH]
+        if told != (b"0" * count, b"0" * count, b"-" * count) or joined.count(b"-") != 3 * count:
+            return None
+        if joined[35::_LENGTH] != told[2] or joined[52::_LENGTH] != told[2]:
+            return None
+        fields = _fields(unhexlify(joined.translate(None, b"-")))
+    except (TypeError, ValueError):
+        return None
+    return [
+        make(
+            SpanContext,
+            (high << 64 | low, span_id, True, _EVERY_FLAG[flags], DEFAULT_TRACE_STATE, True),
+        )
+        for _, high, low, span_id, flags in fields
+        if span_id and (high or low)
+    ]
 
 
 def entries(value: Any, propagator: TextMapPropagator) -> Mapping[str, Any] | None:

@@ -15,6 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from hopspan import w3c
 from hopspan.entries import KEY, Names
+from hopspan.w3c import parse_traceparent, parse_traceparents
 
 TRACE, SPAN = "1" * 32, "2" * 16
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
@@ -279,3 +280,42 @@ def test_the_order_of_entries_is_kept(propagator: TextMapPropagator) -> None:
 def test_other_baggage_is_for_the_propagator(held: Any, propagator: TextMapPropagator) -> None:
     """`1` and `True` are equal, and are not written alike."""
     assert w3c.fields_of(SENDER, Context({KEY: held}), None, propagator) is None
+
+
+# -- many at once ----------------------------------------------------------------------------------
+
+OTHER = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+MANY: list[bytes] = [
+    b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff",
+    b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01",
+    b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01",
+    b"00-" + b"0" * 16 + b"8448eb211c80319c-b7ad6b7169203331-01",
+]
+
+
+def test_many_are_read_as_each_is() -> None:
+    each = [parse_traceparent(value) for value in [*MANY, OTHER]]
+    assert parse_traceparents([*MANY, OTHER]) == [span for span in each if span is not None]
+    assert parse_traceparents([]) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+        b"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        b"00-0af7651916cd43dd8448eb211c80319cb-7ad6b7169203331-01",
+        b"0--0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331001",
+        b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0g",
+        b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 ",
+        b"00-" + b"-" * 49 + b"-01",
+        b"nonsense",
+        b"",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        None,
+    ],
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_one_is_not_plain_each_is_read_by_itself(value: Any, times: int) -> None:
+    assert parse_traceparents([OTHER, *[value] * times, OTHER]) is None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.conventions import Route, plan
+from hopspan.conventions import Route, route
 from hopspan.delivery.delivery import Delivery
 from hopspan.model import Settlement, Verdict
 from hopspan.telemetry import EMPTY, common_endpoint, messages_to_count, relate_batch
@@ -53,6 +53,10 @@ class Batch(Delivery):
         return first
 
     @property
+    def kind(self) -> type[Delivery]:
+        return type(self.members[0])
+
+    @property
     def native(self) -> Any:
         return [each.native for each in self.members]
 
@@ -83,7 +87,7 @@ class Batch(Delivery):
         return [each.verdict for each in self.members]
 
     def read(self) -> tuple[Route, Any]:
-        return Route(plan(names.PROCESS, self.endpoint)), None
+        return route(names.PROCESS, self.endpoint), None
 
     def ongoing(self) -> Delivery | None:
         """The batch that goes on of these very messages."""

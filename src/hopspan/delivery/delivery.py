@@ -185,6 +185,11 @@ class Delivery(Incoming):
         return self
 
     @property
+    def kind(self) -> type[Delivery]:
+        """The class of the client's deliveries."""
+        return type(self)
+
+    @property
     def handling(self) -> Delivery:
         """The delivery or batch that is handled: this one."""
         return self

@@ -121,7 +121,7 @@ class Subscriptions:
         Raises:
             PolicyError: the policy can never work with this client.
         """
-        kind = type(delivery.delivery)
+        kind = delivery.kind
         if base is None:
             base = base_of(delivery)
         made = self._made

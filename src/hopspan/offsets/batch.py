@@ -105,6 +105,10 @@ class RecordBatch(Batch):
     """The offsets that the application has committed by itself."""
 
     @property
+    def kind(self) -> type[Record]:
+        return self.members.kind
+
+    @property
     def client(self) -> Any:  # type: ignore[override]
         return self.members.kind.client
 
@@ -127,18 +131,18 @@ class RecordBatch(Batch):
         return all(each.alive for each in self.members.frontiers.values())
 
     def verdicts(self) -> Sequence[Verdict | None]:
-        made, records = self.members.made, self.members.records
-        if not made and not self._committed:
-            return (None,) * len(records)
-        return [
-            made[index].verdict if index in made else self._verdict_of(record)
-            for index, record in enumerate(records)
-        ]
+        records = self.members.records
+        verdicts: list[Verdict | None] = [None] * len(records)
+        if self._committed:
+            verdicts = [*map(self._verdict_of, records)]
+        for index, made in self.members.made.items():
+            verdicts[index] = made.verdict
+        return verdicts
 
     def _verdict_of(self, record: Any) -> Verdict | None:
         """The verdict of a record of which no delivery was made."""
         tracker = self.members.tracker
-        if tracker is None or not self._committed:
+        if tracker is None:
             return None
         below = self._committed.get(tracker.consumer.partition_of(record), 0)
         return Verdict.ACK if self.members.kind.offset_of(record) < below else None
@@ -181,7 +185,7 @@ class RecordBatch(Batch):
                     self._committed[at] = frontier.settled_below
         for made in members.made.values():
             self.take_in(made)
-        return next(filter(None, self.verdicts()), None)
+        return next(filter(None, self.verdicts()), None) if self._committed else None
 
     def closed(self) -> None:
         tracker = self.members.tracker

@@ -49,7 +49,7 @@ class Handling(Protocol):
 
 
 class BatchHandling(Protocol):
-    """The handling of several records as one, while it goes on. Every method is safe from any thread."""
+    """The handling of several records as one, while it goes on. Safe from any thread."""
 
     def revoke(self, reason: str) -> None:
         """End the handling, and settle nothing: a partition of it is gone. Idempotent."""
@@ -143,11 +143,7 @@ class Frontier:
     def handed_out_one(self, record: Any, *, settles: bool) -> None:
         """A record is handed out by itself, as loops get them."""
         offset = self._offset_of(record)
-        if (
-            self.is_guess
-            or offset < self.settled_below
-            or len(self._open) >= self.MOST_UNSETTLED
-        ):
+        if self.is_guess or offset < self.settled_below or len(self._open) >= self.MOST_UNSETTLED:
             self.handed_out((record,), settles=settles)
             return
         self._open[offset] = id(record)
@@ -202,8 +198,8 @@ class Frontier:
         """The number of those that a poll or an earlier handling has counted."""
         if not self.counted_by_poll and not self.left:
             return 0
-        counted = self.counted_by_poll.union(self.left)
-        return sum(at in counted for at in map(self._offset_of, records))
+        offsets = {*map(self._offset_of, records)}
+        return len(offsets & self.counted_by_poll | offsets & self.left.keys())
 
     def is_open(self, offset: int) -> bool:
         """Whether a record was handed out and is neither done nor left by the application."""

@@ -42,10 +42,10 @@ class Record(Delivery):
 
     __slots__ = ("attempt", "counted", "frontier", "offset", "record", "tracker")
 
-    offset_of: ClassVar[Callable[[Any], int]] = OFFSET
-    headers_of: ClassVar[Callable[[Any], Any]] = attrgetter("headers")
-    value_of: ClassVar[Callable[[Any], Any]] = attrgetter("value")
-    epoch_of: ClassVar[Callable[[Any], int | None]] = attrgetter("leader_epoch")
+    offset_of: ClassVar[Any] = OFFSET
+    headers_of: ClassVar[Any] = attrgetter("headers")
+    value_of: ClassVar[Any] = attrgetter("value")
+    epoch_of: ClassVar[Any] = attrgetter("leader_epoch")
 
     attempt: int
     """As it was when the handling began: another may have concluded the record since."""
@@ -99,9 +99,7 @@ class Record(Delivery):
         """The handling of this very record: the client makes one object for each hand-over."""
         frontier, found = self.frontier, None
         known = (
-            nobodys.get(id(self.record))
-            if frontier is None
-            else frontier.handling.get(self.offset)
+            nobodys.get(id(self.record)) if frontier is None else frontier.handling.get(self.offset)
         )
         if known is None:
             return None
@@ -185,9 +183,7 @@ class Record(Delivery):
                 self._requeue(tracker, frontier, RETRY_PAUSE)
                 raise
         commits = (self.batch or self).commits
-        tracker.conclude(
-            frontier, self.offset, self.epoch_of(self.record), self.as_done(), commits
-        )
+        tracker.conclude(frontier, self.offset, self.epoch_of(self.record), self.as_done(), commits)
 
     def _requeue(self, tracker: Tracker, frontier: Frontier, pause: float) -> None:
         partition = tracker.consumer.partition_of(self.record)

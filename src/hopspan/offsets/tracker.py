@@ -43,7 +43,7 @@ class Tracker:
         self.siblings: Sized = ()
         """The trackers of the client, this one included."""
         self.claim: Callable[[Sequence[Any]], object] = len
-        """Called with the records that are handed out, where there are several; see the registry."""
+        """Called with the records that are handed out, where there are several."""
 
     # -- handing out -----------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Tracker:
         return self.partitions.of_handled(self.consumer.partition_of(records[0]), records)
 
     def note(self, subscription: Subscription) -> None:
-        """A handling begins with these settings, which the spans of commits follow. Under the lock."""
+        """A handling begins with these settings; spans of commits follow them. Under the lock."""
         self.noted = subscription
         self.committer.instrumenter = subscription.instrumenter
         self.partitions.settles = self.partitions.settles or subscription.settles
@@ -194,7 +194,7 @@ class Tracker:
         waits = self.rewinding.seconds_left() if self.rewinding.pauses else []
         with self.partitions.lock:
             frontiers = self.partitions.frontiers.values()
-            if any([each.handling or each.batches or each.is_dirty for each in frontiers]):
+            if any(each.handling or each.batches or each.is_dirty for each in frontiers):
                 waits.append(_SLICE)
         return min(waits, default=None)
 

@@ -145,7 +145,7 @@ def batch_links(
         headers = [each.headers for each in deliveries[max(0, len(deliveries) - most) :]]
     if len(headers) < len(deliveries):
         attributes[names.LINKS_OMITTED] = len(deliveries) - len(headers)
-    return attributes, links_to_senders(headers, codec, trust=trust)
+    return attributes, _links(headers, codec, trust)
 
 
 def link_limit() -> int:
@@ -160,7 +160,11 @@ def links_to_senders(headers: Sequence[Any], codec: Codec, trust: bool = True) -
     A sender that is not trusted is linked to by its ids alone: its flags and its `tracestate` are
     for its own sampler.
     """
-    spans = senders_of(codec, _newest(headers), trust=trust)
+    return _links(_newest(headers), codec, trust)
+
+
+def _links(headers: Sequence[Any], codec: Codec, trust: bool) -> Links:
+    spans = senders_of(codec, headers, trust=trust)
     return tuple(map(Link, spans if trust else map(_ids_only, spans)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from opentelemetry.trace import SpanContext
@@ -439,13 +439,102 @@ def test_what_is_handed_out_again_is_not_settled_any_more() -> None:
     assert frontier.settled_below == 10
 
 
-def test_who_handles_what_lies_below_a_commit() -> None:
-    frontier = handed(10, 11, 12)
-    first, second, third = ((object(), each) for each in "abc")
-    given: Any = {10: [first, second], 11: [third], 12: [(object(), "d")]}
-    frontier.handling = given
-    found: list[Any] = frontier.handled_below(12)
-    assert found == [first, second, third]
+class Handled:
+    """A handling that notes what it is told."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.is_committed = False
+
+    def revoke(self, reason: str) -> None: ...
+
+    def committed(self) -> None:
+        self.is_committed = True
+
+    def as_done(self) -> Done:
+        return done(self.offset)
+
+
+def test_those_that_are_handled_below_a_commit_are_told_and_covered() -> None:
+    frontier = handed(9, 10, 11, 12)
+    frontier.conclude(9, None, done(9))
+    first, second, third, beyond = Handled(10), Handled(10), Handled(11), Handled(12)
+    frontier.handling = {10: [first, second], 11: third, 12: beyond}
+    assert frontier.committed_below(12) == [done(9), done(10), done(10), done(11)]
+    told = [each.is_committed for each in (first, second, third, beyond)]
+    assert told == [True, True, True, False]
+    assert frontier.frontier() == 12
+
+
+# -- what is left open -----------------------------------------------------------------------------
+
+
+def left(*offsets: int) -> Frontier:
+    """A partition of which these are open still though their handling is over."""
+    frontier = handed(*offsets)
+    for offset in offsets:
+        frontier.handling[offset] = each = Handled(offset)
+        frontier.leave(each, f"turn {offset}")
+    return frontier
+
+
+def test_a_turn_that_leaves_its_record_open_is_kept_until_that_is_done() -> None:
+    frontier = left(10, 11, 12, 13)
+    assert frontier.left == {each: f"turn {each}" for each in (10, 11, 12, 13)}
+    conclude(frontier, 10)
+    frontier.settle_below(12)
+    assert frontier.left == {12: "turn 12", 13: "turn 13"}
+    frontier.requeue(12)
+    assert frontier.left == {13: "turn 13"}
+    frontier.on_seek(50)
+    assert frontier.left == {}
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_a_record_that_is_handed_out_again_has_had_no_turn(one_by_one: bool) -> None:
+    """It is another delivery, also where nobody has asked for it: what lies before it was."""
+    frontier = left(10, 11, 12)
+    if one_by_one:
+        for each in records(10, 11):
+            frontier.handed_out_one(each, settles=True)
+    else:
+        frontier.handed_out(records(10, 11), settles=True)
+    assert frontier.left == {12: "turn 12"}
+
+
+def test_of_a_record_that_is_done_nothing_is_kept() -> None:
+    frontier = handed(10)
+    frontier.handling[10] = each = Handled(10)
+    conclude(frontier, 10)
+    frontier.leave(each, "turn")
+    assert frontier.left == {}
+
+
+def test_the_newest_turns_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Frontier, "MOST_LEFT", 4)
+    assert [*left(*range(9)).left] == [6, 7, 8]
+
+
+def test_what_was_handled_or_polled_before_is_counted_already() -> None:
+    frontier = left(10, 11)
+    frontier.handed_out(records(12, 13), settles=True)
+    assert frontier.count_counted(records(10, 11, 12, 13)) == 2
+    frontier.counted_by_poll = {11, 12}
+    assert frontier.count_counted(records(10, 11, 12, 13)) == 3
+    assert handed(10).count_counted(records(10)) == 0
+
+
+@pytest.mark.parametrize("offsets", [(10, 11), (10, 20), (10, 10), (10, 5)])
+def test_one_at_a_time_is_like_all_at_once(offsets: tuple[int, ...]) -> None:
+    together, single = handed(7), handed(7)
+    for frontier in (together, single):
+        frontier.settle_below(6)
+    for each in records(*offsets):
+        together.handed_out([each], settles=True)
+        single.handed_out_one(each, settles=True)
+    for name in ("position", "committed", "settled_below", "is_guess"):
+        assert getattr(single, name) == getattr(together, name)
+    assert (single.frontier(), single.is_open(10)) == (together.frontier(), True)
 
 
 # -- what commits cover ----------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from opentelemetry.trace import SpanContext
 
 import hopspan
-from hopspan.model import Delivery, Endpoint, MessageInfo
+from hopspan.delivery import Client
+from hopspan.model import Endpoint
 from hopspan.offsets import (
     Consumer,
     Done,
@@ -55,6 +56,11 @@ class Native:
 class Facade(Consumer):
     """Notes what the engine asks of the client."""
 
+    client = Client(
+        "another",
+        system="kafka",
+        error_type=lambda error: "GONE" if isinstance(error, ConnectionError) else None,
+    )
     group = "billing"
     commits_by_itself = False
     offset_of = staticmethod(Message.offset)
@@ -74,14 +80,8 @@ class Facade(Consumer):
     def partition_of(self, record: Message) -> Place:
         return record.place()
 
-    def describe(self, partition: Partition, done: Done) -> Delivery:
-        attributes = {"offset": done.offset}
-        return Delivery(
-            self.endpoint(partition.topic), MessageInfo(attributes=attributes), None, None
-        )
-
-    def error_type(self, error: BaseException) -> str | None:
-        return "GONE" if isinstance(error, ConnectionError) else None
+    def describe(self, partition: Partition, done: Done) -> dict[str, Any]:
+        return {"offset": done.offset}
 
     def commit(self, positions: Positions, seconds: float) -> None:
         self._note("commit", positions, seconds)
@@ -150,6 +150,11 @@ def frontier(tracker: Tracker, place: Place = ORDERS) -> Frontier:
     return tracker.partitions.frontiers[place]
 
 
+def handle(tracker: Tracker, handling: Handled, place: Place = ORDERS) -> None:
+    """Begin to handle a record."""
+    frontier(tracker, place).handling[handling.offset] = handling
+
+
 def conclude(tracker: Tracker, *offsets: int, every: int = 1, wait: bool = True) -> None:
     """Handle these, and ACK them."""
     for offset in offsets:
@@ -209,11 +214,11 @@ def test_a_commit_of_the_applications_settles_what_is_being_handled(
     below, beyond = Handled(10), Handled(12)
     instrumenter = telemetry.instrumenter()
     for handling in (below, beyond):
-        assert tracker.begin(frontier(tracker), handling, instrumenter, settles=False) is False
+        handle(tracker, handling)
     tracker.user_commit({ORDERS: 12, OTHERS: None}, instrumenter).succeeded()
     assert (below.told, beyond.told) == (["committed"], [])
     assert telemetry.only.links == (10,)
-    assert tracker.begin(frontier(tracker), Handled(11), instrumenter, settles=False) is True
+    assert frontier(tracker).settled_below == 12
 
 
 def test_a_commit_of_the_applications_without_offsets_is_of_everything_handed_out(
@@ -272,13 +277,10 @@ def test_a_consumer_that_is_gone_has_handed_out_nothing(tracker: Tracker, facade
     assert registry.tracker_of(mine) is None
 
 
-def test_a_partition_that_is_gone_ends_its_handlings(
-    tracker: Tracker, telemetry: Telemetry
-) -> None:
+def test_a_partition_that_is_gone_ends_its_handlings(tracker: Tracker) -> None:
     gone, kept = Handled(10), Handled(5)
-    instrumenter = telemetry.instrumenter()
-    tracker.begin(frontier(tracker), gone, instrumenter, settles=True)
-    tracker.begin(frontier(tracker, OTHERS), kept, instrumenter, settles=True)
+    handle(tracker, gone)
+    handle(tracker, kept, OTHERS)
     tracker.keep_only([OTHERS])
     assert (gone.told, kept.told) == (["revoked"], [])
     assert tracker.partitions.all() == [OTHERS]

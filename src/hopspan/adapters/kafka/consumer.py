@@ -25,11 +25,9 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import kafka_common
-from hopspan.adapters.kafka.producer import error_type
-from hopspan.delivery import Client
+from hopspan.adapters.kafka.producer import CLIENT
 from hopspan.interception import INTERCEPTED, subclass
 from hopspan.offsets import TIMEOUT, Consumer, Registry, Tracker, UserCommit, on_answer
-from hopspan.propagation import PAIRS
 from hopspan.telemetry import binding_of, instrumenter_for
 
 if TYPE_CHECKING:
@@ -40,14 +38,6 @@ if TYPE_CHECKING:
     from hopspan.offsets import Done, Frontier, Positions
     from hopspan.telemetry import Instrumenter
 
-CLIENT = Client(
-    "kafka",
-    system=kafka_common.SYSTEM,
-    codec=PAIRS,
-    settle_names=kafka_common.SETTLE_NAMES,
-    settled_already=kafka_common.SETTLED_ALREADY,
-    error_type=error_type,
-)
 NOTHING_TAKEN: Any = (None, None)
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps its state."""
@@ -85,7 +75,7 @@ class ConsumerState(Consumer):
         self.routes = kafka_common.Routes(self.endpoint, self._about)
         """The routes of its records."""
         self.inside: str = ""
-        """The call of the client's own that goes on: `next`, or `loop` for that of a loop of ours."""
+        """The call of the client's own that goes on: `next`, or `loop` where a loop of ours asks."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.taken: tuple[Any, Frontier | None] = NOTHING_TAKEN

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaProducer
@@ -18,15 +18,15 @@ from kafka.errors import BrokerResponseError
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import kafka_common
-from hopspan.delivery import adapter_of
+from hopspan.delivery import Client, adapter_of, failure
 from hopspan.interception import INTERCEPTED, sends
-from hopspan.model import MessageInfo, Outcome
+from hopspan.propagation import PAIRS
 from hopspan.telemetry import Binding, binding_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from hopspan.model import Endpoint, OutgoingFields
+    from hopspan.model import OutgoingFields
     from hopspan.telemetry import Instrumenter, Operation
 
 _HEADERS_SINCE = (0, 11)
@@ -41,10 +41,14 @@ def error_type(error: BaseException) -> str | None:
     return error.message if isinstance(error, BrokerResponseError) else None
 
 
-def failure(error: BaseException) -> Outcome:
-    """The outcome of something that the client or the broker refused."""
-    kind = error_type(error) or names.error_type(error)
-    return Outcome(failed=True, error=error, error_type=kind, description=str(error))
+CLIENT = Client(
+    "kafka",
+    system=kafka_common.SYSTEM,
+    codec=PAIRS,
+    settle_names=kafka_common.SETTLE_NAMES,
+    settled_already=kafka_common.SETTLED_ALREADY,
+    error_type=error_type,
+)
 
 
 def send(  # noqa: PLR0917 - as in kafka-python
@@ -163,7 +167,7 @@ def _answered(operation: Operation, is_acked: bool, answer: Any) -> None:
     try:
         _unanswered.remove(operation)
         if isinstance(answer, BaseException):
-            operation.end(failure(answer))
+            operation.end(failure(CLIENT, answer))
             return
         attributes: dict[str, Any] = {names.PARTITION_ID: str(answer.partition)}
         if is_acked and answer.offset is not None and answer.offset >= 0:

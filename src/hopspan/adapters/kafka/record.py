@@ -11,7 +11,8 @@ from kafka.consumer.fetcher import ConsumerRecord
 from hopspan import conventions as names
 from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka import producer as producers
-from hopspan.adapters.kafka.consumer import CLIENT, partition_named, registry, state_of, track
+from hopspan.adapters.kafka.consumer import partition_named, registry, state_of, track
+from hopspan.adapters.kafka.producer import CLIENT
 from hopspan.delivery import Batch
 from hopspan.model import Verdict
 from hopspan.offsets import MixedConsumersError, Record, RecordBatch, Records

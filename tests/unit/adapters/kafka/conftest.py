@@ -12,11 +12,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.future import Future
 
 import hopspan
-from hopspan.adapters import kafka as adapter
+from hopspan import delivery as core
+from hopspan.adapters.kafka import ADAPTER
 from hopspan.adapters.kafka.consumer import ConsumerState, track
-from hopspan.processing.delivery import Processing
-from hopspan.processing.opening import begin
-from hopspan.telemetry import Face
+from hopspan.delivery import Delivery, given
+from hopspan.telemetry import EMPTY, Overrides, instrumenter_for
 from tests.unit.support import Telemetry
 
 ORDERS = TopicPartition("orders", 0)
@@ -203,18 +203,25 @@ def state(consumer: Consumer) -> ConsumerState:
     return track(consumer)
 
 
-Handle = Callable[..., Processing]
+Handle = Callable[..., Delivery]
+
+
+def found(message: Any, via: Any = None) -> Any:
+    """The delivery or the batch that the adapter finds in what it is given."""
+    return given(ADAPTER.delivery, message, via)
 
 
 @pytest.fixture
 def handling(consumer: Consumer, telemetry: Telemetry) -> Handle:
     """Begin to handle records of the consumer; ACKs unless something else is said."""
 
-    def handle(*records: Any, via: Any = consumer, **settings: Any) -> Processing:
-        face = Face({"policy": hopspan.ack_always, **telemetry.settings, **settings})
-        given: Any = adapter
-        natives = adapter.given(list(records), via)
-        return begin(given, natives or [], pushed=True, face=face)
+    def handle(*records: Any, via: Any = consumer, **settings: Any) -> Delivery:
+        overrides = Overrides({"policy": hopspan.ack_always, **telemetry.settings, **settings})
+        delivery: Delivery = found(list(records) if len(records) > 1 else records[0], via)
+        settled = overrides.applied_to(instrumenter_for("kafka"))
+        subscription = core.Subscription(ADAPTER.delivery, settled, overrides, is_pushed=True)
+        delivery.begin(subscription, EMPTY, EMPTY)
+        return delivery
 
     return handle
 

@@ -56,13 +56,13 @@ def test_by_default_a_second_has_to_go_by(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
-    handling(first).finish()
+    handling(first).conclude()
     assert consumer.commits() == []
     clock.now += 0.999
     consumer.poll()
     assert consumer.commits() == []
     clock.now += 0.001
-    handling(second).finish()
+    handling(second).conclude()
     assert consumer.asked("commit", "commit_async") == [("commit_async", {ORDERS: 12})]
 
 
@@ -71,7 +71,7 @@ def test_a_poll_commits_what_is_due(
 ) -> None:
     """Or what was handled last would wait for the next record, which may never come."""
     (first,) = polled(consumer, record(10))
-    handling(first).finish()
+    handling(first).conclude()
     clock.now += 1
     consumer.poll()
     assert consumer.commits() == [{ORDERS: 11}]
@@ -84,12 +84,12 @@ def test_seconds_count_from_the_last_commit(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     for offset in (10, 11):
-        handling(*polled(consumer, record(offset)), commits=Commits(seconds=5.0)).finish()
+        handling(*polled(consumer, record(offset)), commits=Commits(seconds=5.0)).conclude()
         clock.now += 5
         consumer.poll()
         consumer.answer()
     clock.now += 4.9
-    handling(*polled(consumer, record(12)), commits=Commits(seconds=5.0)).finish()
+    handling(*polled(consumer, record(12)), commits=Commits(seconds=5.0)).conclude()
     assert consumer.commits() == [{ORDERS: 11}, {ORDERS: 12}]
 
 
@@ -97,7 +97,7 @@ def test_seconds_of_none_are_never(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, commits=Commits(every=2, seconds=None)).finish()
+    handling(first, commits=Commits(every=2, seconds=None)).conclude()
     clock.now += 1_000
     consumer.poll()
     assert consumer.commits() == []
@@ -116,7 +116,7 @@ def test_every_so_many_records(
     every: int, commits: list[Any], consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     for each in polled(consumer, *(record(offset) for offset in range(10, 14))):
-        handling(each, commits=Commits(every=every, seconds=None)).finish()
+        handling(each, commits=Commits(every=every, seconds=None)).conclude()
         if consumer.unanswered:
             consumer.answer()
     assert consumer.asked("commit", "commit_async") == [("commit_async", at) for at in commits]
@@ -127,12 +127,12 @@ def test_whichever_comes_first(
 ) -> None:
     both = Commits(every=2, seconds=5.0)
     first, second, third = polled(consumer, record(10), record(11), record(12))
-    handling(first, commits=both).finish()
-    handling(second, commits=both).finish()
+    handling(first, commits=both).conclude()
+    handling(second, commits=both).conclude()
     assert consumer.commits() == [{ORDERS: 12}]
     consumer.answer()
     clock.now += 5
-    handling(third, commits=both).finish()
+    handling(third, commits=both).conclude()
     assert consumer.commits() == [{ORDERS: 12}, {ORDERS: 13}]
 
 
@@ -140,7 +140,7 @@ def test_waiting_is_a_synchronous_commit(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, commits=WAITING).finish()
+    handling(first, commits=WAITING).conclude()
     assert consumer.asked("commit", "commit_async") == [("commit", {ORDERS: 11}, 10_000)]
 
 
@@ -149,7 +149,7 @@ def test_a_consumer_without_a_group_has_nowhere_to_commit(
 ) -> None:
     consumer.config["group_id"] = None
     (first,) = polled(hopspan.wrap(consumer), record(10))
-    handling(first, commits=WAITING).finish()
+    handling(first, commits=WAITING).conclude()
     consumer.close()
     assert consumer.commits() == []
 
@@ -159,9 +159,9 @@ def test_a_policy_that_settles_nothing_does_not_set_the_strategy(
 ) -> None:
     """A listener somewhere that only looks must not change how the others commit."""
     first, second = polled(consumer, record(10), record(11))
-    handling(first, commits=WAITING).finish()
-    handling(second, policy=hopspan.manual, commits=Commits(every=100)).finish()
-    handling(second, commits=WAITING).finish()
+    handling(first, commits=WAITING).conclude()
+    handling(second, policy=hopspan.manual, commits=Commits(every=100)).conclude()
+    handling(second, commits=WAITING).conclude()
     assert consumer.commits() == [{ORDERS: 11}, {ORDERS: 12}]
 
 
@@ -172,10 +172,10 @@ def test_nothing_past_an_open_record(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, second, third = polled(consumer, record(10), record(11), record(12))
-    handling(third, commits=EACH).finish()
-    handling(second, commits=EACH).finish()
+    handling(third, commits=EACH).conclude()
+    handling(second, commits=EACH).conclude()
     assert consumer.commits() == []
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     assert consumer.commits() == [{ORDERS: 13}]
 
 
@@ -184,8 +184,8 @@ def test_partitions_are_committed_together(
 ) -> None:
     two = Commits(every=2, seconds=None)
     first, second = polled(consumer, record(10), record(20, partition=1))
-    handling(first, commits=two).finish()
-    handling(second, commits=two).finish()
+    handling(first, commits=two).conclude()
+    handling(second, commits=two).conclude()
     assert consumer.commits() == [{ORDERS: 11, OTHERS: 21}]
 
 
@@ -193,8 +193,8 @@ def test_a_partition_without_news_is_left_out(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(20, partition=1))
-    handling(first, commits=WAITING).finish()
-    handling(second, commits=WAITING).finish()
+    handling(first, commits=WAITING).conclude()
+    handling(second, commits=WAITING).conclude()
     assert consumer.commits() == [{ORDERS: 11}, {OTHERS: 21}]
 
 
@@ -206,7 +206,7 @@ def test_the_epoch_goes_with_it(
         Consumer, "commit", lambda self, offsets, timeout_ms: told.append(dict(offsets))
     )
     first, second = polled(consumer, record(10, leader_epoch=7), record(11))
-    handling(first, second, commits=WAITING).finish()
+    handling(first, second, commits=WAITING).conclude()
     assert told[-1] == {ORDERS: OffsetAndMetadata(12, "", 7)}
 
 
@@ -214,7 +214,7 @@ def test_closing_commits_what_is_done_and_waits_for_it(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, _ = polled(consumer, record(10), record(11))
-    handling(first).finish()
+    handling(first).conclude()
     consumer.close()
     assert consumer.asked("commit", "commit_async", "close") == [
         ("commit", {ORDERS: 11}, 10_000),
@@ -234,7 +234,7 @@ def test_another_thread_leaves_committing_to_the_consumers(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    in_thread(lambda: handling(first, commits=WAITING).finish())
+    in_thread(lambda: handling(first, commits=WAITING).conclude())
     assert consumer.commits() == []
     consumer.poll()
     assert consumer.commits() == [{ORDERS: 11}]
@@ -247,7 +247,7 @@ def test_a_commit_that_succeeded_is_not_sent_again(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     consumer.answer()
     consumer.close()
     assert consumer.commits() == [{ORDERS: 11}]
@@ -257,7 +257,7 @@ def test_a_commit_that_failed_is_sent_again(
     consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     consumer.answer(NotCoordinatorError("moved"))
     consumer.poll()
     assert consumer.commits() == [{ORDERS: 11}, {ORDERS: 11}]
@@ -278,7 +278,7 @@ def test_a_commit_that_cannot_be_sent_does_not_reach_the_handler(
     consumer.errors = {"commit": error, "commit_async": error}
     (first,) = polled(consumer, record(10))
     processing = handling(first, commits=strategy)
-    processing.finish()
+    processing.conclude()
     assert processing.settled is True
     (span,) = commit_spans(telemetry)
     assert (span.status[0], span.attributes["error.type"]) == (
@@ -296,7 +296,7 @@ def test_one_commit_is_on_its_way_at_a_time(
 ) -> None:
     """The client refuses more than a few."""
     for each in polled(consumer, record(10), record(11), record(12)):
-        handling(each, commits=EACH).finish()
+        handling(each, commits=EACH).conclude()
     assert consumer.commits() == [{ORDERS: 11}]
     consumer.answer()
     consumer.poll()
@@ -307,7 +307,7 @@ def test_an_answer_that_comes_after_a_further_commit_is_no_step_back(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, _, _ = polled(consumer, record(10), record(11), record(12))
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     consumer.commit()
     consumer.answer()
     assert state.tracker.partitions.frontiers[ORDERS].committed == 13
@@ -318,9 +318,9 @@ def test_after_any_answer_the_next_one_goes(
     error: Exception | None, consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     consumer.answer(error)
-    handling(second, commits=EACH).finish()
+    handling(second, commits=EACH).conclude()
     assert consumer.commits() == [{ORDERS: 11}, {ORDERS: 12}]
 
 
@@ -329,7 +329,7 @@ def test_closing_does_not_rely_on_a_commit_that_nobody_has_answered(
 ) -> None:
     """It may still be in the client, which closes."""
     (first,) = polled(consumer, record(10))
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     consumer.close()
     assert consumer.asked("commit", "commit_async") == [
         ("commit_async", {ORDERS: 11}),
@@ -341,7 +341,7 @@ def test_a_commit_that_is_answered_late_is_over_already(
     consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, commits=EACH).finish()
+    handling(first, commits=EACH).conclude()
     consumer.close()
     told = len(commit_spans(telemetry))
     consumer.answer(NotCoordinatorError("moved"))
@@ -354,7 +354,7 @@ def test_what_a_failed_commit_covered_is_covered_by_the_next(
     (first,) = polled(consumer, record(10))
     processing = handling(first, commits=EACH)
     span = processing.span.get_span_context().span_id
-    processing.finish()
+    processing.conclude()
     consumer.answer(NotCoordinatorError("moved"))
     consumer.poll()
     consumer.answer()
@@ -371,7 +371,7 @@ def test_where_nothing_settles_nothing_is_ever_committed(
     monkeypatch.setattr(Frontier, "MOST_UNSETTLED", 2)
     for offset in range(10, 20):
         for each in polled(consumer, record(offset)):
-            handling(each, policy=hopspan.manual).finish()
+            handling(each, policy=hopspan.manual).conclude()
     consumer.seek(ORDERS, 50)
     consumer.close()
     assert consumer.commits() == []
@@ -381,7 +381,7 @@ def test_seeking_by_itself_is_nothing_to_commit(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     for each in polled(consumer, record(10), record(20, partition=1)):
-        handling(each, commits=WAITING).finish()
+        handling(each, commits=WAITING).conclude()
     consumer.seek(ORDERS, 50)
     consumer.close()
     assert consumer.commits() == [{ORDERS: 11}, {OTHERS: 21}]
@@ -396,7 +396,7 @@ def test_a_commit_for_one_record_is_told_with_its_record(
     (first,) = polled(consumer, record(10))
     processing = handling(first)
     span = processing.span.get_span_context().span_id
-    processing.finish()
+    processing.conclude()
     consumer.close()
     assert commit_spans(telemetry) == [
         Seen("commit orders", SpanKind.CLIENT, COMMITTED, links=(span,))
@@ -409,7 +409,7 @@ def test_a_commit_for_several_tells_their_number_and_links_to_them(
     processings = [handling(each) for each in polled(consumer, record(10), record(11))]
     spans = tuple(each.span.get_span_context().span_id for each in processings)
     for each in processings:
-        each.finish()
+        each.conclude()
     consumer.close()
     (span,) = commit_spans(telemetry)
     assert (span.links, span.attributes["messaging.batch.message_count"]) == (spans, 2)
@@ -432,7 +432,7 @@ def test_a_commit_elsewhere_is_in_nobodys_trace(
 ) -> None:
     """What happens to be current there has nothing to do with what was done."""
     (first,) = polled(consumer, record(10))
-    handling(first).finish()
+    handling(first).conclude()
     with telemetry.tracer.start_as_current_span("something else"):
         consumer.close()
     assert commit_spans(telemetry)[0].parent is None
@@ -442,8 +442,8 @@ def test_a_commit_of_several_topics_names_none(
     consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     first, second = polled(consumer, record(10), record(5, topic="bills"))
-    handling(first).finish()
-    handling(second).finish()
+    handling(first).conclude()
+    handling(second).conclude()
     consumer.close()
     (span,) = commit_spans(telemetry)
     assert span.name == "commit"
@@ -454,7 +454,7 @@ def test_a_commit_can_be_left_untold(
     consumer: Consumer, state: ConsumerState, handling: Handle, telemetry: Telemetry
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, settle_spans="none").finish()
+    handling(first, settle_spans="none").conclude()
     consumer.close()
     assert (commit_spans(telemetry), consumer.commits()) == ([], [{ORDERS: 11}])
 
@@ -469,9 +469,9 @@ def test_a_fault_while_telling_is_logged_and_the_commit_stands(
     def cannot(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("hopspan.telemetry.instrumenter.Instrumenter.record_settle", cannot)
+    monkeypatch.setattr("hopspan.offsets.committer.record_settle", cannot)
     (first,) = polled(consumer, record(10))
-    handling(first, commits=WAITING).finish()
+    handling(first, commits=WAITING).conclude()
     assert (consumer.commits(), state.tracker.partitions.frontiers[ORDERS].committed) == (
         [{ORDERS: 11}],
         11,
@@ -486,8 +486,8 @@ def test_a_record_that_nobody_concludes_is_told_once(
     consumer: Consumer, state: ConsumerState, handling: Handle, logged: pytest.LogCaptureFixture
 ) -> None:
     _, second, third = polled(consumer, record(10), record(11), record(12))
-    handling(second, commits=EACH).finish()
-    handling(third, commits=EACH).finish()
+    handling(second, commits=EACH).conclude()
+    handling(third, commits=EACH).conclude()
     assert [each.message for each in logged.records] == [
         "commits of partition 0 of orders stop below offset 10: this record was handed out, and "
         "nobody concluded it. Give every record to hopspan.process or to a handler, also those "
@@ -500,7 +500,7 @@ def test_a_record_that_is_being_handled_is_none_of_them(
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
     handling(first, commits=EACH)
-    handling(second, commits=EACH).finish()
+    handling(second, commits=EACH).conclude()
     assert logged.records == []
 
 
@@ -513,7 +513,7 @@ def test_an_own_commit_settles_everything_handed_out(
     first, _ = polled(consumer, record(10), record(11))
     processing = handling(first, policy=hopspan.requeue_times(2, then=Verdict.LEAVE))
     consumer.commit()
-    processing.finish(ValueError("bad"))
+    processing.conclude(ValueError("bad"))
     assert consumer.asked("commit", "commit_async", "seek") == [("commit", None, None)]
     assert processing.settled is True
     assert state.tracker.partitions.frontiers[ORDERS].committable() is None
@@ -527,7 +527,7 @@ def test_an_own_commit_settles_what_lies_below_its_offsets(
     (first,) = polled(consumer, record(10))
     processing = handling(first, policy=hopspan.manual)
     consumer.commit({ORDERS: OffsetAndMetadata(offset, "", -1)})
-    processing.finish()
+    processing.conclude()
     assert processing.settled is settled
 
 
@@ -539,7 +539,7 @@ def test_an_own_commit_that_fails_settles_nothing_and_is_raised(
     consumer.errors["commit"] = error = NotCoordinatorError("moved")
     with pytest.raises(NotCoordinatorError) as raised:
         consumer.commit()
-    processing.finish()
+    processing.conclude()
     assert (raised.value is error, processing.settled) == (True, False)
     assert commit_spans(telemetry)[0].attributes["error.type"] == "NOT_COORDINATOR"
 
@@ -553,7 +553,7 @@ def test_an_own_asynchronous_commit_settles_when_it_is_answered(
     consumer.commit_async()
     assert commit_spans(telemetry) == []
     consumer.answer(None if succeeds else NotCoordinatorError("moved"))
-    processing.finish()
+    processing.conclude()
     assert (processing.settled, len(commit_spans(telemetry))) == (succeeds, 1)
 
 
@@ -596,7 +596,7 @@ def test_after_a_fault_while_handing_out_nothing_is_committed(
     consumer.coming.append([broken])
     consumer.poll()
     (second,) = polled(consumer, record(11))
-    handling(second, commits=WAITING).finish()
+    handling(second, commits=WAITING).conclude()
     consumer.close()
     assert consumer.commits() == []
     assert len(logged.records) == 1

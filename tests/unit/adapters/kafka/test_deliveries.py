@@ -8,17 +8,19 @@ import pytest
 from kafka import errors
 
 import hopspan
-from hopspan.adapters import kafka as adapter
-from hopspan.adapters.kafka.consumer import ConsumerState, state_of
-from hopspan.adapters.kafka.producer import error_type, failure
-from hopspan.adapters.kafka.record import Record
-from hopspan.model import Endpoint, MessageInfo, Outcome, PolicyError, Settlement, Verdict
+from hopspan.adapters.kafka import ADAPTER, KafkaRecord
+from hopspan.adapters.kafka.consumer import ConsumerState, state_of, track
+from hopspan.adapters.kafka.producer import CLIENT, error_type
+from hopspan.delivery import failure
+from hopspan.delivery.batch import handed
+from hopspan.model import Endpoint, Outcome, PolicyError, Settlement, Verdict
 from hopspan.offsets import RevokedError
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
     OTHERS,
     Consumer,
     Handle,
+    found,
     polled,
     record,
 )
@@ -29,8 +31,10 @@ from tests.unit.support import Telemetry
 TEN, ELEVEN, TWENTY = record(10), record(11), record(20, partition=1)
 
 
-def records_of(natives: Any) -> Any:
-    return natives if natives is None else [each.record for each in natives]
+def records_of(delivery: Any) -> Any:
+    if not delivery:
+        return delivery
+    return [each.record for each in delivery.deliveries]
 
 
 @pytest.mark.parametrize(
@@ -40,9 +44,9 @@ def records_of(natives: Any) -> Any:
         ([TEN, ELEVEN], [TEN, ELEVEN]),
         ((TEN, ELEVEN), [TEN, ELEVEN]),
         ({ORDERS: [TEN, ELEVEN], OTHERS: [TWENTY]}, [TEN, ELEVEN, TWENTY]),
-        ([], []),
-        ({}, []),
-        ({ORDERS: []}, []),
+        ([], ()),
+        ({}, ()),
+        ({ORDERS: []}, ()),
         ("text", None),
         (3, None),
         ([TEN, "text"], None),
@@ -54,7 +58,7 @@ def records_of(natives: Any) -> Any:
 def test_a_record_a_batch_or_a_poll_is_given(
     message: Any, records: Any, consumer: Consumer
 ) -> None:
-    assert records_of(adapter.given(message, consumer)) == records
+    assert records_of(found(message, consumer)) == records
 
 
 @pytest.mark.parametrize(
@@ -72,12 +76,12 @@ def test_a_record_a_batch_or_a_poll_is_given(
 def test_a_handlers_record_is_found_among_its_arguments(
     args: Any, records: Any, consumer: Consumer
 ) -> None:
-    assert records_of(adapter.handed(args, consumer)) == records
+    assert records_of(handed(ADAPTER.delivery, args, consumer)) == records
 
 
 def test_a_record_knows_its_consumer_where_that_is_given(consumer: Consumer) -> None:
-    (native,) = adapter.given(TEN, consumer) or []
-    assert (native.consumer, adapter.owner(native)) == (consumer, consumer)
+    native = found(TEN, consumer)
+    assert (native.consumer, native.source) == (consumer, consumer)
     assert native.frontier is state_of(consumer).tracker.partitions.frontiers[ORDERS]  # type: ignore[union-attr]
 
 
@@ -85,52 +89,76 @@ def test_a_record_knows_its_consumer_where_that_has_handed_it_out(
     consumer: Consumer, state: ConsumerState
 ) -> None:
     (first,) = polled(consumer, record(10))
-    (native,) = adapter.given(first, None) or []
+    native = found(first, None)
     assert native.consumer is consumer
 
 
 @pytest.mark.parametrize("via", [None, "text", object()])
 def test_a_record_of_nobodys_does_not(via: Any) -> None:
-    (native,) = adapter.given(TEN, via) or []
+    native = found(TEN, via)
     assert (native.record, native.consumer, native.frontier) == (TEN, None, None)
 
 
-def test_one_hand_over_is_one_delivery(consumer: Consumer) -> None:
-    (first,), (again,) = adapter.given(TEN, consumer) or [], adapter.given(TEN, consumer) or []
-    (other,) = adapter.given(record(10), consumer) or []
-    assert (adapter.same(first, again), adapter.same(first, other)) == (True, False)
+def test_one_hand_over_is_one_delivery(
+    consumer: Consumer, state: ConsumerState, handling: Handle
+) -> None:
+    """Another record at the same offset is another one, though they are equal."""
+    (mine,) = polled(consumer, record(10))
+    going_on = handling(mine)
+    assert found(mine, consumer).ongoing() is going_on
+    assert found(record(10), consumer).ongoing() is None
+    going_on.conclude()
+    assert found(mine, consumer).ongoing() is None
+
+
+def test_one_hand_over_is_one_delivery_where_nobody_knows_the_consumer(handling: Handle) -> None:
+    mine = record(10, topic="nobodys")
+    going_on = handling(mine, via=None, policy=hopspan.manual)
+    assert found(mine).ongoing() is going_on
+    assert found(record(10, topic="nobodys")).ongoing() is None
+    going_on.conclude()
+    assert found(mine).ongoing() is None
 
 
 # -- as a value ------------------------------------------------------------------------------------
 
 
+def said_of(delivery: Any) -> dict[str, Any]:
+    """What a span of its own says of a record, without what its topic says."""
+    attributes: dict[str, Any] = {}
+    delivery.describe_message(attributes)
+    return attributes
+
+
 def test_a_record_as_a_value(consumer: Consumer) -> None:
     headers = [("a", b"1")]
-    (native,) = adapter.given(record(10, headers=headers), consumer) or []
-    assert adapter.delivery(native) == hopspan.Delivery(
-        Endpoint("kafka", "orders", group="billing", server_address="broker", server_port=9093),
-        MessageInfo(
-            attributes={
-                "messaging.client.id": "c1",
-                "messaging.destination.partition.id": "0",
-                "messaging.kafka.offset": 10,
-            },
-            key=("messaging.kafka.message.key", "k"),
-        ),
-        headers,
-        native,
-        redelivered=False,
-        attempt=1,
-        settles=True,
-        counted=False,
+    native = found(record(10, headers=headers), consumer)
+    assert native.endpoint == Endpoint(
+        "kafka", "orders", group="billing", server_address="broker", server_port=9093
+    )
+    assert said_of(native) == {
+        "messaging.client.id": "c1",
+        "messaging.destination.partition.id": "0",
+        "messaging.kafka.offset": 10,
+    }
+    assert native.key == ("messaging.kafka.message.key", "k")
+    assert native.headers is headers
+    assert (native.redelivered, native.attempt, native.settles, native.counted) == (
+        False,
+        1,
+        True,
+        False,
     )
 
 
 def test_a_record_without_a_consumer_as_a_value() -> None:
-    (native,) = adapter.given(record(10), None) or []
-    found = adapter.delivery(native)
-    assert (found.endpoint, found.settles, found.attempt) == (Endpoint("kafka", "orders"), True, 1)
-    assert "messaging.client.id" not in found.message.attributes
+    native = found(record(10))
+    assert (native.endpoint, native.settles, native.attempt) == (
+        Endpoint("kafka", "orders"),
+        True,
+        1,
+    )
+    assert "messaging.client.id" not in said_of(native)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +166,18 @@ def test_a_record_without_a_consumer_as_a_value() -> None:
     [(None, {"messaging.kafka.message.tombstone": True}), (b"", {}), (b"v", {}), (0, {})],
 )
 def test_a_tombstone_is_told_and_only_then(value: Any, said: Any, consumer: Consumer) -> None:
-    (native,) = adapter.given(record(10, value=value), consumer) or []
-    attributes = adapter.delivery(native).message.attributes
-    found = {key: attributes[key] for key in attributes if "tombstone" in key}
-    assert found == said
+    attributes = said_of(found(record(10, value=value), consumer))
+    assert {key: attributes[key] for key in attributes if "tombstone" in key} == said
 
 
-def test_the_cluster_is_told_as_soon_as_it_is_known(
-    consumer: Consumer, state: ConsumerState
-) -> None:
-    assert "messaging.kafka.cluster.id" not in state.attributes()
-    consumer._client = type("Client", (), {"cluster": type("C", (), {"cluster_id": "abc"})})
-    assert state.attributes()["messaging.kafka.cluster.id"] == "abc"
+def test_the_cluster_is_told_as_soon_as_it_is_known(consumer: Consumer) -> None:
+    cluster = type("Cluster", (), {"cluster_id": None})
+    consumer._client = type("Client", (), {"cluster": cluster})
+    track(consumer)
+    key = "messaging.kafka.cluster.id"
+    assert key not in said_of(found(record(10), consumer))
+    cluster.cluster_id = "abc"
+    assert [said_of(found(record(at), consumer))[key] for at in (11, 12)] == ["abc", "abc"]
 
 
 @pytest.mark.parametrize(
@@ -165,36 +193,35 @@ def test_what_the_client_commits_by_itself_is_settled_already(
     config: dict[str, Any], settles: bool
 ) -> None:
     consumer = Consumer(**config)
-    (native,) = adapter.given(TEN, consumer) or []
-    assert adapter.delivery(native).settles is settles
+    assert found(TEN, consumer).settles is settles
+    assert found([TEN, ELEVEN], consumer).settles is settles
 
 
 # -- settling --------------------------------------------------------------------------------------
 
 
 def test_a_record_of_nobodys_cannot_be_settled() -> None:
-    native = Record(TEN)
-    assert adapter.is_open(native) is False
+    native = KafkaRecord(TEN)
     with pytest.raises(RevokedError) as raised:
-        adapter.settle(native, Settlement(Verdict.ACK))
+        native.settle(Settlement(Verdict.ACK))
     assert str(raised.value) == "the partition was revoked, or the consumer is closed"
 
 
 def test_a_record_of_a_partition_that_went_cannot_be_settled(
     consumer: Consumer, state: ConsumerState
 ) -> None:
-    (native,) = adapter.given(TEN, consumer) or []
-    assert adapter.is_open(native) is True
+    native = found(TEN, consumer)
+    assert native.is_open() is True
     state.tracker.revoke([ORDERS])
-    assert adapter.is_open(native) is False
+    assert native.is_open() is False
     with pytest.raises(RevokedError):
-        adapter.settle(native, Settlement(Verdict.ACK))
+        native.settle(Settlement(Verdict.ACK))
 
 
 def test_opening_and_closing_what_nobody_keeps_is_harmless(
     handling: Handle, telemetry: Telemetry
 ) -> None:
-    handling(record(10), via=None, policy=hopspan.manual).finish()
+    handling(record(10), via=None, policy=hopspan.manual).conclude()
     assert len(telemetry.spans) == 1
 
 
@@ -205,10 +232,10 @@ def test_a_record_in_two_hands_is_open_until_both_are_closed(
     (first,) = polled(consumer, record(10))
     one, other = handling(first, policy=hopspan.manual), handling(first, policy=hopspan.manual)
     handled = state.tracker.partitions.frontiers[ORDERS].handling
-    assert handled == {10: [one.delivery.native, other.delivery.native]}
-    one.finish()
-    assert handled == {10: [other.delivery.native]}
-    other.finish()
+    assert handled == {10: [one, other]}
+    one.conclude()
+    assert handled == {10: [other]}
+    other.conclude()
     assert handled == {}
 
 
@@ -218,13 +245,8 @@ def test_what_was_committed_by_oneself_is_settled_when_it_is_opened(
     (first,) = polled(consumer, record(10))
     consumer.commit()
     processing = handling(first)
-    processing.finish()
+    processing.conclude()
     assert (processing.settled, processing.settled_by_policy) == (True, False)
-
-
-def test_any_thread_will_do(consumer: Consumer) -> None:
-    (native,) = adapter.given(TEN, consumer) or []
-    assert adapter.hop(native) is None
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -245,7 +267,7 @@ CANNOT_REJECT = (
     ],
 )
 def test_a_rejection_needs_a_dead_letter_topic(policy: hopspan.Policy) -> None:
-    assert adapter.refusal(policy) == CANNOT_REJECT
+    assert KafkaRecord.refusal(policy) == CANNOT_REJECT
 
 
 @pytest.mark.parametrize(
@@ -259,11 +281,11 @@ def test_a_rejection_needs_a_dead_letter_topic(policy: hopspan.Policy) -> None:
     ],
 )
 def test_what_needs_none_or_has_one_can_work(policy: hopspan.Policy) -> None:
-    assert adapter.refusal(policy) is None
+    assert KafkaRecord.refusal(policy) is None
 
 
 def test_a_record_that_does_not_know_its_consumer_is_refused() -> None:
-    assert adapter.refusal(hopspan.ack_always, Record(TEN)) == (
+    assert KafkaRecord(TEN).unfit(hopspan.ack_always) == (
         "a record does not know its consumer. Give it as via=, or wrap the consumer with "
         "hopspan.wrap(consumer)"
     )
@@ -328,9 +350,9 @@ def test_a_producer_that_could_not_write_a_record_is_refused(
     producer: Any, fields: dict[str, Any], refused: str | None, consumer: Consumer
 ) -> None:
     """Before the handler runs: at the first failure it would be too late."""
-    (native,) = adapter.given(record(10, **fields), consumer) or []
+    native = found(record(10, **fields), consumer)
     policy = hopspan.dead_letter("dlt", producer=producer)
-    assert adapter.refusal(policy, native) == refused
+    assert native.unfit(policy) == refused
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -351,9 +373,11 @@ def test_the_brokers_word_for_an_error(error: BaseException, word: str | None) -
 
 def test_what_the_client_refused_by_itself_is_named_after_its_class() -> None:
     error = errors.KafkaTimeoutError("late")
-    assert failure(error) == Outcome(True, error, "kafka.errors.KafkaTimeoutError", str(error))
+    assert failure(CLIENT, error) == Outcome(
+        True, error, "kafka.errors.KafkaTimeoutError", str(error)
+    )
     refused = errors.NotCoordinatorError("moved")
-    assert failure(refused) == Outcome(True, refused, "NOT_COORDINATOR", str(refused))
+    assert failure(CLIENT, refused) == Outcome(True, refused, "NOT_COORDINATOR", str(refused))
 
 
 def test_it_is_the_attempt_that_the_handling_began_with(
@@ -364,8 +388,7 @@ def test_it_is_the_attempt_that_the_handling_began_with(
     frontier = state.tracker.partitions.frontiers[ORDERS]
     frontier.requeue(10)
     frontier.requeue(10)
-    processing = handling(mine, policy=hopspan.manual)
-    native = processing.delivery.native
+    native = handling(mine, policy=hopspan.manual)
     frontier.conclude(10, None, None)
     assert (native.attempt, frontier.attempt(10)) == (3, 1)
 
@@ -375,6 +398,6 @@ def test_a_record_that_comes_again_while_it_is_handled_is_at_the_same_attempt(
 ) -> None:
     (mine,) = polled(consumer, record(10))
     earlier, later = handling(mine, policy=hopspan.manual), handling(mine, policy=hopspan.manual)
-    for processing in (earlier, later):
-        adapter.settle(processing.delivery.native, Settlement(Verdict.REQUEUE))
+    for each in (earlier, later):
+        each.settle(Settlement(Verdict.REQUEUE))
     assert state.tracker.partitions.frontiers[ORDERS].attempt(10) == 2

@@ -12,8 +12,8 @@ import hopspan
 from hopspan import faults
 from hopspan.adapters.kafka import consumer as rebalancing
 from hopspan.adapters.kafka.consumer import ConsumerState, _AsyncListener, _Listener, track
+from hopspan.delivery import Delivery
 from hopspan.model import Verdict
-from hopspan.processing.delivery import Processing
 from tests.unit.adapters.kafka.conftest import (
     ORDERS,
     OTHERS,
@@ -195,7 +195,7 @@ def test_the_application_can_still_finish_before_the_partition_goes(
     (first,) = polled(consumer, record(10))
     processing = handling(first)
     theirs = Theirs([])
-    theirs.on_partitions_revoked = lambda revoked: processing.finish()  # type: ignore[method-assign]
+    theirs.on_partitions_revoked = lambda revoked: processing.conclude()  # type: ignore[method-assign]
     consumer.subscribe(["orders"], listener=theirs)
     consumer._subscription.assignment = {}
     rebalance("revoked", ORDERS)
@@ -228,7 +228,7 @@ def test_a_partition_that_goes_takes_its_open_spans_along(
     consumer._subscription.assignment = {OTHERS: "b"}
     rebalance("revoked", ORDERS)
     assert (gone.is_over, kept.is_over) == (True, False)
-    gone.finish()
+    gone.conclude()
     assert (gone.settled, consumer.commits()) == (False, [])
     attributes = telemetry.only.attributes
     assert (
@@ -236,7 +236,7 @@ def test_a_partition_that_goes_takes_its_open_spans_along(
         attributes["hopspan.settlement.reason"],
         attributes["hopspan.cancelled"],
     ) == ("leave", "revoked", True)
-    kept.finish()
+    kept.conclude()
     consumer.close()
     assert consumer.commits() == [{OTHERS: 21}]
 
@@ -245,7 +245,7 @@ def test_what_is_done_is_committed_before_it_goes(
     consumer: Consumer, rebalance: Rebalance, handling: Handle, telemetry: Telemetry
 ) -> None:
     first, _ = polled(consumer, record(10), record(11))
-    handling(first).finish()
+    handling(first).conclude()
     consumer._subscription.assignment = {}
     rebalance("revoked", ORDERS)
     assert consumer.commits() == [{ORDERS: 11}]
@@ -263,7 +263,7 @@ def test_a_commit_that_fails_does_not_keep_the_partition(
     logged: pytest.LogCaptureFixture,
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
-    handling(first).finish()
+    handling(first).conclude()
     open_ = handling(second)
     consumer.errors = {"commit": BAD, "awaited": BAD}
     consumer._subscription.assignment = {}
@@ -284,7 +284,7 @@ def test_a_lost_partition_is_not_committed_any_more(
     if not rebalance.awaits:
         return  # kafka-python 2 tells of every loss as of a revocation
     first, second = polled(consumer, record(10), record(11))
-    handling(first).finish()
+    handling(first).conclude()
     open_ = handling(second)
     rebalance("lost", ORDERS)
     consumer.close()
@@ -301,7 +301,7 @@ def test_a_partition_that_comes_back_as_it_was_goes_on(
     rebalance("revoked", ORDERS, OTHERS)
     rebalance("assigned", ORDERS, OTHERS)
     assert processing.is_over is False
-    processing.finish()
+    processing.conclude()
     consumer.close()
     assert consumer.commits() == [{ORDERS: 11}]
 
@@ -317,7 +317,7 @@ def test_a_partition_that_comes_back_anew_is_another_one(
     rebalance("assigned", ORDERS)
     assert (processing.is_over, list(state.tracker.partitions.frontiers)) == (True, [])
     (again,) = polled(consumer, record(10))
-    handling(again).finish()
+    handling(again).conclude()
     consumer.close()
     assert consumer.commits() == [{ORDERS: 11}]
 
@@ -329,7 +329,7 @@ def test_in_between_nothing_is_committed(
     (first,) = polled(consumer, record(10))
     processing = handling(first, commits=hopspan.Commits(every=1, seconds=None, wait=True))
     rebalance("revoked", ORDERS, OTHERS)
-    processing.finish()
+    processing.conclude()
     consumer.poll()
     assert consumer.commits() == []
     rebalance("assigned", ORDERS, OTHERS)
@@ -345,9 +345,9 @@ def test_a_record_that_is_requeued_in_between_is_sought_afterwards(
     processing = handling(first, policy=hopspan.requeue_times(2, then=Verdict.LEAVE))
     rebalance("revoked", ORDERS, OTHERS)
     if elsewhere:
-        in_thread(lambda: processing.finish(BAD))
+        in_thread(lambda: processing.conclude(BAD))
     else:
-        processing.finish(BAD)
+        processing.conclude(BAD)
     assert consumer.asked("seek") == []
     rebalance("assigned", ORDERS, OTHERS)
     consumer.poll()
@@ -363,7 +363,7 @@ def test_a_partition_that_is_gone_after_all_ends_what_is_open(
     consumer._subscription.assignment = {OTHERS: "b"}
     rebalance("assigned", OTHERS)
     assert (gone.is_over, kept.is_over) == (True, False)
-    kept.finish()
+    kept.conclude()
     consumer.close()
     assert consumer.commits() == [{OTHERS: 21}]
 
@@ -388,7 +388,7 @@ def test_a_record_of_a_partition_that_went_cannot_be_settled(
     state.tracker.revoke([ORDERS])
     assert stale.is_over is True
     again = handling(record(10))
-    again.finish()
+    again.conclude()
     consumer.close()
     assert [span.name for span in telemetry.seen][:1] == ["process orders"]
 
@@ -400,15 +400,15 @@ def test_a_fault_while_ending_a_span_does_not_stop_the_rebalance(
     monkeypatch: pytest.MonkeyPatch,
     logged: pytest.LogCaptureFixture,
 ) -> None:
-    original = Processing.lose
+    original = Delivery.revoke
 
-    def lose(self: Processing, reason: str) -> None:
+    def revoke(self: Delivery, reason: str) -> None:
         if self is one:
             raise RuntimeError("ours")
         original(self, reason)
 
     first, second = polled(consumer, record(10), record(11))
     one, other = handling(first), handling(second)
-    monkeypatch.setattr(Processing, "lose", lose)
+    monkeypatch.setattr(Delivery, "revoke", revoke)
     state.tracker.revoke([ORDERS])
     assert (other.is_over, len(logged.records)) == (True, 1)

@@ -35,7 +35,7 @@ def test_a_requeued_record_is_sought_at_once(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, policy=again()).finish(BAD)
+    handling(first, policy=again()).conclude(BAD)
     assert consumer.asked(*MOVES) == [("seek", ORDERS, 10)]
     consumer.poll()
     assert consumer.asked(*MOVES) == [("seek", ORDERS, 10)]
@@ -49,14 +49,14 @@ def test_a_requeued_record_has_one_more_attempt(
         processing = handling(first, policy=again())
         assert processing.delivery.attempt == attempt
         assert processing.delivery.redelivered is (attempt > 1)
-        processing.finish(BAD)
+        processing.conclude(BAD)
 
 
 def test_of_a_batch_the_lowest_is_sought(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     batch = polled(consumer, record(10), record(11), record(12))
-    handling(*batch, policy=again()).finish(BAD)
+    handling(*batch, policy=again()).conclude(BAD)
     assert consumer.asked("seek")[-1] == ("seek", ORDERS, 10)
 
 
@@ -65,7 +65,7 @@ def test_another_thread_leaves_seeking_to_the_consumers(
 ) -> None:
     one, two, three = polled(consumer, record(10), record(11), record(20, partition=1))
     for each in (two, one, three):
-        in_thread(lambda each=each: handling(each, policy=again()).finish(BAD))
+        in_thread(lambda each=each: handling(each, policy=again()).conclude(BAD))
     assert consumer.asked(*MOVES) == []
     consumer.poll()
     assert sorted(consumer.asked(*MOVES)) == [("seek", ORDERS, 10), ("seek", OTHERS, 20)]
@@ -76,8 +76,8 @@ def test_a_record_that_comes_again_anyway_is_not_sought(
 ) -> None:
     """The consumer went back further than to it already."""
     first, second = polled(consumer, record(10), record(11))
-    handling(first, policy=again()).finish(BAD)
-    handling(second, policy=again()).finish(BAD)
+    handling(first, policy=again()).conclude(BAD)
+    handling(second, policy=again()).conclude(BAD)
     assert consumer.asked("seek") == [("seek", ORDERS, 10)]
 
 
@@ -85,7 +85,7 @@ def test_where_the_application_went_nobody_goes_back(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    in_thread(lambda: handling(first, policy=again()).finish(BAD))
+    in_thread(lambda: handling(first, policy=again()).conclude(BAD))
     consumer.seek(ORDERS, 50)
     consumer.poll()
     assert consumer.asked("seek") == [("seek", ORDERS, 50)]
@@ -98,7 +98,7 @@ def test_a_pause_stops_the_partition_until_it_is_over(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, policy=again(0.5)).finish(BAD)
+    handling(first, policy=again(0.5)).conclude(BAD)
     assert consumer.asked(*MOVES) == [("seek", ORDERS, 10), ("pause", ORDERS)]
     clock.now += 0.499
     consumer.poll()
@@ -122,7 +122,7 @@ def test_a_blocking_poll_ends_with_the_pause(
 
     monkeypatch.setattr(Consumer, "poll", poll)
     (first,) = polled(consumer, record(10))
-    handling(first, policy=again(0.5)).finish(BAD)
+    handling(first, policy=again(0.5)).conclude(BAD)
     consumer.poll(2_000)
     assert consumer.asked("poll", "resume")[1:] == [
         ("poll", pytest.approx(500), None, True),
@@ -135,8 +135,8 @@ def test_the_longest_pause_counts(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
-    in_thread(lambda: handling(first, policy=again(2.0)).finish(BAD))
-    in_thread(lambda: handling(second, policy=again(1.0)).finish(BAD))
+    in_thread(lambda: handling(first, policy=again(2.0)).conclude(BAD))
+    in_thread(lambda: handling(second, policy=again(1.0)).conclude(BAD))
     consumer.poll()
     clock.now += 1.5
     consumer.poll()
@@ -150,9 +150,9 @@ def test_a_later_pause_makes_it_longer(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
-    handling(second, policy=again(1.0)).finish(BAD)
+    handling(second, policy=again(1.0)).conclude(BAD)
     clock.now += 0.5
-    handling(first, policy=again(1.0)).finish(BAD)
+    handling(first, policy=again(1.0)).conclude(BAD)
     clock.now += 0.75
     consumer.poll()
     assert consumer.stopped == {ORDERS}
@@ -165,8 +165,8 @@ def test_a_later_requeue_without_a_pause_does_not_end_one(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     first, second = polled(consumer, record(10), record(11))
-    handling(second, policy=again(1.0)).finish(BAD)
-    handling(first, policy=again()).finish(BAD)
+    handling(second, policy=again(1.0)).conclude(BAD)
+    handling(first, policy=again()).conclude(BAD)
     consumer.poll()
     assert consumer.stopped == {ORDERS}
 
@@ -176,7 +176,7 @@ def test_a_partition_that_the_application_paused_is_its_own(
 ) -> None:
     (first,) = polled(consumer, record(10))
     consumer.pause(ORDERS)
-    handling(first, policy=again(0.5)).finish(BAD)
+    handling(first, policy=again(0.5)).conclude(BAD)
     clock.now += 1
     consumer.poll()
     assert consumer.asked(*MOVES) == [("pause", ORDERS), ("seek", ORDERS, 10)]
@@ -187,7 +187,7 @@ def test_a_pause_that_the_application_takes_over_is_its_own(
     method: str, consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, policy=again(0.5)).finish(BAD)
+    handling(first, policy=again(0.5)).conclude(BAD)
     getattr(consumer, method)(ORDERS)
     clock.now += 1
     consumer.poll()
@@ -202,7 +202,7 @@ def test_a_seek_that_fails_is_tried_again(
 ) -> None:
     (first,) = polled(consumer, record(10))
     consumer.errors["seek"] = ValueError("Unassigned partition")
-    handling(first, policy=again()).finish(BAD)
+    handling(first, policy=again()).conclude(BAD)
     consumer.errors.clear()
     consumer.poll()
     consumer.poll()
@@ -226,7 +226,7 @@ def test_a_seek_that_fails_does_not_stop_the_others(
 
     monkeypatch.setattr(Consumer, "seek", seek)
     for each in polled(consumer, record(10), record(20, partition=1)):
-        in_thread(lambda each=each: handling(each, policy=again()).finish(BAD))
+        in_thread(lambda each=each: handling(each, policy=again()).conclude(BAD))
     consumer.poll()
     assert sought == [(OTHERS, 20)]
 
@@ -235,7 +235,7 @@ def test_a_partition_that_is_gone_is_not_sought(
     consumer: Consumer, state: ConsumerState, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    in_thread(lambda: handling(first, policy=again()).finish(BAD))
+    in_thread(lambda: handling(first, policy=again()).conclude(BAD))
     state.tracker.revoke([ORDERS])
     consumer.poll()
     assert consumer.asked(*MOVES) == []
@@ -245,7 +245,7 @@ def test_a_partition_that_is_gone_is_not_resumed(
     consumer: Consumer, state: ConsumerState, clock: Clock, handling: Handle
 ) -> None:
     (first,) = polled(consumer, record(10))
-    handling(first, policy=again(0.5)).finish(BAD)
+    handling(first, policy=again(0.5)).conclude(BAD)
     state.tracker.revoke([ORDERS])
     clock.now += 1
     consumer.poll()

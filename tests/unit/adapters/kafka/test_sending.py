@@ -13,12 +13,14 @@ from kafka.future import Future
 from opentelemetry.trace import SpanKind
 
 import hopspan
+from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka import producer as producers
 from hopspan.adapters.kafka.consumer import ConsumerState
-from hopspan.model import Verdict
+from hopspan.model import Endpoint, Verdict
 from hopspan.propagation import PAIRS
+from hopspan.telemetry import start_send
 from tests.unit.adapters.kafka.conftest import ORDERS, Consumer, Handle, polled, record
-from tests.unit.support import Seen, Telemetry, delivery
+from tests.unit.support import Seen, Telemetry
 
 SENT = {
     "messaging.system": "kafka",
@@ -212,7 +214,7 @@ def test_a_fault_while_ending_is_logged_once_and_not_the_clients(
     def cannot(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("hopspan.telemetry.spans.Operation.end", cannot)
+    monkeypatch.setattr("hopspan.telemetry.operation.Operation.end", cannot)
     producer.send("orders", b"v").success(Metadata())
     producer.send("orders", b"v").failure(KafkaTimeoutError("late"))
     assert {each.name for each in logged.records} == {"hopspan"}
@@ -248,7 +250,10 @@ def test_the_end_of_the_process_is_looked_out_for_once(
     unanswered = producers._Unanswered()
     assert registered == []
     for _ in range(2):
-        unanswered.add(telemetry.instrumenter().start_process([delivery()], PAIRS, pushed=True))
+        outgoing = Endpoint("kafka", "orders"), (None, None, {}, None), None, tuple
+        operation, _ = start_send(telemetry.instrumenter(), kafka_common.SEND, outgoing, PAIRS)
+        assert operation is not None
+        unanswered.add(operation)
     assert registered == [unanswered._leave]
     unanswered._leave()
     unanswered._leave()
@@ -331,7 +336,7 @@ def test_a_dead_letter_is_the_record_and_where_it_is_from(
 ) -> None:
     producer = Answering()
     (first,) = polled(consumer, record(10, headers=[("a", b"1")], key=None, value=None))
-    handling(first, **dead(producer)).finish(BAD)
+    handling(first, **dead(producer)).conclude(BAD)
     ((topic, value, key, headers, partition, timestamp),) = producer.sent
     assert (topic, value, key, partition, timestamp) == ("dlt", None, None, None, None)
     assert [pair for pair in headers if pair[0] != "traceparent"] == [
@@ -375,7 +380,7 @@ def test_a_dead_letter_is_waited_for_a_little_longer_than_the_producer_does(
 ) -> None:
     producer = Answering(**config)
     (first,) = polled(consumer, record(10))
-    handling(first, **dead(producer)).finish(BAD)
+    handling(first, **dead(producer)).conclude(BAD)
     assert producer.answers[0].timeout == seconds
 
 
@@ -386,7 +391,7 @@ def test_a_record_whose_copy_could_not_be_published_is_handed_out_again(
     producer.error = NotLeaderForPartitionError("moved")
     (first,) = polled(consumer, record(10))
     processing = handling(first, **dead(producer))
-    processing.finish(BAD)
+    processing.conclude(BAD)
     assert (processing.settled, consumer.asked("seek", "pause")) == (
         False,
         [("seek", ORDERS, 10), ("pause", ORDERS)],
@@ -404,7 +409,7 @@ def test_attempts_before_a_dead_letter_are_told(
     policy = hopspan.requeue_times(1, then=then)
     for _ in range(2):
         (first,) = polled(consumer, record(10))
-        handling(first, policy=policy).finish(BAD)
+        handling(first, policy=policy).conclude(BAD)
     ((*_, headers, _, _),) = producer.sent
     assert dict(headers)["hopspan.attempt"] == b"2"
 
@@ -428,7 +433,7 @@ def test_a_producer_of_another_kind_will_do(
     mine = Mine()
     (first,) = polled(consumer, record(10))
     processing = handling(first, **dead(mine))
-    processing.finish(BAD)
+    processing.conclude(BAD)
     assert (mine.sent, processing.settled) == ([("dlt", b"v")], True)
 
 
@@ -441,7 +446,7 @@ def test_a_verdict_of_ones_own_has_the_policys_target(
         "mine", lambda outcome, of: Verdict.REJECT, {Verdict.REJECT}, target=target
     )
     (first,) = polled(consumer, record(10))
-    handling(first, policy=policy).finish(BAD)
+    handling(first, policy=policy).conclude(BAD)
     assert [each[0] for each in producer.sent] == ["dlt"]
 
 

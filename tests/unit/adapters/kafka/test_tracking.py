@@ -13,7 +13,6 @@ from kafka import KafkaConsumer
 
 import hopspan
 from hopspan import Commits
-from hopspan.adapters import kafka as adapter
 from hopspan.adapters.kafka import consumer as tracking
 from hopspan.adapters.kafka.consumer import ConsumerState, state_of, track
 from tests.unit.adapters.kafka.conftest import (
@@ -22,6 +21,7 @@ from tests.unit.adapters.kafka.conftest import (
     Clock,
     Consumer,
     Handle,
+    found,
     polled,
     record,
 )
@@ -38,8 +38,7 @@ class Mine(Consumer):
 
 def consumer_of(record: Any) -> Any:
     """The consumer that has handed a record out, as hopspan finds it."""
-    (native,) = adapter.given(record, None) or []
-    return adapter.owner(native)
+    return found(record).source
 
 
 # -- identity --------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ def test_a_single_next_hands_out_one_record(
         hopspan.wrap(consumer, **telemetry.settings)
     consumer.coming = [[record(10), record(11)]]
     assert next(consumer).offset == 10
-    assert (state.tracker.partitions.frontiers[ORDERS].position, state.is_iterating) == (11, False)
+    assert (state.tracker.partitions.frontiers[ORDERS].position, state.inside) == (11, "")
     assert [span.name for span in telemetry.spans] == ["poll orders"] * wrapped
 
 
@@ -209,7 +208,7 @@ def test_a_loop_that_ends_is_over(consumer: Consumer, telemetry: Telemetry) -> N
     with pytest.raises(StopIteration):
         next(consumer)
     assert telemetry.spans == []
-    assert track(consumer).is_iterating is False
+    assert track(consumer).inside == ""
 
 
 # -- who has handed out ----------------------------------------------------------------------------
@@ -322,7 +321,7 @@ def test_what_is_done_is_committed_before_it_is_given_up(
 ) -> None:
     track(consumer)
     (first,) = polled(consumer, record(10))
-    handling(first).finish()
+    handling(first).conclude()
     consumer.unsubscribe()
     assert consumer.asked("commit", "unsubscribe") == [
         ("commit", {ORDERS: 11}, 10_000),
@@ -337,7 +336,7 @@ def test_closing_ends_what_is_open(
     (first,) = polled(consumer, record(10))
     processing = handling(first)
     consumer.close()
-    processing.finish()
+    processing.conclude()
     assert (processing.settled, consumer.commits()) == (False, [])
     attributes = telemetry.only.attributes
     assert (
@@ -387,7 +386,7 @@ def test_while_something_is_handled_a_poll_looks_for_its_end(
     processing = handling(first, via=passing)
     passing.poll(2_500)
     assert naps(passing)[1:] == pytest.approx([1_000, 1_000, 500])
-    processing.finish()
+    processing.conclude()
 
 
 @pytest.mark.parametrize("strategy", [Commits(every=1), Commits(every=1, wait=True)])
@@ -395,7 +394,7 @@ def test_what_is_committed_needs_no_looking_after(
     strategy: Commits, passing: Passing, handling: Handle
 ) -> None:
     (first,) = polled(passing, record(10))
-    handling(first, via=passing, commits=strategy).finish()
+    handling(first, via=passing, commits=strategy).conclude()
     passing.poll(60_000)
     assert (passing.commits(), naps(passing)[1:]) == ([{ORDERS: 11}], [60_000])
 
@@ -404,9 +403,9 @@ def test_records_end_the_waiting(passing: Passing, handling: Handle) -> None:
     (first,) = polled(passing, record(10))
     processing = handling(first, via=passing)
     passing.coming = [[], [record(11)]]
-    (found,) = passing.poll(10_000).values()
-    assert ([each.offset for each in found], len(naps(passing)[1:])) == ([11], 2)
-    processing.finish()
+    (records,) = passing.poll(10_000).values()
+    assert ([each.offset for each in records], len(naps(passing)[1:])) == ([11], 2)
+    processing.conclude()
 
 
 @pytest.mark.parametrize("timeout", [0, -1, None, "soon"])
@@ -418,7 +417,7 @@ def test_what_is_no_time_to_wait_is_the_clients(
     processing = handling(first)
     consumer.poll(timeout)
     assert naps(consumer)[1:] == [timeout]
-    processing.finish()
+    processing.conclude()
 
 
 def test_what_a_consumer_hands_out_is_its_own_also_where_another_that_is_gone_has_had_it(
@@ -429,9 +428,9 @@ def test_what_a_consumer_hands_out_is_its_own_also_where_another_that_is_gone_ha
     gone._subscription.assignment = {ORDERS: "a"}
     outliving = track(gone)
     (native,) = polled(gone, record(10))
-    assert adapter.given(native, None)[0].state is outliving
+    assert found(native).tracker is outliving.tracker
     del gone
     gc.collect()
     polled(consumer, native)
-    assert adapter.given(native, None)[0].state is state
-    assert adapter.given([native, *polled(consumer, record(11))], None)[0].state is state
+    assert found(native).tracker is state.tracker
+    assert found([native, *polled(consumer, record(11))]).delivery.tracker is state.tracker
