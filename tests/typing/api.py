@@ -21,7 +21,6 @@ from hopspan import (
     Deferred,
     Delivery,
     Endpoint,
-    MessageInfo,
     Operation,
     Outcome,
     Policy,

@@ -972,8 +972,9 @@ class Delivery(Incoming):
                 count = self.messages_to_count() if measures else 0
                 attributes: Mapping[str, Any] | None
                 if outcome is SUCCESS and self._rare is None and not self.is_batch:
-                    is_said = verdict is None or verdict is self.said_at_start
-                    attributes = None if is_said else _SETTLED[verdict]
+                    attributes = None
+                    if verdict is not None and verdict is not self.said_at_start:
+                        attributes = _SETTLED[verdict]
                 else:
                     attributes = self.end_attributes()
                 self.end(outcome or SUCCESS, attributes, seconds, count)
@@ -991,7 +992,7 @@ class Delivery(Incoming):
     def end_attributes(self) -> Mapping[str, Any] | None:
         """The attributes that are known only at the end."""
         rare, outcome, verdict = self._rare, self.outcome, self.verdict
-        attributes = {} if verdict is None else dict(_SETTLED[verdict])
+        attributes: dict[str, Any] = {} if verdict is None else dict(_SETTLED[verdict])
         if rare is not None:
             attributes = {**(rare.about or {}), **attributes}
             if rare.sent is not None and rare.sent.verdict is verdict:

@@ -65,10 +65,9 @@ class Subscription:
         self.settles: bool = policy.settles
         """Whether the policy settles."""
         success = policy.success
-        is_plain = success is not None and success.reason is None
-        self.success: Settlement | None = (
-            success if is_plain and success.verdict not in instrumenter.recorded else None
-        )
+        if success is not None and (success.reason or success.verdict in instrumenter.recorded):
+            success = None
+        self.success: Settlement | None = success
         """The settlement of a success, where it is known beforehand and gets no span."""
         self.checks: bool = policy.settles and (
             settles is None or kind.unfit is not Incoming.unfit or not is_pushed

@@ -95,8 +95,9 @@ class Record(Delivery):
 
     def ongoing(self) -> Record | None:
         """The handling of this very record: the client makes one object for each hand-over."""
-        frontier, found = self.frontier, None
-        known = (
+        frontier = self.frontier
+        found: Any = None
+        known: Any = (
             nobodys.get(id(self.record)) if frontier is None else frontier.handling.get(self.offset)
         )
         if known is None:
@@ -104,7 +105,7 @@ class Record(Delivery):
         for each in known if type(known) is list else (known,):
             if each.record is self.record and (found is None or not each.is_over):
                 found = each
-        return found
+        return found  # type: ignore[no-any-return]
 
     def finished_turn(self) -> SpanContext | None:
         frontier = self.frontier

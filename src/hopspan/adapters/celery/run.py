@@ -56,7 +56,6 @@ from hopspan.telemetry import (
     Instrumenter,
     attach,
     cached_overrides,
-    detach,
     get_current,
     restore,
     start_internal,
@@ -424,7 +423,7 @@ class Body(Inner):
         try:
             return not run.depth and run.leave_body(error)
         finally:
-            detach(self._token)
+            self._attachment.leave()
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
         """`leave` for a body that something of the user's awaits."""
