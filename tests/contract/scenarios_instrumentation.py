@@ -207,8 +207,8 @@ def without_any_policy_nothing_is_settled(client: Client, faces: str) -> None:
 
 
 LATE = (
-    "{} of a face further in had no effect: the handling had begun with the settings of the face "
-    "further out. Set them there"
+    "{} of an inner handler or block had no effect: the handling had begun with the settings of the "
+    "outer one. Set them there"
 )
 
 

@@ -78,7 +78,7 @@ def server(host: Any, port: Any) -> Server:
 
 
 def text(value: Any) -> Any:
-    """A short string of the protocol as text; clients give those that are no UTF-8 as bytes."""
+    """A short string of the protocol as text; clients give one that is not valid UTF-8 as bytes."""
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
 
 
@@ -112,10 +112,10 @@ def consumed_from(exchange: str, routing_key: str, queue: str | None, server: Se
 def attempt(headers: Mapping[str, Any] | None, redelivered: bool) -> int | None:
     """Which attempt this is: quorum queues count returns, classic ones only know the first.
 
-    RabbitMQ 4.3 counts every return in `x-acquired-count`, and in `x-delivery-count`, which counted
-    them before, no `basic.nack` any more. A classic queue hands on what a producer has written
-    there, often by republishing a message with all its headers. So a count is believed only where
-    it fits: a message that is not redelivered is the first, one that is has been counted once.
+    Since RabbitMQ 4.3 `x-acquired-count` counts every return, and `x-delivery-count` no longer
+    counts those by `basic.nack`. A classic queue passes both headers on as a producer wrote them,
+    often by republishing a message with all its headers. So a count is believed only where it
+    fits: 1 where the message is not redelivered, and at least one return where it is.
     """
     if not redelivered:
         return 1
@@ -126,7 +126,7 @@ def attempt(headers: Mapping[str, Any] | None, redelivered: bool) -> int | None:
 
 _COUNTS = ("x-acquired-count", "x-delivery-count")
 _MOST = 2**31
-"""No broker counts as far, and no exporter takes an integer of more than 64 bits."""
+"""No broker counts that far, and no exporter takes an integer of more than 64 bits."""
 
 
 def death(headers: Mapping[str, Any] | None) -> dict[str, Any]:

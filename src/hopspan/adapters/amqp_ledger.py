@@ -4,9 +4,9 @@ AMQP settles silently: a second ack raises nothing in the client, and the broker
 the channel. So before hopspan settles it looks here, and here every settlement of the channel is
 entered: its own, the handler's, one with `multiple=True`, one from another thread.
 
-The message path takes no lock: a delivery is entered before it is looked for among what is settled,
-and a settlement is kept before its deliveries are looked for. So one of the two always sees the
-other, whatever threads they are on.
+The path of a common message takes no lock. Where a delivery may have been seen before, it is
+entered first and then looked for among what is settled; a settlement is kept first, and then its
+deliveries are looked for. So one of the two always sees the other, whatever threads they are on.
 """
 
 from __future__ import annotations

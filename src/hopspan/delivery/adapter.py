@@ -89,13 +89,13 @@ class Adapter:
 
 
 class Running(NamedTuple):
-    """A delivery that a client is running a handler for without handing it over."""
+    """A delivery whose handler a client calls without its message, as Celery calls a task."""
 
     adapter: Adapter
     delivery: Delivery | None
     """None where the handler is called like any function."""
     is_body: bool
-    """Whether the handler is what the client runs, and not called by that."""
+    """Whether the client calls this handler itself, and not a function that calls it."""
 
 
 _locators: list[Callable[[type], Adapter | None]] = []

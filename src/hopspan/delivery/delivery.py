@@ -504,7 +504,8 @@ class Delivery(Incoming):
         return deferred
 
     def _adopt(self, overrides: Overrides, block: str) -> None:
-        """Let an inner scope have its say: what it sets explicitly, where it goes first."""
+        """Take over the settings of an inner scope: a policy of the same or a higher rank (a block
+        goes before a handler), and everything else that it sets."""
         settings = overrides.settings
         if "policy" in settings:
             rank = self.subscription.policy_rank if self._rare is None else self._rare.policy_rank
@@ -619,7 +620,7 @@ class Delivery(Incoming):
         rare = self._rare
         if rare is None or rare.is_taken or rare.deferred is None:
             return
-        # It is still there while it is finalised, also for a weak reference.
+        # While it is finalised, a weak reference still finds the deferred operation.
         if rare.deferred() in {None, deferred} and self._conclude_once():
             warn_of_dropped(self._destination())
             self.outcome = Outcome(cancelled=True)
@@ -628,7 +629,8 @@ class Delivery(Incoming):
     # -- concluding ------------------------------------------------------------------------------
 
     def conclude(self, error: BaseException | None = None) -> None:
-        """Fix the outcome, settle, end. Takes effect once. Raises only what is no `Exception`."""
+        """Fix the outcome, settle, end. Takes effect once. Raises no `Exception`, at most a
+        `KeyboardInterrupt` or its like."""
         try:
             del self._live
         except AttributeError:
@@ -821,8 +823,8 @@ class Delivery(Incoming):
         """Decide what becomes of this one message, which is not settled yet.
 
         A cancelled handler's message is given back at once, or it would block the prefetch window;
-        an interpreter that is leaving sends nothing, and neither does a policy that fails. What the
-        client raised through the handler without a failure, it settles by itself.
+        an interpreter that is shutting down sends nothing, and neither does a policy that raises.
+        After an exception of the client's own control flow, the client settles by itself.
         """
         if outcome.cancelled:
             return REQUEUED_ON_CANCEL if self._can_settle() else PLAIN[Verdict.LEAVE]
@@ -1151,12 +1153,11 @@ class Deferred:
 
     @property
     def processing(self) -> Delivery:
-        """The delivery, by its earlier name."""
+        """The delivery. The name of version 0.1."""
         return self.delivery
 
     def __enter__(self) -> Delivery:
-        require = self.delivery.policy
-        require_async_with("operation", require, self.delivery.client)
+        require_async_with("operation", self.delivery.policy, self.delivery.client)
         return self._enter()
 
     def __exit__(

@@ -1,7 +1,9 @@
 """A message as its client hands it out: the part of a delivery that an adapter writes.
 
 A subclass for each client reads the client's own objects when it is asked, and performs one
-verdict. It decides nothing. Most methods have a default; a client needs `of`, `read` and `settle`.
+verdict. It decides nothing. Most methods have a default. A client needs `of`, `read` and `settle`; one whose users
+settle by themselves also needs `opened`, `closed` and `ongoing`, and has to intercept its settling
+methods and set `verdict` there.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Incoming(Operation):
 
     @classmethod
     def handed(cls, args: tuple[Any, ...], via: Any) -> Incoming | None:  # noqa: ARG003
-        """The delivery that takes up several of a handler's arguments; None where one is enough."""
+        """The delivery of a client that passes one message as several arguments; else None."""
         return None
 
     @classmethod
@@ -81,7 +83,7 @@ class Incoming(Operation):
 
     @property
     def native(self) -> Any:
-        """The client's own object or objects, with what is known of them."""
+        """The object that hooks and users get: the delivery itself, or the client's own message."""
         return self
 
     @property
@@ -137,7 +139,8 @@ class Incoming(Operation):
         """Forget it: the handling is over."""
 
     def settle(self, settlement: Settlement) -> Any:
-        """Perform a verdict on the client's own thread. Raises what the client raises.
+        """Perform a verdict. Called on a thread for which `is_here()` is true. Raises what the client
+        raises.
 
         Returns an awaitable for a client whose settlement is awaited, or None.
         """
@@ -148,7 +151,7 @@ class Incoming(Operation):
         return True
 
     def was_open(self, error: Exception) -> bool:  # noqa: ARG002
-        """Whether it could be settled until a settlement failed with this error.
+        """Whether the channel was still open when a settlement failed with this error.
 
         Asked only where the subclass `tells_loss`; else `is_open` is asked before each settlement.
         """

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from hopspan.delivery.delivery import Delivery
 
     Start = Callable[[Any, Context, tuple[int, object]], Delivery | None]
-    """Begins the turn of an item, in the context that the loop began in, which has its home in some
-    thread and task; None for no message."""
+    """Begins the turn of an item. Takes the item, the context in which the loop began, and the thread
+    and task of the loop; returns None for what is no message."""
 
 Item = TypeVar("Item")
 
@@ -71,7 +71,7 @@ class _Turns:
     def begin(self) -> None:
         """Begin here: this thread or task is the one that iterates."""
         self._home = whereabouts()
-        if self._token is None:  # else it goes on, and its own turn is what is current
+        if self._token is None:  # else the loop goes on, and its own turn is current
             self._base: Context = get_current()
 
     def turn(self, start: Start, item: Any) -> None:
@@ -146,7 +146,9 @@ class Loop(_LoopBase, Generic[Item]):
         self._turns.over()
         item = next(self._source)
         turns, start = self._turns, self._start
-        del self  # a traceback that somebody keeps must not keep the loop: that it goes is its end
+        del (
+            self
+        )  # a traceback that somebody keeps must not keep the loop, whose deletion ends the turn
         turns.turn(start, item)
         return item
 

@@ -135,8 +135,8 @@ def warn_of_late_settings(settings: Mapping[str, Any], config: Config) -> None:
         late = [name for name in late if getattr(config, name) != getattr(wanted, name)]
     if late:
         faults.once(
-            "%s of a face further in had no effect: the handling had begun with the settings of "
-            "the face further out. Set them there",
+            "%s of an inner handler or block had no effect: the handling had begun with the settings "
+            "of the outer one. Set them there",
             ", ".join(late),
         )
 
@@ -152,7 +152,7 @@ def warn_of_settled_already(policy: Policy, destination: str) -> None:
 
 
 def warn_of_unsettled_turn(policy: Policy, destination: str) -> None:
-    """Say that a policy had no effect in a loop, which cannot refuse it: a block may use it."""
+    """Say that a policy had no effect in a loop, which is no error: a block inside may use it."""
     faults.once(
         "a loop never settles: %s on %s did nothing. Put the loop's body into "
         "`with hopspan.process(message, via=..., policy=...)`",

@@ -288,7 +288,7 @@ def test_a_policy_that_is_refused_further_in_changes_nothing(
     assert ([], {"UNSET"}) == (letter.channel.sent, {span.status[0] for span in telemetry.seen})
 
 
-LATE = "of a face further in had no effect: the handling had begun with the settings of the face further out. Set them there"
+LATE = "of an inner handler or block had no effect: the handling had begun with the settings of the outer one. Set them there"
 
 
 @pytest.mark.parametrize(

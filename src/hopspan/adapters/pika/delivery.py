@@ -71,7 +71,7 @@ class PikaDelivery(AmqpDelivery):
 
     @classmethod
     def of(cls, message: Any, via: Any) -> PikaDelivery | None:
-        """`(method, properties, body)` with the channel as `via`, or behind the channel."""
+        """`(method, properties, body)` with the channel as `via`, or `(channel, method, ...)`."""
         match message:
             case (Basic.Deliver() | Basic.GetOk() as method, properties, body) if via is not None:
                 return cls._found(via, method, properties, body)
@@ -132,7 +132,7 @@ class PikaDelivery(AmqpDelivery):
             schedule(errand)
 
     def settle(self, settlement: Settlement) -> None:
-        """Perform a verdict: on the connection's own thread (pika FAQ: *Is Pika thread safe?*)."""
+        """Perform a verdict; `is_here` is true (pika FAQ: *Is Pika thread safe?*)."""
         if settlement.verdict is Verdict.ACK:
             self.channel.basic_ack(self.tag)
         elif settlement.verdict is not Verdict.LEAVE:
