@@ -17,8 +17,6 @@ from hopspan.offsets.frontier import OFFSET, Done
 from hopspan.telemetry.spans import UNRECORDED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hopspan.model import Settlement
     from hopspan.offsets.frontier import Frontier
     from hopspan.offsets.tracker import Tracker

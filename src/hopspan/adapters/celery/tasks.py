@@ -101,6 +101,7 @@ def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
         try:
             told = innermost.get(get_ident())
             if told is not None and told.task is task:
+                told.depth += 1
                 return told
             # No signal has told of the run, or it is no run at all.
             run = run_of(plain)[0] if binding.active else None

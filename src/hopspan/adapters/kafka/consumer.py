@@ -75,7 +75,7 @@ class ConsumerState(Consumer):
         self.routes = kafka_common.Routes(self.endpoint, self._about)
         """The routes of its records."""
         self.inside: str = ""
-        """The call of the client's own that goes on: `next`, or `loop` where a loop of ours asks."""
+        """The client's own call that goes on: `next`, or `loop` where a loop of ours asks."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.taken: tuple[Any, Frontier | None] = NOTHING_TAKEN
