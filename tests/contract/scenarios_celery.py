@@ -587,14 +587,11 @@ def _falls(task: Task, times: int) -> None:
         task(times - 1)
 
 
-@over(face=APPS, decorated=(False, True))
-def a_task_that_calls_itself_like_a_function_is_one_run(
-    client: CeleryClient, decorated: bool
-) -> None:
-    settings = client.settings(policy=client.reject_on_error)
+@over(face=(*APPS, "decorated"))
+def a_task_that_calls_itself_like_a_function_is_one_run(client: CeleryClient) -> None:
+    decorated = hopspan.consumer(**client.settings(policy=client.reject_on_error))
     client.enter_face()
-    body = hopspan.consumer(**settings)(_falls) if decorated else _falls
-    task = _task(client, "orders.fall", body, bind=True)
+    task = _task(client, "orders.fall", decorated(_falls), bind=True)
     task.delay(2)
     _work(client, 1)
     runs = [span.name for span in client.telemetry.spans() if span.name.startswith("process")]
