@@ -11,11 +11,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 from hopspan import conventions as names
 from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka import producer as producers
-from hopspan.adapters.kafka.consumer import partition_named, registry, state_of, track
+from hopspan.adapters.kafka.consumer import partition_named, registry, runs_of_one, state_of, track
 from hopspan.adapters.kafka.producer import CLIENT
 from hopspan.delivery import Batch
 from hopspan.model import Verdict
-from hopspan.offsets import MixedConsumersError, Record, RecordBatch, Records
+from hopspan.offsets import Record, RecordBatch, Records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +44,8 @@ class KafkaRecord(Record):
             return None
         if isinstance(via, KafkaConsumer):
             return taken(message, track(via).tracker)
-        tracker = registry.tracker_of(message)
-        return cls(message) if tracker is None else taken(message, tracker)
+        found = registry.find(runs_of_one(message))
+        return cls(message) if found is None else cls(message, found[0], *found[1].values())
 
     @classmethod
     def given(cls, message: Any, via: Any) -> Delivery | tuple[()] | None:
@@ -142,9 +142,8 @@ def _batch(records: Sequence[Any], via: Any) -> Batch:
         tracker = track(via).tracker
         frontiers = {at: tracker.of_handled(several) for at, several in runs.items()}
         return RecordBatch(Records(KafkaRecord, records, runs, tracker, frontiers))
-    try:
-        found = registry.tracker_of_all(runs)
-    except MixedConsumersError:
+    found = registry.find(runs)
+    if found is None and registry.holds_some(runs):
         return Batch([KafkaRecord.of(each, via) for each in records])
     return RecordBatch(Records(KafkaRecord, records, runs, *found or ()))
 
