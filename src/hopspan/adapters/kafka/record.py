@@ -105,14 +105,12 @@ class KafkaRecord(Record):
     def dead_letter(self, target: Any) -> None:
         """Publish a copy that tells the attempt that failed, and wait until the broker has it."""
         record, outcome = self.record, (self.batch or self).outcome
-        origin = kafka_common.Origin(
-            record.topic,
-            record.partition,
-            record.offset,
+        headers = kafka_common.dead_letter_headers(
+            record.headers,
+            (record.topic, record.partition, record.offset),
             None if outcome is None else outcome.error_type,
             self.attempt,
         )
-        headers = kafka_common.dead_letter_headers(record.headers, origin)
         producers.publish_copy(target, record, headers, self.subscription.instrumenter)
 
 
