@@ -20,11 +20,12 @@ from pika.spec import Basic
 
 import hopspan
 from hopspan import conventions as names
-from hopspan.adapters import _amqp, kafka_common
+from hopspan.adapters import amqp, kafka_common
 from hopspan.adapters.celery import messages as celery
 from hopspan.adapters.kafka import producer as producers
 from hopspan.model import Endpoint
 from hopspan.propagation import MAPPING
+from hopspan.telemetry import start_receive
 from tests.unit.adapters.kafka.conftest import ORDERS, Consumer, polled, record
 from tests.unit.adapters.kafka.test_sending import Answering, Producer
 from tests.unit.adapters.pika.conftest import Connection, channel_of
@@ -40,7 +41,7 @@ def spelled() -> dict[str, str]:
     """Every name that the conventions' module and the adapters' own parts spell."""
     return {
         value: f"{module.__name__}.{name}"
-        for module in (names, _amqp, kafka_common, celery)
+        for module in (names, amqp, kafka_common, celery)
         for name, value in vars(module).items()
         if name.isupper()
         and isinstance(value, str)
@@ -183,7 +184,8 @@ def everything(channel: Any, connection: Connection, telemetry: Telemetry) -> No
     received = [delivery(endpoint=Endpoint("rabbitmq", "orders")) for _ in range(2)]
     instrumenter = telemetry.instrumenter()
     for batch in (received[:1], received):
-        instrumenter.start_receive(names.RECEIVE, received[0].endpoint, batch, MAPPING, 1_000).end()
+        endpoint = received[0].endpoint
+        start_receive(instrumenter, names.RECEIVE, endpoint, batch, MAPPING, 1_000).end()
 
 
 @pytest.fixture
@@ -337,9 +339,10 @@ def said_of_kafka(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> dict
     hopspan.wrap(Producer(), **settings).send("orders", b"v")
     producers._unanswered._leave()
 
-    consumer = hopspan.wrap(Consumer(), **settings)
+    consumer = Consumer()
     cluster = type("Cluster", (), {"cluster_id": "abc"})
     consumer._client = type("Client", (), {"cluster": cluster})
+    hopspan.wrap(consumer, **settings)
     consumer._subscription.assignment = {ORDERS: "a"}
     headers = [("traceparent", f"00-{1:032x}-{2:016x}-01".encode())]
     dead = hopspan.dead_letter("dlt", producer=producer)

@@ -58,11 +58,9 @@ def handled(
     name: str, parent: str, settlement: str, attempt: int = 1, **given: Any
 ) -> FinishedSpan:
     """A process span."""
-    attributes = {
-        "hopspan.settlement": settlement,
-        "hopspan.attempt": attempt,
-        **given.pop("attributes", {}),
-    }
+    attributes = {"hopspan.settlement": settlement, **given.pop("attributes", {})}
+    if attempt > 1:  # a first attempt is not on the span
+        attributes |= {"hopspan.attempt": attempt, "hopspan.redelivered": True}
     return span(name, parent, kind="consumer", service="parcels", attributes=attributes, **given)
 
 
@@ -222,7 +220,8 @@ def test_a_span_without_its_parent_is_drawn_all_the_same() -> None:
 
 def test_a_verdict_without_a_policy_or_a_count_is_not_made_up() -> None:
     settled_by_hand = span("a process", kind="consumer")
-    uncounted = span("b process", kind="consumer", attributes={"hopspan.settlement": "leave"})
+    again = {"hopspan.settlement": "leave", "hopspan.redelivered": True}
+    uncounted = span("b process", kind="consumer", attributes=again)
     lines = drawn([settled_by_hand, uncounted], Terminal(ASCII)).splitlines()
     assert [line.partition("consumer")[2] for line in lines[4:]] == ["", "  x left unsettled"]
 

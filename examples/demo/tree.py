@@ -214,8 +214,9 @@ def _outcome(span: FinishedSpan, terminal: Terminal, dead: AbstractSet[str]) -> 
     """For example `attempt 2 rejected -> dead-lettered`. A dead message is not attempted."""
     signs, outcome = terminal.signs, verdict(span)
     sign = {WORDS["ack"]: signs.ok, WORDS["requeue"]: signs.again}.get(outcome, signs.error)
-    counted = names.ATTEMPT in span.attributes and span.id not in dead
-    attempt = f"attempt {span.attributes[names.ATTEMPT]} " if counted else ""
+    first = None if names.REDELIVERED in span.attributes else 1  # which a span need not say
+    number = span.attributes.get(names.ATTEMPT, first)
+    attempt = f"attempt {number} " if number is not None and span.id not in dead else ""
     onward = f" {signs.arrow} {DEAD_LETTERED}" if outcome == WORDS["reject"] and dead else ""
     return f"{sign} {attempt}{outcome}{onward}"
 

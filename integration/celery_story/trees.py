@@ -46,7 +46,7 @@ class Told(NamedTuple):
     name: str
     kind: str
     state: str | None = None
-    """Celery's word for how a run ended."""
+    """Celery's word for how a run ended; None for a success."""
     settlement: str | None = None
     error: str | None = None
     """`error.type`, of a span whose status is ERROR."""
@@ -109,7 +109,7 @@ def published(task: str, *children: Node, error: str | None = None) -> Node:
 def processed(
     task: str,
     *children: Node,
-    state: str | None = "SUCCESS",
+    state: str | None = None,
     settlement: str | None = "ack",
     error: str | None = None,
 ) -> Node:

@@ -47,7 +47,6 @@ __all__ = [
     "check_propagators",
     "context_fields",
     "extract",
-    "get_global_textmap",
     "injected",
     "plain_traceparent",
     "sender_of",
@@ -139,7 +138,10 @@ def carries_only_context() -> bool:
 
 def context_fields() -> frozenset[str]:
     """The headers that the configured propagator writes, in lower case."""
-    return _configured().fields
+    learnt = _learnt
+    if learnt is None or learnt.itself is not get_global_textmap():
+        learnt = _configured()
+    return learnt.fields
 
 
 # -- writing ---------------------------------------------------------------------------------------

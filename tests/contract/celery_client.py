@@ -558,7 +558,8 @@ class CeleryClient(Client):
     def server(self) -> dict[str, Any]:
         """The attributes of spans that say where the broker is."""
         at = kombu.Connection(self.broker.url)
-        return {"server.address": at.hostname, "server.port": at.port}
+        is_default = at.port in {None, at.get_transport_cls().default_port}
+        return {"server.address": at.hostname, **({} if is_default else {"server.port": at.port})}
 
     @property
     def metric_attributes(self) -> dict[str, Any]:

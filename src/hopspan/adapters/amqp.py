@@ -7,6 +7,7 @@ headers.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -218,22 +219,26 @@ class AmqpDelivery(Delivery):
         found = self.ledger.open.get(self.tag)
         if found is None:
             return None
-        for each in found if type(found) is list else (found,):
-            if each.method is self.method:
-                return each  # type: ignore[no-any-return]
-        return None
+        mine = [
+            each
+            for each in (found if type(found) is list else (found,))
+            if each.method is self.method
+        ]
+        # Of a message that is handled alone and in a batch, the handling that can be joined.
+        return next((each for each in mine if not each.is_over), mine[0] if mine else None)
 
     def opened(self) -> Verdict | None:
         ledger, tag = self.ledger, self.tag
-        if tag > ledger.highest:  # nobody has seen it before, nor settled it
+        if tag > ledger.highest:  # nobody has seen it before
             ledger.highest = tag
             ledger.open[tag] = self
-            return None
+            if tag > ledger.highest_settled:  # looked at after it is entered
+                return None
         return ledger.enter(tag, self)
 
     def closed(self) -> None:
         fetched = self.kept.fetched
-        if fetched:
+        if fetched and not (self.is_turn and self.verdict is None):  # a block may continue it
             fetched.pop(self.tag, None)
         handled, tag = self.ledger.open, self.tag
         if self.verdict is not None and handled.get(tag) is self:
@@ -315,14 +320,14 @@ class ChannelState:
         self.server: Server = server
         self.ledger: Ledger = ledger
         self.routes: QueueRoutes = QueueRoutes(server)
-        self.fetched: dict[int, Any] = {}
+        self.fetched: OrderedDict[int, Any] = OrderedDict()
         """By delivery tag, what is known of a message that a call has fetched, and counted."""
 
     def remember(self, tag: int, known: Any) -> None:
         """Remember a message that was fetched; what becomes of it shows only later."""
         self.fetched[tag] = known
         if len(self.fetched) > self.ledger.MOST:
-            del self.fetched[next(iter(self.fetched))]
+            self.fetched.popitem(last=False)
 
 
 def refusal(policy: Policy) -> str | None:

@@ -12,6 +12,7 @@ other, whatever threads they are on.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from time import perf_counter, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,7 +41,8 @@ _EVERYTHING = 0
 class Unsettled(NamedTuple):
     """A delivery whose handling is over, and which nobody has settled yet."""
 
-    message: SettledMessage
+    message: SettledMessage | None
+    """The message, without body and headers; None where there is nothing to settle."""
     span: SpanContext
     instrumenter: Instrumenter
     is_turn: bool
@@ -53,7 +55,9 @@ class Ledger:
     Thread-safe. Bounded: what is forgotten is the oldest.
     """
 
-    __slots__ = ("_newest", "_old", "_upto", "highest", "left", "lock", "open", "young")
+    __slots__ = (
+        "_newest", "_old", "_upto", "highest", "highest_settled", "left", "lock", "open", "young",
+    )  # fmt: skip
 
     MOST = 10_000
 
@@ -66,9 +70,12 @@ class Ledger:
         self._newest = newest
         self.open: dict[int, Any] = {}
         """By tag, the delivery that is being handled; a list where there are several."""
-        self.left: dict[int, Unsettled] = {}
+        # Ordered: a plain dict takes longer and longer to find its first entry while it loses them.
+        self.left: OrderedDict[int, Unsettled] = OrderedDict()
         self.highest: int = 0
-        """The highest tag that was entered or settled."""
+        """The highest tag that was entered."""
+        self.highest_settled: int = 0
+        """The highest tag that was settled without being handled, or with others."""
         # Two dictionaries that take turns: between them they hold at least the newest `MOST`.
         self.young: dict[int, Verdict] = {}
         self._old: dict[int, Verdict] = {}
@@ -79,8 +86,9 @@ class Ledger:
 
     def enter(self, tag: int, delivery: Any) -> Verdict | None:
         """Enter a delivery that may have been seen before; return how it was settled already."""
-        delivery.seen_before = self.is_known(tag)
-        if self.open.setdefault(tag, delivery) is not delivery:
+        is_another = self.open.setdefault(tag, delivery) is not delivery
+        delivery.seen_before = is_another or self.was_handled(tag)
+        if is_another:
             self._enter_another(tag, delivery)
         self.left.pop(tag, None)
         return self.verdict_of(tag)
@@ -104,9 +112,9 @@ class Ledger:
             return self._upto[1]
         return found
 
-    def is_known(self, tag: int) -> bool:
-        """Whether a delivery is or was handled, as far as is remembered."""
-        return tag in self.open or tag in self.left or tag in self.young or tag in self._old
+    def was_handled(self, tag: int) -> bool:
+        """Whether a delivery was handled or settled by itself, as far as is remembered."""
+        return tag in self.left or tag in self.young or tag in self._old
 
     def finished_turn(self, tag: int) -> SpanContext | None:
         """The span of a loop's turn that has left this delivery unsettled."""
@@ -115,30 +123,38 @@ class Ledger:
 
     def leave(self, tag: int, delivery: Delivery) -> None:
         """Leave a delivery whose handling is over; a later settlement is linked to it."""
+        unsettled = _unsettled(delivery)
         with self.lock:
-            others = [each for each in self.handlings(tag) if each is not delivery]
-            if others:
-                self.open[tag] = others if len(others) > 1 else others[0]
-            else:
-                self.open.pop(tag, None)
-        if delivery.verdict is None and delivery.settles:
-            self.left[tag] = Unsettled(
-                delivery.described(),
-                delivery.span.get_span_context(),
-                delivery.subscription.instrumenter,
-                delivery.is_turn,
-            )
-            while len(self.left) > self.MOST:
-                self.left.pop(next(iter(self.left)), None)
+            handlings = self.handlings(tag)
+            others = [each for each in handlings if each is not delivery]
+            if others or not handlings:
+                if others:
+                    self.open[tag] = others if len(others) > 1 else others[0]
+                return
+            if unsettled is not None:  # before it is left: a settlement finds one of the two
+                self.left[tag] = unsettled
+                if len(self.left) > self.MOST:
+                    self.left.popitem(last=False)
+            del self.open[tag]
+        if unsettled is not None and self.verdict_of(tag) is not None:  # settled in the meantime
+            self.left.pop(tag, None)
 
     # -- settlements -----------------------------------------------------------------------------
 
     def settle(self, tag: int, verdict: Verdict) -> None:
         """Keep that one delivery is settled."""
-        self.highest = max(self.highest, tag)
         self.young[tag] = verdict
         if len(self.young) > self.MOST:
             self.rotate()
+        with self.lock:
+            self.highest_settled = max(self.highest_settled, tag)
+
+    def notify(self, tag: int, verdict: Verdict) -> None:
+        """Give their verdict to the deliveries of a tag whose settlement has been kept."""
+        for delivery in self.handlings(tag):
+            if delivery.verdict is None:
+                delivery.verdict = verdict
+        self.left.pop(tag, None)
 
     def rotate(self) -> None:
         """Forget the oldest half of what is settled."""
@@ -148,12 +164,11 @@ class Ledger:
 
     def settle_up_to(self, tag: int, verdict: Verdict) -> None:
         """Keep that all up to a tag are settled, also those that no handler has seen yet."""
-        known = (*self.open, *self.left, *self.young, self._newest())
-        highest = tag or max(known, default=0)
+        highest = tag or max(self.highest, self.highest_settled, self._newest())
         with self.lock:
-            self.highest = max(self.highest, highest)
             if highest > self._upto[0]:
                 self._upto = (highest, verdict)
+            self.highest_settled = max(self.highest_settled, highest)
 
     def tags(self, tag: int, *, multiple: bool) -> Sequence[int]:
         """The tags known here that a settlement is about."""
@@ -163,38 +178,67 @@ class Ledger:
         return sorted(each for each in known if tag == _EVERYTHING or each <= tag)
 
 
+def _unsettled(delivery: Delivery) -> Unsettled | None:
+    """What is kept of a delivery whose handling is over, where anybody may come back to it."""
+    settles = delivery.settles
+    if delivery.verdict is not None or not (settles or delivery.is_turn):
+        return None
+    return Unsettled(
+        delivery.described() if settles else None,
+        delivery.span.get_span_context(),
+        delivery.subscription.instrumenter,
+        delivery.is_turn,
+    )
+
+
 # -- the channel's own methods ---------------------------------------------------------------------
 
 
 class _Call:
     """One call of a settling method, from before it is made."""
 
-    __slots__ = ("_began", "_clock", "_ledger", "_name", "_sent", "deliveries", "left")
+    __slots__ = ("_began", "_clock", "_is_ours", "_ledger", "_name", "_sent", "deliveries", "left")
 
     def __init__(self, ledger: Ledger, name: str, sent: Sent) -> None:
         self._ledger, self._name, self._sent = ledger, name, sent
         self._began, self._clock = time_ns(), perf_counter()
+        self.deliveries: list[Delivery] = []
+        self.left: list[Unsettled] = []
         tag, multiple, _ = sent
+        # Before hopspan settles a delivery, it gives it its verdict; and it settles one at a time.
+        self._is_ours: bool = not multiple and any(
+            each.verdict is not None for each in ledger.handlings(tag)
+        )
+
+    def look(self) -> Sequence[int]:
+        """Look for the deliveries that it settles; return the tags known of them.
+
+        First among those that are handled: one whose handling ends in between is found among those
+        that are left.
+        """
+        tag, multiple, _ = self._sent
+        ledger = self._ledger
         tags = ledger.tags(tag, multiple=multiple)
-        # One that has a verdict already is settled by hopspan itself, which records it.
-        self.deliveries: list[Delivery] = [
+        self.deliveries = [
             each for tag in tags for each in ledger.handlings(tag) if each.verdict is None
         ]
-        self.left: list[Unsettled] = [ledger.left[tag] for tag in tags if tag in ledger.left]
+        found = (ledger.left.get(tag) for tag in tags)
+        self.left = [each for each in found if each is not None and each.message is not None]
+        return tags
 
     def enter(self) -> None:
         """Enter what is settled: nobody else is to settle it."""
         tag, multiple, verdict = self._sent
         ledger = self._ledger
-        tags = ledger.tags(tag, multiple=multiple)
         if multiple:
             ledger.settle_up_to(tag, verdict)
         else:
             ledger.settle(tag, verdict)
-        for each in tags:
-            ledger.left.pop(each, None)
+        tags = self.look()
         for delivery in self.deliveries:
             delivery.verdict = verdict
+        for each in tags:
+            ledger.left.pop(each, None)
 
     def take_back(self) -> None:
         """Take back what did not go out after all."""
@@ -203,6 +247,8 @@ class _Call:
 
     def record(self, outcome: Outcome) -> None:
         """Record the settle span of the application's settlement, where it is notable."""
+        if self._is_ours:  # who handles it records it
+            return
         verdict = self._sent[2]
         instrumenters = [each.subscription.instrumenter for each in self.deliveries]
         instrumenters += [each.instrumenter for each in self.left]
@@ -215,7 +261,7 @@ class _Call:
             instrumenters[0],
             self._name,
             PLAIN[verdict],
-            [*messages, *(each.message for each in self.left)],
+            [*messages, *(each.message for each in self.left if each.message is not None)],
             outcome,
             (self._began, perf_counter() - self._clock),
             inside=self.deliveries[0].context if is_single else None,
@@ -260,11 +306,12 @@ def recorded(  # noqa: C901 - the common call is one function, for speed
             return _settle_noted(sent, args, kwargs)
         # The common call: one delivery, and no span is made of it unless it fails.
         is_ours = found.verdict is not None
+        clock = perf_counter()
         try:
             result = original(*args, **kwargs)
         except Exception as error:
             if not is_ours:
-                _fail(_called(ledger, name, sent), error, error_type)
+                found.record_settlement(PLAIN[verdict], _failure(error, error_type), clock, found)
             raise
         young = ledger.young
         young[tag] = verdict
@@ -272,6 +319,8 @@ def recorded(  # noqa: C901 - the common call is one function, for speed
             ledger.rotate()
         if not is_ours:
             found.verdict = verdict
+        if handled.get(tag) is not found:  # its handling has ended, or another one has begun
+            ledger.notify(tag, verdict)
         return result
 
     def _settle_noted(sent: Sent, args: Any, kwargs: Any) -> Any:
@@ -279,6 +328,8 @@ def recorded(  # noqa: C901 - the common call is one function, for speed
         try:
             result = original(*args, **kwargs)
         except Exception as error:
+            if call is not None:
+                _guarded(call.look)
             _fail(call, error, error_type)
             raise
         if call is not None:
@@ -378,7 +429,7 @@ def _failure(error: Exception, error_type: Callable[[BaseException], str | None]
     return Outcome(failed=True, error=error, error_type=kind, description=str(error))
 
 
-def _guarded(do: Callable[..., None], *args: Any) -> None:
+def _guarded(do: Callable[..., object], *args: Any) -> None:
     try:
         do(*args)
     except Exception:  # noqa: BLE001

@@ -932,7 +932,8 @@ class Delivery(Incoming):
                 count = self.messages_to_count() if measures else 0
                 attributes: Mapping[str, Any] | None
                 if outcome is SUCCESS and self._rare is None and not self.is_batch:
-                    attributes = None if verdict is None else _SETTLED[verdict]
+                    is_said = verdict is None or verdict is self.said_at_start
+                    attributes = None if is_said else _SETTLED[verdict]
                 else:
                     attributes = self.end_attributes()
                 self.end(outcome or SUCCESS, attributes, seconds, count)

@@ -30,6 +30,8 @@ class Incoming(Operation):
     """The constants of the client that this is a delivery of."""
     is_batch: ClassVar[bool] = False
     """Whether several messages are handled as one."""
+    said_at_start: Verdict | None = None
+    """The verdict that the attributes of the message's route say already."""
     tells_loss: ClassVar[bool] = False
     """Whether `was_open` tells by an error whether a settlement has lost the channel."""
 

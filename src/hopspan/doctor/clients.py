@@ -191,7 +191,7 @@ def _strangers(name: str) -> set[str]:
     except Exception:  # noqa: BLE001 - said among the clients
         return set()
     places = [(point.owner, point.method) for point in adapter.points]
-    places += [tuple(each.rsplit(".", 1)) for each in getattr(adapter, "RIVALS", ())]
+    places += [tuple(each.rsplit(".", 1)) for each in adapter.rivals]
     wrappers = _said(name) | {
         wrapper for owner, method in places for wrapper in _wrappers(_at(owner, method))
     }

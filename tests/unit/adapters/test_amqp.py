@@ -8,10 +8,21 @@ import pytest
 from pika import spec
 from pika.compat import long
 
-from hopspan.adapters import _amqp
-from hopspan.adapters._amqp import Server, attempt, consumed_from, death, sent_to
+from hopspan.adapters import amqp
+from hopspan.adapters.amqp import (
+    Destinations,
+    QueueRoutes,
+    Server,
+    attempt,
+    consumed_from,
+    death,
+    sent_to,
+    server,
+    text,
+)
 from hopspan.model import Endpoint, Verdict
 
+ROUTING_KEY = "messaging.rabbitmq.destination.routing_key"
 NOWHERE = Server()
 BROKER = Server("broker", 5672)
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -91,6 +102,44 @@ def test_the_server_is_part_of_the_endpoint() -> None:
         endpoint("orders", server_address="broker", server_port=5672),
         endpoint("billing", server_address="broker", server_port=5672),
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "known"),
+    [
+        ("broker", 5673, Server("broker", 5673)),
+        ("broker", 5672, Server("broker")),
+        ("broker", None, Server("broker")),
+        ("broker", "5673", Server("broker")),
+        (None, 5673, Server(None, 5673)),
+        (object(), object(), Server()),
+    ],
+)
+def test_the_servers_default_port_is_not_told(host: Any, port: Any, known: Server) -> None:
+    """Nor what a double has in its place."""
+    assert server(host, port) == known
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("a", "a"), (b"a", "a"), (b"\xff", "\\xff"), (None, None), (7, 7)]
+)
+def test_short_strings_are_text_also_where_they_are_no_utf_8(value: Any, shown: Any) -> None:
+    assert text(value) == shown
+
+
+@pytest.mark.parametrize("exchange", ["orders", b"orders"])
+@pytest.mark.parametrize(("key", "particular"), [("created", {ROUTING_KEY: "created"}), ("", {})])
+def test_a_route_is_made_once_with_what_all_its_messages_say(
+    exchange: Any, key: str, particular: dict[str, Any]
+) -> None:
+    routes, destinations = QueueRoutes(BROKER)["billing"], Destinations(BROKER)
+    there, here = destinations[exchange, key], routes[exchange, key]
+    assert (there.endpoint, here.endpoint) == (
+        sent_to("orders", key, BROKER),
+        consumed_from("orders", key, "billing", BROKER),
+    )
+    assert (there.particular, here.particular) == (particular, particular)
+    assert (destinations[exchange, key], routes[exchange, key]) == (there, here)
 
 
 @pytest.mark.parametrize("cached", [sent_to, consumed_from])
@@ -179,11 +228,11 @@ def test_the_reply_codes_are_the_protocols() -> None:
         for name, value in vars(spec).items()
         if name.isupper() and isinstance(value, int) and 300 < value < 600
     }
-    assert {code: _amqp.REPLY_CODES.get(code) for code in named} == named
+    assert {code: amqp.REPLY_CODES.get(code) for code in named} == named
 
 
 def test_every_verdict_has_the_protocols_name() -> None:
-    assert _amqp.SETTLE_NAMES == {
+    assert amqp.SETTLE_NAMES == {
         Verdict.ACK: "ack",
         Verdict.REQUEUE: "nack",
         Verdict.REJECT: "nack",

@@ -13,8 +13,9 @@ from pika.spec import Basic
 
 from hopspan import adapters
 from hopspan.adapters import adapter_named, locate
-from hopspan.processing import adapter_of
-from hopspan.testing import Message, memory
+from hopspan.delivery import adapter_of
+from hopspan.testing import Message
+from hopspan.testing.memory import ADAPTER as MEMORY
 
 
 class MyChannel(BlockingChannel):
@@ -36,7 +37,7 @@ def test_objects_of_pika_have_its_adapter(kind: type) -> None:
 @pytest.mark.parametrize("kind", [Message, MyMessage])
 def test_in_memory_messages_have_theirs(kind: type) -> None:
     found: Any = locate(kind)
-    assert found is memory
+    assert found is MEMORY
 
 
 class Pikant:
@@ -46,7 +47,7 @@ class Pikant:
 
 
 class OfHopspan:
-    __module__ = "hopspan.processing"
+    __module__ = "hopspan.delivery"
 
 
 @pytest.mark.parametrize("kind", [int, str, dict, type(None), Pikant, OfHopspan])
@@ -59,7 +60,7 @@ def test_the_core_finds_adapters_by_it() -> None:
 
 
 def test_every_client_has_an_adapter_of_its_name() -> None:
-    named = [adapter_named(name).NAME.replace("-", "_") for name in adapters.ADAPTERS]
+    named = [adapter_named(name).name.replace("-", "_") for name in adapters.ADAPTERS]
     assert named == list(adapters.ADAPTERS)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from hopspan import conventions as names
 from hopspan.propagation import context_fields
 from hopspan.settings import Correlation
 
@@ -78,14 +77,6 @@ def describe_task(attributes: dict[str, Any], task_message: Mapping[str, Any]) -
         attributes[ROOT_ID] = root
     if parent and isinstance(parent, str):
         attributes[PARENT_ID] = parent
-
-
-def describe_message(attributes: dict[str, Any], task_message: Mapping[str, Any]) -> None:
-    """The same with the id of the message, which is the task's."""
-    describe_task(attributes, task_message)
-    task_id = task_message.get("id")
-    if task_id and isinstance(task_id, str):
-        attributes[names.MESSAGE_ID] = task_id
 
 
 def requested_correlation(headers: Mapping[str, Any]) -> str | None:

@@ -33,15 +33,23 @@ from hopspan.adapters.celery.messages import (
     CORRELATION_HEADER,
     STATE,
     TASK,
-    describe_message,
     describe_task,
     headers_of,
     requested_correlation,
 )
-from hopspan.delivery import Client, Delivery, Inner, Subscription, outcome_of, overrides_of
+from hopspan.delivery import (
+    CONCLUDES,
+    Client,
+    Delivery,
+    Inner,
+    Subscription,
+    outcome_of,
+    overrides_of,
+)
 from hopspan.model import SUCCESS, HopspanError, Outcome, PolicyError, Verdict
 from hopspan.settlement import manual
 from hopspan.telemetry import (
+    EMPTY,
     GENERATION,
     NO_OVERRIDES,
     Attachment,
@@ -49,11 +57,13 @@ from hopspan.telemetry import (
     attach,
     cached_overrides,
     detach,
+    get_current,
+    restore,
     start_internal,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from hopspan.conventions import Route
     from hopspan.delivery import Deferred
@@ -84,16 +94,18 @@ def error_type(error: BaseException) -> str | None:
     return None
 
 
-open_runs: dict[int, TaskRun] = {}
-"""The runs that go on, by the identity of their request; decorated bodies alone are here too."""
+innermost: dict[Any, Any] = {}
+"""The innermost `TaskRun` or `EagerRun` that signals have told of, by its thread or greenlet."""
+_untold: dict[int, TaskRun] = {}
+"""The runs of decorated bodies that no signal has told of, by the identity of their request."""
 
 
 class TaskRun(Delivery):
     """One run of a task: its message in hand."""
 
     __slots__ = (
-        "_error", "_raised", "before", "carried", "is_late", "outer", "request", "settlement",
-        "task", "task_message",
+        "_error", "_raised", "before", "carried", "is_late", "outer", "request", "said_at_start",
+        "settlement", "task", "task_id", "task_message",
     )  # fmt: skip
     client = Client(
         "celery",
@@ -117,12 +129,15 @@ class TaskRun(Delivery):
         self.task_message: dict[str, Any] = (
             request.__dict__ if task_message is None else task_message
         )
+        self.task_id: Any = None
+        """The id that signals tell."""
         self.is_late: bool = bool(task.acks_late)
         """Whether Celery acks when the body is over."""
+        self.said_at_start: Verdict | None = None if self.is_late else Verdict.ACK
         self.settlement: Settlement | None = None
         """The decision about the message, which Celery is to carry out."""
         self.outer: TaskRun | EagerRun | None = None
-        """The run that this one is inside of, of the same task in the same thread."""
+        """The run that this one is inside of, in the same thread."""
         self.before: BaseException | None = None
         """The exception that whoever runs the task is handling, in the same thread."""
         self.carried: dict[str, Any] | None = None
@@ -144,8 +159,12 @@ class TaskRun(Delivery):
         return ready.routes[exchange, routing_key, self.is_late, queues], headers
 
     def describe(self, attributes: dict[str, Any]) -> None:
-        describe_message(attributes, self.task_message)
-        if self.redelivered:
+        task_message = self.task_message
+        describe_task(attributes, task_message)
+        task_id = task_message.get("id")
+        if task_id and isinstance(task_id, str):
+            attributes[names.MESSAGE_ID] = task_id
+        if (task_message.get("delivery_info") or _NOWHERE).get("redelivered") is True:
             attributes[names.REDELIVERED] = True
             attempt = self.attempt
             if attempt is not None and attempt != 1:
@@ -180,16 +199,21 @@ class TaskRun(Delivery):
     # -- while it runs ---------------------------------------------------------------------------
 
     def ongoing(self) -> Delivery | None:
-        return open_runs.get(id(self.request))
+        told = innermost.get(get_ident())
+        # Not by its identity: `Task.__call__`, which a task's own may call, copies the request.
+        if isinstance(told, TaskRun) and told.request.id == self.request.id:
+            return told
+        return _untold.get(id(self.request))
 
     def opened(self) -> Verdict | None:
-        """Be found by the request; an early-acked task's message is acked when its body begins."""
-        open_runs[id(self.request)] = self
-        return None if self.is_late else Verdict.ACK
+        """Be found again; an early-acked task's message is acked when its body begins."""
+        if self.task_id is None:
+            _untold[id(self.request)] = self
+        return self.said_at_start
 
     def closed(self) -> None:
-        if open_runs.get(id(self.request)) is self:
-            del open_runs[id(self.request)]
+        if self.task_id is None and _untold.get(id(self.request)) is self:
+            del _untold[id(self.request)]
 
     def defer(self) -> Deferred:
         """As for every delivery, where no policy settles.
@@ -231,9 +255,30 @@ class TaskRun(Delivery):
         self.settlement = settlement
 
     def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
-        """Leave a decorated body that no signal has told of. A failed task stays failed."""
+        """Leave the body: decide, and raise what has Celery settle so. A failed task stays failed.
+
+        That is also the end of a run that no signal has told of.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        if self.task_id is not None:
+            return self.leave_body(error)
         super().leave(error, is_block=True)
-        self.raise_instead(error)
+        self._raise_instead(error)
+        return False
+
+    def leave_body(self, error: BaseException | None) -> bool:
+        """Leave the body of a run that goes on after it; returns False.
+
+        Raises:
+            Reject: by policy, from the body's own error.
+        """
+        if error is None and self._acks_success():
+            return False
+        self.note_inner_failure(error)
+        self._decide(error)
+        self._raise_instead(error)
         return False
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
@@ -245,8 +290,8 @@ class TaskRun(Delivery):
             return Outcome(error=error)
         return outcome
 
-    def acks_success(self) -> bool:
-        """Ack where a body has returned, and a success is acked; False where more is to be decided."""
+    def _acks_success(self) -> bool:
+        """Ack a success, where that is known beforehand; False where more is to be decided."""
         status = getattr(self.span, "status", None)
         if self._rare is not None or (status is not None and status.status_code is _ERROR):
             return False
@@ -257,8 +302,7 @@ class TaskRun(Delivery):
         self.verdict, self.settlement = success.verdict, success
         return True
 
-    def decide_inside(self, error: BaseException | None) -> None:
-        """Decide as a body is left that is inside of the run: Celery learns it from there."""
+    def _decide(self, error: BaseException | None) -> None:
         if not self.policy.settles:
             return
         try:
@@ -272,12 +316,8 @@ class TaskRun(Delivery):
             if settlement.verdict in _RAISED:
                 self.rare().sent = settlement
 
-    def raise_instead(self, error: BaseException | None) -> None:
-        """Raise what has Celery settle as was decided, if it would not do so anyway.
-
-        Raises:
-            Reject: by policy, from the body's own error.
-        """
+    def _raise_instead(self, error: BaseException | None) -> None:
+        """Raise what has Celery settle as was decided, if it would not do so anyway."""
         settlement = self.settlement
         if settlement is None or settlement.verdict not in _RAISED:
             return
@@ -287,19 +327,13 @@ class TaskRun(Delivery):
         self._raised = _Rejected(_as_text(error) or settlement.reason, requeue=is_requeued)
         raise self._raised from error
 
-    def end(
-        self,
-        outcome: Outcome = SUCCESS,
-        attributes: Mapping[str, Any] | None = None,
-        seconds: float | None = None,
-        messages: int = 1,
-    ) -> None:
-        """End the span. That a message was acked early, it says from its start."""
-        if outcome is SUCCESS and self._rare is None and not self.is_late:
-            attributes = None
-        super().end(outcome, attributes, seconds, messages)
-
     # -- between Celery's signals ----------------------------------------------------------------
+
+    def begin_run(self, subscription: Subscription) -> None:
+        """Begin at `task_prerun`, and be current: `enter` for a run that nobody can have begun."""
+        self.begin(subscription, get_current(), EMPTY)
+        self._context = context = self._new_context()
+        self._token = attach(context)
 
     def note_failure(self, error: Any) -> None:
         """Note what Celery tells of a failure while the exception still has its traceback."""
@@ -320,7 +354,14 @@ class TaskRun(Delivery):
             error = self._ended_by(state, value)
         if self.verdict is None and (self._rare is not None or self.subscription.settles):
             self.leave_unsettled()  # the body is over: nobody raises it any more
-        super().leave(error, is_block=True)
+        try:
+            if self._rare is None or CONCLUDES[self.state][error is not None]:
+                self.conclude(error)
+        finally:
+            try:
+                restore(self._token)
+            except (ValueError, RuntimeError):
+                self._revert()
 
     def _ended_by(self, state: str | None, value: Any) -> BaseException | None:
         """The error that the run ended by; None where it is known already, or there is none."""
@@ -350,32 +391,24 @@ class TaskRun(Delivery):
 
 
 class Body(Inner):
-    """The scope of a task's body inside of its run, which decides for the run as it is left."""
+    """A further scope inside of a run, which decides for the run as it is left."""
 
     __slots__ = ()
     delivery: TaskRun
 
     def __init__(self, run: TaskRun) -> None:
-        """Make the run current, which it nearly always is."""
-        self.delivery, self._concludes = run, False
-        self._token = attach(run._context)  # noqa: SLF001 - the same idea
+        super().__init__(run, concludes=False)
 
     def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
-        """Decide, and raise what has Celery settle so; returns False.
+        """Leave it as the body is left.
 
         Raises:
             Reject: by policy, from the body's own error.
         """
-        run = self.delivery
         try:
-            if error is None and run.acks_success():
-                return False
-            run.note_inner_failure(error)
-            run.decide_inside(error)
+            return self.delivery.leave_body(error)
         finally:
             detach(self._token)
-        run.raise_instead(error)
-        return False
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
         """`leave` for a body that something of the user's awaits."""
@@ -604,12 +637,15 @@ def _layers(body: Any) -> Iterator[Any]:
 class EagerRun:
     """An eager call: no message, nothing to settle."""
 
-    __slots__ = ("_attached", "_error", "_operation", "outer", "request")
+    __slots__ = ("_attached", "_error", "_operation", "outer", "request", "task_id")
+    task = None
+    """It is no run of a task."""
 
     def __init__(
-        self, task: Any, request: Any, outer: TaskRun | EagerRun | None, base: Instrumenter
+        self, task: Any, request: Any, task_id: Any, outer: Any, base: Instrumenter
     ) -> None:
         self.request: Any = request
+        self.task_id: Any = task_id
         self.outer: TaskRun | EagerRun | None = outer
         self._error: Any = None
         attributes = {TASK: task.name}
@@ -641,11 +677,15 @@ class EagerRun:
         return SUCCESS
 
 
-_runs: dict[tuple[Any, Any], TaskRun | EagerRun] = {}
-"""The innermost run, by the thread or greenlet that it is in and its task's id: signals tell these."""
-
-
-def on_prerun(task: Any = None, task_id: Any = None, **_: Any) -> None:
+def on_prerun(  # noqa: PLR0917 - as Celery sends it: names are quicker than a dict of them
+    task: Any = None,
+    task_id: Any = None,
+    signal: Any = None,  # noqa: ARG001
+    sender: Any = None,  # noqa: ARG001
+    args: Any = None,  # noqa: ARG001
+    kwargs: Any = None,  # noqa: ARG001
+    **_: Any,
+) -> None:
     """Celery's `task_prerun`."""
     try:
         if isinstance(task, Proxy):  # what stands for the task until the application is finalised
@@ -657,24 +697,24 @@ def on_prerun(task: Any = None, task_id: Any = None, **_: Any) -> None:
             or ready.acks_late is not task.acks_late
         ):
             ready = current_settings(task)
-        subscription = ready.subscription
-        if subscription is None:
+        if ready.subscription is None:
             return
-        request, key = task.request_stack.top, (get_ident(), task_id)
-        outer = _runs.get(key)
+        request, where = task.request_stack.top, get_ident()
+        outer = innermost.get(where)
         if outer is not None and outer.request is request:
             return
         if request.is_eager:
-            _runs[key] = EagerRun(task, request, outer, ready.binding.instrumenter)
+            innermost[where] = EagerRun(task, request, task_id, outer, ready.binding.instrumenter)
             return
         run = TaskRun(task, request)
         headers = run.carried = headers_of(run.task_message)
+        subscription = ready.subscription
         if CORRELATION_HEADER in headers:
             subscription = ready.subscription_for(task, headers)
-        run.before, run.outer = sys.exc_info()[1], outer
-        run.enter(subscription)
-        _runs[key] = run
-        if chords.LINKS in headers or request.chord is not None:
+        run.task_id, run.outer, run.before = task_id, outer, sys.exc_info()[1]
+        run.begin_run(subscription)
+        innermost[where] = run
+        if request.chord is not None or chords.LINKS in headers:
             _link_chord(run)
     except Exception:  # noqa: BLE001
         faults.report("beginning a run of a task")
@@ -692,26 +732,38 @@ def _link_chord(run: TaskRun) -> None:
 
 def on_failure(task_id: Any = None, exception: Any = None, **_: Any) -> None:
     """Celery's `task_failure`, in the process that ran the body."""
-    run = _runs.get((get_ident(), task_id))
-    if run is not None:
+    run = innermost.get(get_ident())
+    if run is not None and run.task_id == task_id:
         # Celery is handling it, and tells a stand-in for one that cannot be pickled.
         error = sys.exc_info()[1]
         run.note_failure(error if isinstance(error, Exception) else exception)
 
 
-def on_postrun(task_id: Any = None, retval: Any = None, state: str | None = None, **_: Any) -> None:
+def on_postrun(  # noqa: PLR0917
+    task_id: Any = None,
+    retval: Any = None,
+    state: str | None = None,
+    signal: Any = None,  # noqa: ARG001 - as above
+    sender: Any = None,  # noqa: ARG001
+    task: Any = None,  # noqa: ARG001
+    args: Any = None,  # noqa: ARG001
+    kwargs: Any = None,  # noqa: ARG001
+    **_: Any,
+) -> None:
     """Celery's `task_postrun`."""
-    key = get_ident(), task_id
-    run = _runs.pop(key, None)
-    if run is None:
+    where = get_ident()
+    run = innermost.get(where)
+    if run is None or run.task_id != task_id:
         return
-    if run.outer is not None:
-        _runs[key] = run.outer
+    if run.outer is None:
+        del innermost[where]
+    else:
+        innermost[where] = run.outer
     try:
         run.end_run(state, retval)
     except Exception:  # noqa: BLE001
         faults.report("ending a run of a task")
-    if _afterwards and not _runs:
+    if _afterwards and not innermost:
         waiting, _afterwards[:] = _afterwards[:], []
         for do in waiting:
             do()
@@ -722,7 +774,7 @@ _afterwards: list[Callable[[], None]] = []
 
 def when_idle(do: Callable[[], None]) -> None:
     """Do something as soon as no run goes on in this process that we have begun to trace."""
-    if _runs:
+    if innermost:
         _afterwards[:] = [do]
     else:
         do()

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from celery._state import _get_active_apps
-from celery.app.trace import task_has_custom
+from celery.utils.threads import get_ident
 
 from hopspan import faults
 from hopspan.adapters.celery.bindings import binding_for
@@ -15,16 +15,15 @@ from hopspan.adapters.celery.run import (
     CELERYS_OWN,
     FITTED,
     PREPARED,
-    Body,
     Fitted,
     TaskRun,
     decorator_of,
-    open_runs,
+    innermost,
     run_of,
 )
 from hopspan.delivery import Subscriptions, auto_ack_error, refuse, unwrapped, wrap_handler
 from hopspan.interception import refuse_handler
-from hopspan.model import HopspanError
+from hopspan.model import HopspanError, PolicyError
 from hopspan.telemetry import NO_OVERRIDES
 
 if TYPE_CHECKING:
@@ -81,8 +80,15 @@ def _refuse_body(task: Any) -> None:
 
     A task with a way of its own to be called may run it, and so may a pool of somebody else's.
     """
-    if not task_has_custom(task, "__call__") and not os.environ.get("CELERY_CUSTOM_WORKER_POOL"):
+    try:
         refuse_handler(getattr(task, "_orig_run", task.run), TaskRun.client)
+    except PolicyError:
+        # Imported only here: it brings the worker along, which who only publishes does without.
+        from celery.app.trace import task_has_custom  # noqa: PLC0415
+
+        is_custom = task_has_custom(task, "__call__")
+        if not is_custom and not os.environ.get("CELERY_CUSTOM_WORKER_POOL"):
+            raise
 
 
 def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
@@ -92,9 +98,9 @@ def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
 
     def enter(_: tuple[Any, ...]) -> Any:
         try:
-            told = open_runs.get(id(task.request_stack.top))
-            if told is not None:
-                return Body(told)
+            told = innermost.get(get_ident())
+            if told is not None and told.task is task:
+                return told
             # No signal has told of the run, or it is no run at all.
             run = run_of(plain)[0] if binding.active else None
             if run is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pika
@@ -12,10 +12,8 @@ from pika.callback import CallbackManager
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from hopspan.adapters import pika as adapter
-from hopspan.processing.delivery import Processing
-from hopspan.processing.opening import begin
-from hopspan.telemetry import Face
+import hopspan
+from hopspan.delivery import Deferred, Delivery
 from tests.unit.support import Telemetry
 
 
@@ -38,9 +36,16 @@ class Connection:
         self.ioloop: Any = Loop()
         self.sent: list[Any] = []
         self.error: Exception | None = None
+        self.on_its_way: Callable[[], object] = lambda: None
         self.publisher_confirms = self.basic_nack = True
 
+    @property
+    def methods(self) -> list[Any]:
+        """What was sent, without content."""
+        return [method for method, _ in self.sent]
+
     def _send_method(self, number: int, method: Any, content: Any = None) -> None:
+        self.on_its_way()
         if self.error is not None:
             raise self.error
         self.sent.append((method, content))
@@ -93,15 +98,39 @@ def properties(**fields: Any) -> BasicProperties:
     return BasicProperties(**fields)
 
 
-Handle = Callable[..., Processing]
+def fields(delivery: Any) -> tuple[Any, ...]:
+    """All that a delivery has of what pika handed out, and of the call that asked for it."""
+    return (
+        delivery.channel,
+        delivery.method,
+        delivery.properties,
+        delivery.body,
+        delivery.queue,
+        delivery.auto_ack,
+    )
+
+
+Begin = Callable[..., Delivery]
 
 
 @pytest.fixture
-def handling(telemetry: Telemetry) -> Handle:
-    """Begin to handle what pika handed out."""
+def begin(telemetry: Telemetry) -> Iterator[Begin]:
+    """Begin to handle what pika handed out; the handling goes on until the end of the test."""
+    begun: list[Deferred] = []
 
-    def handle(native: Any, **settings: Any) -> Processing:
-        given: Any = adapter
-        return begin(given, [native], pushed=True, face=Face({**telemetry.settings, **settings}))
+    def handle(channel: Any, tag: int = 1, **settings: Any) -> Delivery:
+        message = deliver(tag), properties(message_id=f"m{tag}"), b"body"
+        with hopspan.process(message, via=channel, **{**telemetry.settings, **settings}) as going:
+            begun.append(going.defer())
+        return going
 
-    return handle
+    yield handle
+    for deferred in begun:
+        if not deferred.delivery.is_over:
+            end(deferred.delivery)
+
+
+def end(delivery: Delivery) -> None:
+    """Let a handling that goes on end well."""
+    with delivery.defer():
+        pass

@@ -10,16 +10,24 @@ from typing import Any
 
 import pytest
 from opentelemetry import propagate, trace
+from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 import hopspan
-from hopspan.adapters import _amqp_ledger
-from hopspan.adapters.pika import calls
-from hopspan.adapters.pika.channels import Fetched, Received, state_of
+from hopspan.adapters.amqp_ledger import Ledger
+from hopspan.adapters.pika import points
+from hopspan.adapters.pika.channel import state_of
+from hopspan.adapters.pika.delivery import PikaDelivery
 from hopspan.model import PolicyError, Verdict
-from hopspan.propagation import MAPPING
-from tests.unit.adapters.pika.conftest import Blocking, Connection, deliver, got, properties
+from tests.unit.adapters.pika.conftest import (
+    Blocking,
+    Connection,
+    deliver,
+    fields,
+    got,
+    properties,
+)
 from tests.unit.support import Telemetry, in_thread
 
 BODY = b"body"
@@ -116,7 +124,7 @@ def test_the_callers_properties_are_not_touched(blocking: Blocking, telemetry: T
 
 def call_of(channel: Any, *args: Any, **kwargs: Any) -> Any:
     """How to call pika with other headers, as the reader of a publish says it."""
-    leaving = calls.basic_publish(channel, *args, **kwargs)
+    leaving = points.basic_publish(channel, *args, **kwargs)
     assert leaving is not None
     return leaving[3]
 
@@ -182,17 +190,17 @@ def test_names_may_be_bytes(
     routing_key: Any = b"\xff"
     channel = hopspan.wrap(blocking.channel, **telemetry.settings)
     channel.basic_publish(exchange, routing_key, BODY)
-    assert telemetry.only.name == "publish orders:\ufffd"
+    assert telemetry.only.name == "publish orders:\\xff"
     assert connection.sent[0][0].exchange == b"orders"
 
 
 def test_the_thread_that_publishes_is_the_clients(blocking: Blocking) -> None:
     """A channel is used on one thread."""
     thread = in_thread(
-        lambda: calls.basic_publish(blocking.channel, "a", "b", BODY) and threading.get_ident()
+        lambda: points.basic_publish(blocking.channel, "a", "b", BODY) and threading.get_ident()
     )
     assert state_of(blocking.channel).thread == thread
-    calls.basic_publish(blocking.channel, "a", "b", BODY)
+    points.basic_publish(blocking.channel, "a", "b", BODY)
     assert state_of(blocking.channel).thread == thread
 
 
@@ -221,12 +229,11 @@ def test_the_inner_channel_of_an_instrumented_one_is_not_left_alone(
 
 
 def test_a_delivery_knows_its_queue_and_its_thread(blocking: Blocking) -> None:
-    subscription = calls.basic_consume(blocking.channel, "billing", print, True)
-    assert subscription is not None
+    registration = points.basic_consume(blocking.channel, "billing", print, True)
+    assert registration is not None
     method, header = deliver(), properties()
-    native = in_thread(lambda: subscription.native(blocking.channel, method, header, BODY))
-    state = state_of(blocking.channel)
-    assert native == Received(blocking.channel, method, header, BODY, "billing", True, state)
+    made = in_thread(lambda: registration.make(blocking.channel, method, header, BODY))
+    assert fields(made) == (blocking.channel, method, header, BODY, "billing", True)
     assert state_of(blocking.channel).thread not in {None, threading.get_ident()}
 
 
@@ -234,17 +241,17 @@ def test_a_delivery_knows_its_queue_and_its_thread(blocking: Blocking) -> None:
 def test_a_consumer_with_auto_ack_does_not_settle(
     auto_ack: bool, settles: bool, blocking: Blocking
 ) -> None:
-    subscription = calls.basic_consume(blocking.channel, "billing", print, auto_ack)
-    assert subscription is not None
-    assert (subscription.settles, subscription.whom) == (settles, "a consumer of 'billing'")
+    registration = points.basic_consume(blocking.channel, "billing", print, auto_ack)
+    assert registration is not None
+    assert (registration.settles, registration.whom) == (settles, "a consumer of 'billing'")
 
 
 def test_a_consumers_other_arguments_are_passed_through(blocking: Blocking) -> None:
-    subscription = calls.basic_consume(
+    registration = points.basic_consume(
         blocking.channel, "billing", print, False, True, consumer_tag="mine", arguments={"x": 1}
     )
-    assert subscription is not None
-    assert subscription.call(len) == (
+    assert registration is not None
+    assert registration.call(len) == (
         ("billing", len, False, True),
         {"consumer_tag": "mine", "arguments": {"x": 1}},
     )
@@ -253,8 +260,8 @@ def test_a_consumers_other_arguments_are_passed_through(blocking: Blocking) -> N
 def test_what_a_blocking_channel_registers_of_its_own_is_left_alone(blocking: Blocking) -> None:
     """It enqueues; the handler runs later, and is wrapped where the user gave it."""
     internal = blocking.channel._on_consumer_message_delivery
-    assert calls.basic_consume(blocking.inner, "billing", internal) is None
-    assert calls.async_get(blocking.inner, "billing", internal) is None
+    assert points.basic_consume(blocking.inner, "billing", internal) is None
+    assert points.basic_get_callback(blocking.inner, "billing", internal) is None
 
 
 def test_a_handler_is_wrapped_where_it_is_registered(
@@ -288,11 +295,11 @@ def test_a_policy_on_auto_ack_is_refused(channel: Channel, telemetry: Telemetry)
 
 
 def test_a_get_knows_where_it_came_from(blocking: Blocking) -> None:
-    assert calls.basic_get(blocking.channel, "billing").endpoint.destination == "billing"
+    assert points.basic_get(blocking.channel, "billing").endpoint.destination == "billing"
 
 
 def test_an_empty_get_is_nothing(blocking: Blocking) -> None:
-    fetch = calls.basic_get(blocking.channel, "billing")
+    fetch = points.basic_get(blocking.channel, "billing")
     assert fetch.read((None, None, None)) == []
     assert state_of(blocking.channel).fetched == {}
 
@@ -300,32 +307,31 @@ def test_an_empty_get_is_nothing(blocking: Blocking) -> None:
 def test_a_get_is_remembered_until_it_is_handled(blocking: Blocking) -> None:
     """What only the call knew, and that a receive span has counted the message."""
     method, header = got(3), properties(message_id="m1")
-    (described,) = calls.basic_get(blocking.channel, "billing", True).read((method, header, BODY))
-    state = state_of(blocking.channel)
-    assert (described.message.id, described.settles, described.counted) == ("m1", False, False)
-    assert state.fetched == {3: Fetched(method, "billing", True)}
-    assert state.thread == threading.get_ident()
+    (made,) = points.basic_get(blocking.channel, "billing", True).read((method, header, BODY))
+    assert fields(made) == (blocking.channel, method, header, BODY, "billing", True)
+    found = PikaDelivery.of((method, header, BODY), blocking.channel)
+    assert found is not None
+    assert (fields(found), found.counted) == (fields(made), True)
+    assert state_of(blocking.channel).thread == threading.get_ident()
 
 
 def test_what_is_remembered_of_gets_is_bounded(
     blocking: Blocking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_amqp_ledger.Ledger, "MOST", 2)
-    fetch = calls.basic_get(blocking.channel, "billing")
+    monkeypatch.setattr(Ledger, "MOST", 2)
+    fetch = points.basic_get(blocking.channel, "billing")
     for tag in (1, 2, 3):
         fetch.read((got(tag), properties(), BODY))
     assert list(state_of(blocking.channel).fetched) == [2, 3]
 
 
-def test_a_get_and_its_handling_count_one_message(blocking: Blocking, telemetry: Telemetry) -> None:
-    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+def test_a_get_and_its_handling_count_one_message(
+    blocking: Blocking, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method, header = got(), properties(headers=SENT)
-    fetch = calls.basic_get(channel, "billing")
-    deliveries = fetch.read((method, header, BODY))
-    operation = telemetry.instrumenter().start_receive(
-        fetch.action, fetch.endpoint, deliveries, MAPPING, 1_000
-    )
-    operation.end()
+    monkeypatch.setattr(BlockingChannel, "basic_get", lambda *_: (method, header, BODY))
+    channel = hopspan.wrap(blocking.channel, **telemetry.settings)
+    channel.basic_get("billing")
     with hopspan.process((method, header, BODY), via=channel, **telemetry.settings):
         pass
     points = telemetry.points("messaging.client.consumed.messages")
@@ -333,22 +339,21 @@ def test_a_get_and_its_handling_count_one_message(blocking: Blocking, telemetry:
 
 
 def test_an_asynchronous_get_is_a_push(channel: Channel) -> None:
-    subscription = calls.async_get(channel, "billing", print, True, 7, reason="x")
-    assert subscription is not None
-    assert (subscription.settles, subscription.whom) == (False, "basic_get of 'billing'")
-    assert subscription.call(len) == (("billing", len, True, 7), {"reason": "x"})
+    registration = points.basic_get_callback(channel, "billing", print, True, 7, reason="x")
+    assert registration is not None
+    assert (registration.settles, registration.whom) == (False, "basic_get of 'billing'")
+    assert registration.call(len) == (("billing", len, True, 7), {"reason": "x"})
 
 
 # -- iterating -------------------------------------------------------------------------------------
 
 
 def test_an_item_of_a_loop_is_a_delivery_and_a_tick_is_none(blocking: Blocking) -> None:
-    native_of = calls.consume(blocking.channel, "billing", True)
+    make = points.consume(blocking.channel, "billing", True)
     method, header = deliver(), properties()
-    assert native_of((None, None, None)) is None
-    assert native_of((method, header, BODY)) == Received(
-        blocking.channel, method, header, BODY, "billing", True
-    )
+    assert make((None, None, None)) is None
+    made = make((method, header, BODY))
+    assert fields(made) == (blocking.channel, method, header, BODY, "billing", True)
     assert state_of(blocking.channel).thread == threading.get_ident()
 
 
@@ -364,22 +369,22 @@ class Turning:
 
 def test_cancelling_leaves_the_loop(blocking: Blocking) -> None:
     loop: Any = Turning()
-    calls.keep_loop(blocking.channel, loop)
-    calls.cancel(blocking.channel)
-    calls.cancel(blocking.channel, "what a newer pika adds", requeue=True)
+    points.remember_loop(blocking.channel, loop)
+    points.cancel(blocking.channel)
+    points.cancel(blocking.channel, "what a newer pika adds", requeue=True)
     assert loop.left == 2
 
 
 def test_cancelling_without_a_loop_is_harmless(blocking: Blocking) -> None:
-    calls.cancel(blocking.channel)
+    points.cancel(blocking.channel)
 
 
 def test_cancelling_after_the_loop_has_gone_is_harmless(blocking: Blocking) -> None:
     loop: Any = Turning()
-    calls.keep_loop(blocking.channel, loop)
+    points.remember_loop(blocking.channel, loop)
     del loop
     gc.collect()
-    calls.cancel(blocking.channel)
+    points.cancel(blocking.channel)
 
 
 # -- process ---------------------------------------------------------------------------------------

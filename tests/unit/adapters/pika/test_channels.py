@@ -21,11 +21,10 @@ from pika.exceptions import (
 )
 from pika.spec import Basic
 
-from hopspan.adapters._amqp import Server
-from hopspan.adapters.pika.channels import (
-    Received,
+from hopspan.adapters.amqp import Server
+from hopspan.adapters.pika import PikaDelivery
+from hopspan.adapters.pika.channel import (
     error_type,
-    hop,
     inner,
     newest_tag,
     notice_thread,
@@ -33,9 +32,9 @@ from hopspan.adapters.pika.channels import (
 )
 from hopspan.model import Verdict
 from tests.unit.adapters.pika.conftest import (
+    Begin,
     Blocking,
     Connection,
-    Handle,
     channel_of,
     deliver,
     properties,
@@ -43,8 +42,15 @@ from tests.unit.adapters.pika.conftest import (
 from tests.unit.support import in_thread
 
 
-def received(channel: Any, tag: int = 1) -> Received:
-    return Received(channel, deliver(tag), properties(), b"body", "orders", False)
+def received(channel: Any, tag: int = 1) -> PikaDelivery:
+    found = PikaDelivery.of((deliver(tag), properties(), b"body"), channel)
+    assert found is not None
+    return found
+
+
+def is_here(channel: Any) -> bool:
+    """Whether a delivery of this channel may be settled in this thread."""
+    return received(channel).is_here()
 
 
 # -- the state -------------------------------------------------------------------------------------
@@ -101,7 +107,7 @@ def test_a_state_that_another_thread_has_just_made_is_taken(
 
         def __exit__(self, *exc: object) -> None: ...
 
-    monkeypatch.setattr("hopspan.adapters.pika.channels._making", Slow())
+    monkeypatch.setattr("hopspan.adapters.pika.channel._making", Slow())
     found: Any = state_of(channel)
     assert found is made[0]
 
@@ -164,34 +170,30 @@ def test_every_settlement_is_noted_whichever_channel_it_was_called_on(
     first: Verdict | None,
     second: Verdict | None,
     blocking: Blocking,
-    handling: Handle,
+    begin: Begin,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The defaults of pika count: a nack requeues, and tag 0 is tag 0."""
     monkeypatch.setattr(blocking.inner, "_rpc", lambda *args, **kwargs: None)
-    one = handling(received(blocking.channel, 1))
-    two = handling(received(blocking.channel, 2))
+    one, two = begin(blocking.channel, 1), begin(blocking.channel, 2)
     target: Any = getattr(blocking, which)
     if method == "basic_recover":  # the blocking one waits for an answer
         target = blocking.inner
     getattr(target, method)(*args, **kwargs)
-    assert (one.wire.verdicts, two.wire.verdicts) == ([first], [second])
-    one.finish()
-    two.finish()
+    assert (one.verdict, two.verdict) == (first, second)
 
 
 def test_recovering_without_requeue_settles_nothing(
-    channel: Channel, handling: Handle, monkeypatch: pytest.MonkeyPatch
+    channel: Channel, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channel, "_rpc", lambda *args, **kwargs: None)
-    processing = handling(received(channel))
+    delivery = begin(channel)
     channel.basic_recover()
-    assert processing.wire.verdicts == [None]
-    processing.finish()
+    assert delivery.verdict is None
 
 
 def test_parameters_that_a_newer_pika_adds_do_not_hide_a_settlement(
-    connection: Connection, handling: Handle
+    connection: Connection, begin: Begin
 ) -> None:
     class Newer(Channel):
         def basic_ack(
@@ -202,10 +204,9 @@ def test_parameters_that_a_newer_pika_adds_do_not_hide_a_settlement(
     given: Any = connection
     channel = Newer(given, 1, None)
     channel._set_state(Channel.OPEN)
-    processing = handling(received(channel))
+    delivery = begin(channel)
     channel.basic_ack(1, False, "because")
-    assert processing.wire.verdicts == [Verdict.ACK]
-    processing.finish()
+    assert delivery.verdict is Verdict.ACK
 
 
 def test_a_settlement_still_goes_on_the_wire(channel: Channel, connection: Connection) -> None:
@@ -247,32 +248,28 @@ def test_the_brokers_own_word_for_an_error(error: BaseException, kind: str | Non
 # -- the client's thread ---------------------------------------------------------------------------
 
 
-def test_on_an_unknown_thread_we_stay_where_it_is_the_main_one(channel: Channel) -> None:
+def test_in_an_unknown_thread_we_stay_where_it_is_the_main_one(channel: Channel) -> None:
     """A program that asks for messages by itself does so there."""
-    assert hop(received(channel)) is None
+    assert is_here(channel)
 
 
-def test_on_an_unknown_thread_we_do_not_stay_where_it_is_another(
-    channel: Channel, connection: Connection
-) -> None:
-    assert in_thread(lambda: hop(received(channel))) == connection.ioloop.call_soon_threadsafe
+def test_in_an_unknown_thread_we_do_not_stay_where_it_is_another(channel: Channel) -> None:
+    assert not in_thread(lambda: is_here(channel))
 
 
 def test_inside_the_running_asyncio_loop_we_stay(channel: Channel, connection: Connection) -> None:
-    async def scenario() -> tuple[Any, Any]:
-        loop = connection.ioloop = asyncio.get_running_loop()
-        return hop(received(channel)), await asyncio.to_thread(hop, received(channel)) == (
-            loop.call_soon_threadsafe
-        )
+    async def scenario() -> tuple[bool, bool]:
+        connection.ioloop = asyncio.get_running_loop()
+        return is_here(channel), await asyncio.to_thread(is_here, channel)
 
-    assert asyncio.run(scenario()) == (None, True)
+    assert asyncio.run(scenario()) == (True, False)
 
 
 def test_outside_of_the_running_asyncio_loop_we_do_not_stay(
     channel: Channel, connection: Connection
 ) -> None:
     loop = connection.ioloop = asyncio.new_event_loop()
-    assert hop(received(channel)) == loop.call_soon_threadsafe
+    assert not is_here(channel)
     loop.close()
 
 
@@ -298,11 +295,10 @@ def in_client() -> Iterator[Callable[[], int]]:
 
 
 def test_the_only_thread_that_runs_the_client_is_its_own(
-    channel: Channel, connection: Connection, in_client: Callable[[], int]
+    channel: Channel, in_client: Callable[[], int]
 ) -> None:
     thread = in_client()
-    assert hop(received(channel)) == connection.ioloop.call_soon_threadsafe
-    assert state_of(channel).thread == thread
+    assert (is_here(channel), state_of(channel).thread) == (False, thread)
 
 
 def test_of_several_threads_that_run_a_client_none_can_be_told(
@@ -310,41 +306,38 @@ def test_of_several_threads_that_run_a_client_none_can_be_told(
 ) -> None:
     in_client()
     in_client()
-    assert (hop(received(channel)), state_of(channel).thread) == (None, None)
+    assert (is_here(channel), state_of(channel).thread) == (True, None)
 
 
-def test_on_the_clients_thread_we_stay(channel: Channel) -> None:
+def test_in_the_clients_thread_we_stay_and_in_no_other(channel: Channel) -> None:
     state_of(channel).thread = threading.get_ident()
-    assert hop(received(channel)) is None
+    assert (is_here(channel), in_thread(lambda: is_here(channel))) == (True, False)
 
 
-def test_from_another_thread_we_hop_to_the_blocking_connection(blocking: Blocking) -> None:
-    state_of(blocking.channel).thread = threading.get_ident()
-    scheduled = in_thread(lambda: hop(received(blocking.channel)))
-    assert scheduled == blocking.channel.connection.add_callback_threadsafe
+def test_a_blocking_connections_thread_is_reached_by_its_own_way(blocking: Blocking) -> None:
+    scheduled: list[Any] = []
+    blocking.channel.connection.add_callback_threadsafe = scheduled.append  # type: ignore[method-assign]
+    received(blocking.channel).post(print)
+    assert scheduled == [print]
 
 
 @pytest.mark.parametrize(
     "name", ["add_callback_threadsafe", "call_soon_threadsafe", "add_callback"]
 )
-def test_from_another_thread_we_hop_by_the_loops_own_way(
+def test_another_connections_thread_is_reached_by_its_loops_own_way(
     name: str, channel: Channel, connection: Connection
 ) -> None:
     """Of the select, the asyncio and the tornado adapter."""
-
-    def schedule(callback: Any) -> None: ...
-
-    connection.ioloop = type("Loop", (), {name: staticmethod(schedule)})()
-    state_of(channel).thread = threading.get_ident()
-    assert in_thread(lambda: hop(received(channel))) is schedule
+    scheduled: list[Any] = []
+    connection.ioloop = type("Loop", (), {name: staticmethod(scheduled.append)})()
+    received(channel).post(print)
+    assert scheduled == [print]
 
 
-def test_a_loop_without_a_known_way_is_not_hopped_to(
-    channel: Channel, connection: Connection
-) -> None:
-    connection.ioloop = object()
-    state_of(channel).thread = threading.get_ident()
-    assert in_thread(lambda: hop(received(channel))) is None
+def test_without_a_known_way_it_is_done_at_once(channel: Channel, connection: Connection) -> None:
+    connection.ioloop, done = object(), []
+    received(channel).post(lambda: done.append(1))
+    assert done == [1]
 
 
 def called_by_pika(channel: Channel, depth: int = 0) -> None:

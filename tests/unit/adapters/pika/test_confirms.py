@@ -13,7 +13,7 @@ from pika.spec import Basic
 
 import hopspan
 from hopspan.adapters.pika import confirms
-from hopspan.adapters.pika.channels import state_of
+from hopspan.adapters.pika.channel import state_of
 from tests.unit.adapters.pika.conftest import Blocking, Connection, properties
 from tests.unit.support import Telemetry
 
