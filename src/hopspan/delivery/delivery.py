@@ -611,7 +611,7 @@ class Delivery(Incoming):
                 success = subscription.success
                 if (
                     not subscription.settles
-                    or self.verdict is not None
+                    or (self.verdict is not None and not self.is_batch)
                     or (success is not None and self._settles_at_once(success, seconds))
                 ):
                     self._end(seconds)
@@ -630,7 +630,7 @@ class Delivery(Incoming):
 
     def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:
         """Settle a success here and now, without a span; False where that takes the general way."""
-        if self.is_batch or self.verdict is not None or not self.settles or not self._is_here():
+        if self.verdict is not None or not self.settles or not self._is_here():
             return False
         was_open = self.tells_loss or self._can_settle()
         self.verdict = settlement.verdict

@@ -235,18 +235,17 @@ class Records(Members):
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self.records)))]
         index += len(self.records) if index < 0 else 0
-        made = self.made.get(index)
-        return self._make(index) if made is None else made
+        if index not in self.made:
+            made = self.made[index] = self.delivery_of(self.records[index])
+            batch = None if self.batch is None else self.batch()
+            if batch is not None:
+                batch.take_in(made)
+        return self.made[index]
 
-    def _make(self, index: int) -> Record:
-        record, tracker, frontier = self.records[index], self.tracker, None
-        if tracker is not None:
-            frontier = self.frontiers.get(tracker.consumer.partition_of(record))
-        made = self.made[index] = self.kind(record, tracker, frontier)
-        batch = None if self.batch is None else self.batch()
-        if batch is not None:
-            batch.take_in(made)
-        return made
+    def delivery_of(self, record: Any) -> Record:
+        """A delivery of one of the records, which nobody handles."""
+        at = None if self.tracker is None else self.tracker.consumer.partition_of(record)
+        return self.kind(record, self.tracker, self.frontiers.get(at))
 
     def endpoints(self) -> Collection[Endpoint]:
         topics = {each.topic for each in self.runs}
@@ -297,9 +296,11 @@ class RecordBatch(Batch):
         return tracker is None or not tracker.consumer.commits_by_itself
 
     def unfit(self, policy: Policy) -> str | None:
+        members = self.members
         # All are of one consumer; only their copies may differ.
-        asked = self.members if policy.target is not None else self.members[:1]
-        return next(filter(None, (each.unfit(policy) for each in asked)), None)
+        asked = members.records if policy.target is not None else members.records[:1]
+        reasons = (members.delivery_of(each).unfit(policy) for each in asked)
+        return next(filter(None, reasons), None)
 
     def is_open(self) -> bool:
         return all(each.alive for each in self.members.frontiers.values())
@@ -367,6 +368,20 @@ class RecordBatch(Batch):
             nobodys.pop(self._address(), None)
         else:
             tracker.end_batch(self.members.frontiers.values(), self)
+
+    def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:  # noqa: ARG002
+        members, tracker = self.members, self.members.tracker
+        is_whole = not members.made and not self._committed and self.is_open() and self.settles
+        if tracker is None or not is_whole or settlement.verdict is not Verdict.ACK:
+            return False
+        kind, span = members.kind, self.span.get_span_context()
+        for at, records in members.runs.items():
+            done = [Done(kind.offset_of(r), kind.value_of(r) is None, span) for r in records]
+            epochs = filter(None, map(kind.epoch_of, records))
+            epoch = max(epochs, default=kind.epoch_of(records[-1]))
+            tracker.conclude_all(members.frontiers[at], done, epoch, self.commits)
+            self._committed[at] = done[-1].offset + 1
+        return True
 
     # -- as frontiers see it ---------------------------------------------------------------------
 

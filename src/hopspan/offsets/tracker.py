@@ -140,6 +140,16 @@ class Tracker:
         if self.consumer.is_here():
             self.committer.commit_if_due()
 
+    def conclude_all(
+        self, frontier: Frontier, done: Sequence[Done], epoch: int | None, strategy: Commits
+    ) -> None:
+        """Records of a partition are done together."""
+        with self.partitions.lock:
+            for each in done[:-1]:
+                frontier.conclude(each.offset, epoch, each)
+            self.committer.pending += len(done) - 1
+        self.conclude(frontier, done[-1].offset, epoch, done[-1], strategy)
+
     def requeue(
         self, frontier: Frontier, partition: Partition, offset: int, attempt: int, pause: float
     ) -> None:
