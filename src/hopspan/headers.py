@@ -66,8 +66,12 @@ class Codec(ABC):
         """A copy of `headers` without the stale keys (lower case) and with the fresh ones."""
 
     def found(self, headers: Any, names: Collection[Any]) -> dict[str, Any]:
-        """The headers of these names, which are given in lower case; of duplicates the last."""
-        found = {}
+        """The headers of these names, which are given in lower case.
+
+        Of duplicates the last, but a name that is written in lower case wins over all others.
+        """
+        found: dict[str, Any] = {}
+        exact: dict[str, Any] = {}
         for key, value in self.items(headers):
             if type(key) is str:
                 name: Any = key.lower()
@@ -75,6 +79,9 @@ class Codec(ABC):
                 continue
             if name in names:
                 found[name] = value
+                if name == key:
+                    exact[name] = value
+        found.update(exact)
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -278,10 +279,12 @@ def as_many_settlements_of_the_worker_are_spans_as_is_asked_for(
     ]
 
 
-@over(face=LISTENING)
+@over(is_settling=(False, True), face=LISTENING)
 @needs("dead_letters")
-def a_task_that_nobody_knows_is_rejected_and_told_of(client: CeleryClient) -> None:
-    client.enter_face()
+def a_task_that_nobody_knows_is_rejected_and_told_of(
+    client: CeleryClient, is_settling: bool
+) -> None:
+    client.enter_face(**{"policy": client.reject_on_error} if is_settling else {})
     with client.baggage(tenant="acme"):
         client.producer.send_task("orders.unknown", (b"order",))
     client.work()
@@ -579,6 +582,25 @@ def a_decorated_task_that_is_called_directly_is_the_plain_function(client: Celer
     client.expect_spans()
 
 
+def _falls(task: Task, times: int) -> None:
+    if times:
+        task(times - 1)
+
+
+@over(face=APPS, decorated=(False, True))
+def a_task_that_calls_itself_like_a_function_is_one_run(
+    client: CeleryClient, decorated: bool
+) -> None:
+    settings = client.settings(policy=client.reject_on_error)
+    client.enter_face()
+    body = hopspan.consumer(**settings)(_falls) if decorated else _falls
+    task = _task(client, "orders.fall", body, bind=True)
+    task.delay(2)
+    _work(client, 1)
+    runs = [span.name for span in client.telemetry.spans() if span.name.startswith("process")]
+    assert ["process orders.fall"] == runs
+
+
 MISTAKES: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "too few": ((), {}),
     "too many": ((1, 2, 3), {}),
@@ -602,6 +624,103 @@ def wrong_arguments_are_told_to_the_caller_as_ever(client: CeleryClient, mistake
         said.append(str(refused.value))
     assert said[0] == said[1]
     assert 0 == client.waiting(client.queue)
+
+
+# -- tasks with a way of their own to be called ----------------------------------------------------
+
+
+def _with_call(client: CeleryClient, call: Callable[..., Any]) -> type[Task]:
+    """The application's class of tasks, called in this way."""
+    return type("Called", (client.consumer.Task,), {"__call__": call, "abstract": True})
+
+
+def _by_celery(self: Task, *args: Any, **kwargs: Any) -> Any:
+    return Task.__call__(self, *args, **kwargs)  # which makes a copy of the request
+
+
+def _by_asyncio(self: Task, *args: Any, **kwargs: Any) -> Any:
+    return asyncio.run(self.run(*args, **kwargs))
+
+
+CALLS: dict[str, tuple[Callable[..., Any], bool]] = {
+    "by Celery": (_by_celery, False),
+    "by asyncio": (_by_asyncio, True),
+}
+"""How the task calls its body, and whether that is a coroutine function."""
+
+
+@over(call=CALLS, decorated=(False, True), face=APPS, sampling=SAMPLINGS)
+@needs("dead_letters")
+def a_task_that_calls_its_body_itself_has_one_span_and_is_settled(
+    client: CeleryClient, call: str, decorated: bool
+) -> None:
+    calls, is_async = CALLS[call]
+    policy = client.settings(policy=client.reject_on_error)
+
+    def body(order: bytes) -> None:
+        if order == b"2":
+            raise NO
+
+    async def body_async(order: bytes) -> None:
+        await asyncio.sleep(0)
+        body(order)
+
+    run: Callable[..., Any] = body_async if is_async else body
+    client.send(b"1")
+    client.send(b"2")
+    client.enter_face(**{} if decorated else policy)
+    run = hopspan.consumer(**policy)(run) if decorated else run
+    _task(client, TASK, run, base=_with_call(client, calls))
+    assert [(TASK, "SUCCESS"), (TASK, "REJECTED")] == _work(client, 2)
+    assert ["ack", "reject"] == client.settlements()
+    client.expect_spans(
+        client.a_publish(),
+        client.a_publish(trace=1),
+        client.a_process(settlement="ack"),
+        client.a_process(trace=1, **REJECTED).failed(NO),
+        client.a_settle("reject", trace=1),
+    )
+    client.expect_queues(dead=1)
+
+
+PARTS: dict[str, tuple[bool, str]] = {
+    "all is well": (False, "ack"),
+    "the part fails, which does not matter": (False, "ack"),
+    "the whole fails": (True, "reject"),
+}
+"""How a task that calls itself ends: whether it fails, and what is sent."""
+
+
+@over(part=PARTS, face=FACES, sampling=SAMPLINGS)
+@needs("dead_letters")
+def a_task_that_calls_itself_like_a_function_has_one_span_and_one_end(
+    client: CeleryClient, part: str
+) -> None:
+    is_failed, settled = PARTS[part]
+    raised: list[BaseException] = []
+
+    def body(order: bytes) -> None:
+        if order == b"order":
+            try:
+                client.consumer.tasks[TASK](b"part")
+            except ValueError as error:
+                raised.append(error)
+            if is_failed:
+                raise NO
+        elif "matter" in part:
+            raise NO
+
+    decorated = hopspan.consumer(**client.settings(policy=client.reject_on_error))
+    client.send()
+    client.enter_face()
+    _task(client, TASK, decorated(body))
+    _work(client, 1)
+    assert ([NO] if "matter" in part else [], [settled]) == (raised, client.settlements())
+    if client.telemetry.records:
+        assert [client.publishes, client.processes] == [
+            span.name for span in client.telemetry.spans() if span.kind != "client"
+        ]
+    client.expect_queues(dead=int(is_failed))
 
 
 # -- policies that cannot work ---------------------------------------------------------------------
@@ -710,6 +829,7 @@ def after_uninstrument_nothing_of_ours_is_left_in_celery(client: CeleryClient) -
     assert receivers == _receivers()
     assert classes == _classes()
     assert run is task.run
+    assert [] == [name for name in vars(task) if "hopspan" in name]
 
 
 def _forget(client: CeleryClient) -> None:

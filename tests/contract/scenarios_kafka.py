@@ -339,6 +339,32 @@ def a_record_of_an_iterator_is_counted_once_and_no_poll_is_seen(client: KafkaCli
 
 
 @over(face=SENDERS)
+def records_that_a_loop_gathers_into_batches_are_counted_once(client: KafkaClient) -> None:
+    client.written(b"1", b"2", b"3", b"4")
+    gathered: list[Any] = []
+    for record in client.loop("iterator"):
+        gathered.append(record)
+        if len(gathered) == 2:
+            with client.process(gathered):
+                gathered = []
+        if record.value == b"4":
+            break
+    assert {Measured("messaging.client.consumed.messages", "process", None, 4)} == _consumed(client)
+
+
+def records_that_are_handled_one_by_one_within_their_batch_are_counted_once(
+    client: KafkaClient,
+) -> None:
+    client.written(b"1", b"2")
+    records = client.polled(2)
+    with client.process(records):
+        for record in records:
+            with client.process(record):
+                pass
+    assert {Measured("messaging.client.consumed.messages", "process", None, 2)} == _consumed(client)
+
+
+@over(face=SENDERS)
 def a_single_next_is_a_poll_of_one_record(client: KafkaClient) -> None:
     client.written(b"1", b"2")
     client.enter_face()
@@ -699,6 +725,22 @@ def a_policy_that_cannot_find_the_consumer_is_refused(client: KafkaClient) -> No
     assert [] == seen
     hopspan.consumer(**client.settings())(seen.append)(record)
     assert [record] == seen  # without a policy nobody has to know
+
+
+@over(face=SENDERS)
+def a_record_that_is_not_in_hand_any_more_is_handled_and_left(client: KafkaClient) -> None:
+    """As after a rebalance in the middle of a batch: its consumer has to go on."""
+    client.written(b"1", b"2", b"3")
+    client.enter_face(policy=hopspan.ack_always)
+    records, seen = client.polled(3), list[Any]()
+    client.consumer.assign([TopicPartition(client.dead, 0)])
+    hopspan.consumer(**client.settings(policy=hopspan.ack_always))(seen.append)(records[0])
+    for given in (records[1], records[1:]):
+        with hopspan.process(given, **client.settings(policy=hopspan.ack_always)):
+            seen.append(given)
+    assert [records[0], records[1], records[1:]] == seen
+    assert client.committed() is None
+    assert "could not ack a message" in client.lines.take()[0]
 
 
 # -- the frontier ----------------------------------------------------------------------------------

@@ -158,6 +158,17 @@ def test_extract_reads_what_brokers_deliver(headers: Any) -> None:
     assert span_id(hopspan.extract(headers)) == SPAN
 
 
+@pytest.mark.parametrize("others", [("Traceparent",), ("TRACEPARENT", "TraceParent")])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_exact_header_name_of_a_mapping_wins_over_other_letter_cases(
+    others: tuple[str, ...], is_first: bool
+) -> None:
+    wrong = f"00-{'1' * 32}-{'2' * 16}-01"
+    pairs = [(name, wrong) for name in others]
+    pairs.insert(0 if is_first else len(pairs), ("traceparent", f"00-{'3' * 32}-{'4' * 16}-01"))
+    assert span_id(hopspan.extract(dict(pairs))) == 0x4444444444444444
+
+
 def test_extract_reads_any_iterable_of_pairs() -> None:
     assert span_id(hopspan.extract(iter([("traceparent", TRACEPARENT)]))) == SPAN
 

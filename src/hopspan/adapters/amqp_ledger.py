@@ -56,7 +56,7 @@ class Ledger:
     """
 
     __slots__ = (
-        "_newest", "_old", "_upto", "highest", "highest_settled", "left", "lock", "open", "young",
+        "_newest", "_old", "highest", "highest_settled", "left", "lock", "open", "upto", "young",
     )  # fmt: skip
 
     MOST = 10_000
@@ -79,7 +79,7 @@ class Ledger:
         # Two dictionaries that take turns: between them they hold at least the newest `MOST`.
         self.young: dict[int, Verdict] = {}
         self._old: dict[int, Verdict] = {}
-        self._upto: tuple[int, Verdict] = (0, Verdict.ACK)
+        self.upto: tuple[int, Verdict] = (0, Verdict.ACK)
         self.lock = threading.Lock()
 
     # -- deliveries ------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ class Ledger:
     def verdict_of(self, tag: int) -> Verdict | None:
         """How a delivery was settled, if it was."""
         found = self.young.get(tag) or self._old.get(tag)
-        if found is None and tag <= self._upto[0]:
-            return self._upto[1]
+        if found is None and tag <= self.upto[0]:
+            return self.upto[1]
         return found
 
     def was_handled(self, tag: int) -> bool:
@@ -156,6 +156,11 @@ class Ledger:
                 delivery.verdict = verdict
         self.left.pop(tag, None)
 
+    def take_back(self, tag: int) -> None:
+        """Forget that one delivery is settled: it did not go out after all."""
+        self.young.pop(tag, None)
+        self._old.pop(tag, None)
+
     def rotate(self) -> None:
         """Forget the oldest half of what is settled."""
         with self.lock:
@@ -166,8 +171,8 @@ class Ledger:
         """Keep that all up to a tag are settled, also those that no handler has seen yet."""
         highest = tag or max(self.highest, self.highest_settled, self._newest())
         with self.lock:
-            if highest > self._upto[0]:
-                self._upto = (highest, verdict)
+            if highest > self.upto[0]:
+                self.upto = (highest, verdict)
             self.highest_settled = max(self.highest_settled, highest)
 
     def tags(self, tag: int, *, multiple: bool) -> Sequence[int]:
@@ -197,13 +202,18 @@ def _unsettled(delivery: Delivery) -> Unsettled | None:
 class _Call:
     """One call of a settling method, from before it is made."""
 
-    __slots__ = ("_began", "_clock", "_is_ours", "_ledger", "_name", "_sent", "deliveries", "left")
+    __slots__ = (
+        "_began", "_clock", "_is_ours", "_ledger", "_name", "_sent", "_taken", "_upto",
+        "deliveries", "left",
+    )  # fmt: skip
 
     def __init__(self, ledger: Ledger, name: str, sent: Sent) -> None:
         self._ledger, self._name, self._sent = ledger, name, sent
         self._began, self._clock = time_ns(), perf_counter()
         self.deliveries: list[Delivery] = []
         self.left: list[Unsettled] = []
+        self._taken: dict[int, Unsettled] = {}
+        self._upto = ledger.upto
         tag, multiple, _ = sent
         # Before hopspan settles a delivery, it gives it its verdict; and it settles one at a time.
         self._is_ours: bool = not multiple and any(
@@ -237,13 +247,18 @@ class _Call:
         tags = self.look()
         for delivery in self.deliveries:
             delivery.verdict = verdict
-        for each in tags:
-            ledger.left.pop(each, None)
+        self._taken = {each: ledger.left.pop(each) for each in tags if each in ledger.left}
 
     def take_back(self) -> None:
         """Take back what did not go out after all."""
+        tag, multiple, _ = self._sent
         for delivery in self.deliveries:
             delivery.verdict = None
+        self._ledger.left.update(self._taken)
+        if multiple:
+            self._ledger.upto = self._upto
+        else:
+            self._ledger.take_back(tag)
 
     def record(self, outcome: Outcome) -> None:
         """Record the settle span of the application's settlement, where it is notable."""
@@ -382,6 +397,7 @@ def recorded_async(  # noqa: C901 - as above
         try:
             return await original(*args, **kwargs)
         except Exception as error:
+            ledger.take_back(tag)
             if not is_ours:
                 found.verdict = None
                 found.record_settlement(PLAIN[verdict], _failure(error, error_type), clock, found)

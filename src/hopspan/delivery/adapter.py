@@ -5,6 +5,8 @@ Adapters are found by the type of the client's objects; the adapters package say
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -96,8 +98,6 @@ class Running(NamedTuple):
     """Whether the handler is what the client runs, and not called by that."""
 
 
-Locate = "Callable[[type], Adapter | None]"
-
 _locators: list[Callable[[type], Adapter | None]] = []
 _running: list[Callable[[Any], Running | None]] = []
 
@@ -137,6 +137,17 @@ def adapter_among(candidates: tuple[Any, ...]) -> Adapter | None:
         if found is not None:
             return found
     return None
+
+
+def resolved(via: Any, adapter: Adapter | None) -> Any:
+    """The consumer or channel that a user gave, or that the function returns which they gave.
+
+    A double may be callable as well: with an adapter, only a function is called.
+    """
+    if not callable(via) or inspect.isclass(via):
+        return via
+    is_function = inspect.isroutine(via) or isinstance(via, partial)
+    return via() if is_function or (adapter is None and adapter_among((via,)) is None) else via
 
 
 def unknown(verb: str, objects: tuple[Any, ...], remedy: str) -> UnknownMessageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
@@ -9,7 +10,7 @@ from hopspan import faults
 from hopspan.conventions import Route, route
 from hopspan.delivery.delivery import Delivery
 from hopspan.model import Settlement, Verdict
-from hopspan.telemetry import EMPTY, common_endpoint, messages_to_count, relate_batch
+from hopspan.telemetry import common_endpoint, messages_to_count, relate_batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,10 +139,20 @@ class Batch(Delivery):
         return bool(self.members[0].is_open())
 
     def is_here(self) -> bool:
-        return bool(self.members[0].is_here())
+        return all(each.is_here() for each in self.members)
 
     def post(self, errand: Any) -> None:
         self.members[0].post(errand)
+
+    def perform(self, seconds: float, planned: Sequence[tuple[Delivery, Settlement]]) -> None:
+        """Settle each message on the thread of its own channel, and end."""
+        here = []
+        for member, settlement in planned:
+            if member.is_here():
+                here.append((member, settlement))
+            else:
+                member.post(partial(member.send, settlement, self))
+        super().perform(seconds, here)
 
     def settle(self, settlement: Settlement) -> Any:
         """Never called: each member is settled by itself."""
@@ -199,4 +210,4 @@ def handed(kind: type[Delivery], args: tuple[Any, ...], via: Any) -> Delivery | 
     return next((found for found in (given(kind, each, via) for each in args) if found), None)
 
 
-__all__ = ["EMPTY", "Batch", "given", "handed"]
+__all__ = ["Batch", "given", "handed"]

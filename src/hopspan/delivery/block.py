@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.delivery.adapter import adapter_among, unknown
+from hopspan.delivery.adapter import adapter_among, resolved, unknown
 from hopspan.delivery.batch import given
 from hopspan.delivery.entering import NO_DELIVERY, safely
 from hopspan.delivery.subscription import Subscriptions
@@ -110,8 +110,7 @@ def process(
         UnknownMessageError: the message is of no client that hopspan knows.
     """
     overrides = cached_overrides(settings)
-    if callable(via) and adapter_among((via,)) is None:
-        via = via()
+    via = resolved(via, adapter)
     found = adapter or adapter_among((via, message))
     try:
         delivery = given(found.delivery, message, via) if found is not None else None

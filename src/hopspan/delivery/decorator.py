@@ -13,7 +13,13 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from hopspan import faults
-from hopspan.delivery.adapter import adapter_among, adapter_of, running_task, unknown
+from hopspan.delivery.adapter import (
+    adapter_among,
+    adapter_of,
+    resolved,
+    running_task,
+    unknown,
+)
 from hopspan.delivery.batch import handed
 from hopspan.delivery.entering import safely
 from hopspan.delivery.outcomes import auto_ack_error, refuse, refuse_outside_task
@@ -286,7 +292,7 @@ def _enter(  # noqa: C901 - two closures
         found = adapter or adapter_among(args)
         delivery = None
         if found is not None:
-            delivery = handed(found.delivery, args, via() if callable(via) else via)
+            delivery = handed(found.delivery, args, resolved(via, adapter))
         if delivery is None and adapter is None:
             running = running_task(handler)
             if running is not None:

@@ -37,6 +37,7 @@ from hopspan.delivery.outcomes import (
     REQUEUED_ON_CANCEL,
     auto_ack_error,
     failing_verdict,
+    not_awaited,
     outcome_of,
     outcome_of_turn,
     refuse,
@@ -63,8 +64,9 @@ from hopspan.telemetry import (
     EMPTY,
     OTHER_ERROR,
     UNSET,
+    Attachment,
     attach,
-    detach,
+    before,
     get_current,
     record_settle,
     restore,
@@ -148,7 +150,7 @@ class Delivery(Incoming):
 
     __slots__ = (
         "__weakref__", "_context", "_live", "_rare", "_token", "_unclaimed", "is_turn", "outcome",
-        "subscription", "verdict",
+        "settled_by_policy", "subscription", "verdict",
     )  # fmt: skip
 
     inner_scope: ClassVar[type[Inner]]
@@ -161,6 +163,8 @@ class Delivery(Incoming):
     """How the message was settled, whoever did; None while it is not."""
     _rare: Rare | None
     _context: Context
+    settled_by_policy: bool
+    """Whether hopspan settled the message, or a message of the batch."""
     is_turn: bool
     """Whether this is the turn of a loop that no scope inside has claimed."""
     # Deleted by whoever concludes: of two threads that do, one gets an AttributeError.
@@ -239,11 +243,6 @@ class Delivery(Incoming):
         return self.verdict is not None
 
     @property
-    def settled_by_policy(self) -> bool:
-        """Whether it was hopspan that settled."""
-        return self._rare is not None and self._rare.sent is not None
-
-    @property
     def context(self) -> Context:
         """The OpenTelemetry context in which this delivery and its span are current."""
         try:
@@ -303,7 +302,7 @@ class Delivery(Incoming):
         self.subscription, self.span, self.plan = batch.subscription, batch.span, batch.plan
         self._carried, self._context = batch._carried, batch.context
         self._rare = self.verdict = self.outcome = self.instrumenter = None
-        self.is_turn = False
+        self.is_turn = self.settled_by_policy = False
         self._native = _ref(batch)
 
     @property
@@ -400,7 +399,7 @@ class Delivery(Incoming):
             self._check(subscription.policy, block)
         self.subscription = subscription
         self._rare = self.verdict = self.outcome = None
-        self.is_turn = False
+        self.is_turn = self.settled_by_policy = False
         instrumenter = subscription.instrumenter
         try:
             route, headers = self.read()
@@ -472,9 +471,37 @@ class Delivery(Incoming):
         self._adopt(subscription.overrides, block)
         home = self.claim()
         self.is_turn = False
-        if home is not None and home != whereabouts():
-            warn_of_turn_left(self._destination())
+        if home is not None:
+            if home != whereabouts():
+                warn_of_turn_left(self._destination())
+        elif "policy" in subscription.overrides.settings and self._is_taken_elsewhere():
+            # Or the return of the handler would settle with the policy of work that goes on.
+            return self.inner_scope(self, concludes=True, deferred=self._take_over())
         return self.inner_scope(self, concludes=home is not None)
+
+    def _is_taken_elsewhere(self) -> bool:
+        """Whether this is another thread or task than the handler's, whose return concludes.
+
+        To put back what the handler's scope made current succeeds only where that was done.
+        """
+        if not self.policy.settles or self.state is not State.OPEN:
+            return False
+        now = get_current()
+        try:
+            restore(self._token)
+        except AttributeError:  # a loop's
+            return False
+        except (ValueError, RuntimeError):
+            return True
+        self._token = attach(self._context)
+        attach(now)
+        return False
+
+    def _take_over(self) -> Deferred:
+        """Defer to a block of another thread or task, which concludes when it is left."""
+        deferred = self.defer()
+        self.rare().is_taken = True
+        return deferred
 
     def _adopt(self, overrides: Overrides, block: str) -> None:
         """Let an inner scope have its say: what it sets explicitly, where it goes first."""
@@ -534,7 +561,12 @@ class Delivery(Incoming):
 
     def _revert(self) -> None:
         """Undo a scope entered elsewhere: a block in a generator that another task closes."""
-        revert(self._context, EMPTY)
+        revert(self.replace_context(), before(self._token))
+
+    def replace_context(self) -> Context:
+        """Make another context, for deferred work; return the one that was, to be undone."""
+        undone, self._context = self._context, self._new_context()
+        return undone
 
     def begin_turn(
         self, subscription: Subscription, base: Context, home: tuple[int, object]
@@ -630,7 +662,7 @@ class Delivery(Incoming):
 
     def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:
         """Settle a success here and now, without a span; False where that takes the general way."""
-        if self.verdict is not None or not self.settles or not self._is_here():
+        if not self.settles or not self._is_here():
             return False
         was_open = self.tells_loss or self._can_settle()
         self.verdict = settlement.verdict
@@ -643,6 +675,8 @@ class Delivery(Incoming):
             self.verdict = None
             self._end(seconds)
             raise
+        else:
+            self.settled_by_policy = True
         return True
 
     async def conclude_async(self, error: BaseException | None = None) -> None:
@@ -815,8 +849,11 @@ class Delivery(Incoming):
         """Perform a verdict of hopspan's own, as a part of a handling."""
         if self.verdict is not None:  # the user did, while we were on the way
             return
-        was_open = self.tells_loss or self._can_settle()
         clock = perf_counter()
+        if self.client.is_awaited:  # a scope further in has brought the policy
+            self.failed_to_settle(settlement, not_awaited(self.client), clock, handling)
+            return
+        was_open = self.tells_loss or self._can_settle()
         # Before it goes out: whoever sees it on its way knows that it is ours.
         self.verdict = settlement.verdict
         try:
@@ -858,6 +895,7 @@ class Delivery(Incoming):
         self._sent(settlement, clock, handling)
 
     def _sent(self, settlement: Settlement, clock: float, handling: Delivery) -> None:
+        self.settled_by_policy = handling.settled_by_policy = True
         outcome = handling.outcome
         if settlement.reason is not None or outcome is None or outcome.failed:
             self.rare().sent = handling.rare().sent = settlement
@@ -1009,12 +1047,15 @@ class Inner:
     of a loop, which does not see how its body ends, it does.
     """
 
-    __slots__ = ("_concludes", "_token", "delivery")
+    __slots__ = ("_attachment", "_concludes", "_deferred", "delivery")
 
-    def __init__(self, delivery: Delivery, *, concludes: bool) -> None:
+    def __init__(
+        self, delivery: Delivery, *, concludes: bool, deferred: Deferred | None = None
+    ) -> None:
         self.delivery: Delivery = delivery
         self._concludes = concludes
-        self._token = attach(delivery.context)
+        self._deferred = deferred
+        self._attachment = Attachment(Context(delivery.context))
 
     @property
     def handling(self) -> Delivery:
@@ -1033,7 +1074,7 @@ class Inner:
             if not self._concludes:
                 delivery.note_inner_failure(error)
                 return False
-            if CONCLUDES[delivery.state][error is not None]:
+            if self._deferred is not None or CONCLUDES[delivery.state][error is not None]:
                 delivery.conclude(error)
             if is_block:
                 return False
@@ -1041,7 +1082,7 @@ class Inner:
                 delivery.channel_error is not None if error is None else delivery.suppresses(error)
             )
         finally:
-            detach(self._token)
+            self._attachment.leave()
 
     async def leave_async(self, error: BaseException | None, *, is_block: bool = False) -> bool:
         """`leave` for clients whose settlement is awaited."""
@@ -1050,11 +1091,11 @@ class Inner:
             if not self._concludes:
                 delivery.note_inner_failure(error)
                 return False
-            if CONCLUDES[delivery.state][error is not None]:
+            if self._deferred is not None or CONCLUDES[delivery.state][error is not None]:
                 await delivery.conclude_async(error)
             return error is not None and not is_block and delivery.suppresses(error)
         finally:
-            detach(self._token)
+            self._attachment.leave()
 
 
 Scope = Delivery | Inner
@@ -1081,7 +1122,8 @@ class PendingSettlement:
     def give_up(self, error: Exception) -> None:
         """Say that the client's thread cannot be reached, and end unsettled."""
         for delivery in self._taken():
-            for each, settlement in self._planned:
+            unsettled = [each for each in self._planned if each[0].verdict is None]
+            for each, settlement in unsettled:
                 each.failed_to_settle(settlement, error, perf_counter(), delivery)
             delivery.perform(self._seconds, ())
 
@@ -1098,11 +1140,11 @@ class PendingSettlement:
 class Deferred:
     """The right to finish a deferred operation: `with` or `async with`, once, anywhere."""
 
-    __slots__ = ("__weakref__", "_token", "delivery")
+    __slots__ = ("__weakref__", "_attachment", "delivery")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery: Delivery = delivery
-        self._token: Any = None
+        self._attachment: Attachment | None = None
 
     @property
     def processing(self) -> Delivery:
@@ -1146,7 +1188,7 @@ class Deferred:
         if delivery.is_over:
             warn_of_late_work(delivery._destination())  # noqa: SLF001 - the same idea
         delivery.rare().is_taken = True
-        self._token = attach(delivery.context)
+        self._attachment = Attachment(Context(delivery.context))
         return delivery
 
     def _is_passed_on(self, error: BaseException | None) -> bool:
@@ -1156,8 +1198,8 @@ class Deferred:
         return newest not in {None, self} and not CONCLUDES[self.delivery.state][error is not None]
 
     def _leave(self) -> None:
-        if self._token is not None:
-            detach(self._token)
+        if self._attachment is not None:
+            self._attachment.leave()
 
     def __del__(self) -> None:
         self.delivery.drop(self)

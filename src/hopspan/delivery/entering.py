@@ -56,6 +56,7 @@ class _NoDelivery(Delivery):
     def __init__(self) -> None:
         self.outcome = SUCCESS
         self.verdict = self._rare = self.plan = self.instrumenter = self._native = None
+        self.settled_by_policy = self.is_turn = False
         self.span = INVALID_SPAN
         self._carried = EMPTY
 

@@ -101,6 +101,8 @@ class _Turns:
             except (ValueError, RuntimeError):  # ended elsewhere; put back when it comes home
                 if self._context is not None:
                     revert(self._context, self._base)
+                    if delivery is not None and delivery.context is self._context:
+                        delivery.replace_context()  # for deferred work to come
             else:
                 self._token = None
                 # Two loops in turn may have been on top of each other.

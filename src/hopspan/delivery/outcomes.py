@@ -86,6 +86,14 @@ def require_async_with(block: str, policy: Policy, client: Client) -> None:
         )
 
 
+def not_awaited(client: Client) -> PolicyError:
+    """The error of a settlement that must be awaited, at the end of a plain `with` block."""
+    return PolicyError(
+        f"the outermost scope of the message is a plain `with`, and {client.name} awaits its "
+        "settlement: write `async with` there"
+    )
+
+
 def auto_ack_error(policy: Policy, client: Client, whom: str) -> PolicyError:
     """The error of a settling policy where there is nothing left to settle."""
     return PolicyError(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from hopspan import faults
 from hopspan.delivery.incoming import Incoming
 from hopspan.delivery.outcomes import auto_ack_error, refuse
-from hopspan.model import Verdict
 from hopspan.telemetry import binding_of, instrumenter_for, is_suppressed
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Subscription:
         success = policy.success
         is_plain = success is not None and success.reason is None
         self.success: Settlement | None = (
-            success if is_plain and Verdict.ACK not in instrumenter.recorded else None
+            success if is_plain and success.verdict not in instrumenter.recorded else None
         )
         """The settlement of a success, where it is known beforehand and gets no span."""
         self.checks: bool = policy.settles and (
@@ -102,7 +101,7 @@ def base_of(delivery: Incoming) -> Instrumenter:
 
 
 class Subscriptions:
-    """The subscriptions of one handler or block: one for each settings that lie beneath.
+    """The subscriptions of one handler or block: one for the settings that lie beneath, the latest.
 
     Thread-safe: a race at worst makes the same subscription twice.
     """
@@ -131,6 +130,3 @@ class Subscriptions:
             )
             made = self._made = (base, kind, subscription)
         return made[2]
-
-
-Enter = "Callable[[tuple[Any, ...]], Any]"

@@ -88,11 +88,12 @@ class Committer:
                 answered = partial(on_answer, commit)
                 commit.is_answered = self.consumer.commit_async(commit.positions, answered)
         except Exception as error:  # noqa: BLE001 - the client's: on the span and in the log
-            commit.failed(error)
+            if commit is not None:
+                commit.failed(error)
             return
-        for answered in [commit, *self._unanswered] if wait else ():
-            if answered is not None:
-                answered.succeeded()  # what was sent before is covered by it
+        if wait:
+            for each in (*filter(None, [commit]), *self._unanswered):
+                each.succeeded()  # it covers what was sent before
 
     async def commit_awaited(self, partitions: Iterable[Partition]) -> None:
         """Commit what is done of these partitions, on the client's own loop. Never raises."""

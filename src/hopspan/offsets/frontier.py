@@ -197,11 +197,15 @@ class Frontier:
         return bool(self._open)
 
     def count_counted(self, records: Sequence[Any]) -> int:
-        """The number of those that a poll or an earlier handling has counted."""
-        if not self.counted_by_poll and not self.left:
+        """The number of those that a poll or another handling counts, which may still go on."""
+        if not self.counted_by_poll and not self.left and not self.handling:
             return 0
-        offsets = {*map(self._offset_of, records)}
-        return len(offsets & self.counted_by_poll | offsets & self.left.keys())
+        offsets, others = {*map(self._offset_of, records)}, (self.left, self.handling)
+        return len((offsets & self.counted_by_poll).union(*(offsets & {*each} for each in others)))
+
+    def is_in_batch(self, offset: int) -> bool:
+        """Whether a batch is being handled that a record is of."""
+        return any(offset in each.offsets(self) for each in self.batches)
 
     def is_open(self, offset: int) -> bool:
         """Whether a record was handed out and is neither done nor left by the application."""

@@ -28,6 +28,8 @@ class Partitions:
         self.settles: bool = False
         """Whether a policy has ever settled here."""
         self._known: set[Partition] = set()
+        # Of each partition that was taken away, as it was then: a batch of it may be in hand.
+        self._lost: dict[Partition, Frontier] = {}
         self._suspended: dict[Partition, tuple[Frontier, object]] = {}
 
     # -- looking up ------------------------------------------------------------------------------
@@ -65,6 +67,15 @@ class Partitions:
         """Whether any records of the same partitions are open."""
         known = [self.find(each) for each in runs]
         return any(frontier is not None and frontier.holds_any() for frontier in known)
+
+    def lost(self, record: Any) -> Frontier | None:
+        """The frontier in which this very record was open when its partition was taken away."""
+        frontier = self._lost.get(self._consumer.partition_of(record))
+        return frontier if frontier is not None and frontier.holds(record) else None
+
+    def lost_some(self, runs: Runs) -> bool:
+        """Whether any of these very records was open when its partition was taken away."""
+        return any(self.lost(each) is not None for records in runs.values() for each in records)
 
     # -- records ---------------------------------------------------------------------------------
 
@@ -143,4 +154,5 @@ class Partitions:
         if frontier is None:
             return []
         frontier.alive = False
+        self._lost[partition] = frontier
         return frontier.handlings()

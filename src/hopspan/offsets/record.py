@@ -55,7 +55,7 @@ class Record(Delivery):
     attempt: int
     """As it was when the handling began: another may have concluded the record since."""
     counted: bool
-    """Whether a poll or an earlier handling has counted it for the metrics; as it was then."""
+    """Whether a poll or another handling counts it for the metrics; as it was then."""
 
     def __init__(
         self, record: Any, tracker: Tracker | None = None, frontier: Frontier | None = None
@@ -102,8 +102,9 @@ class Record(Delivery):
 
     def ongoing(self) -> Record | None:
         """The handling of this very record: the client makes one object for each hand-over."""
-        frontier, found = self.frontier, None
-        known = (
+        frontier = self.frontier
+        found: Any = None
+        known: Any = (
             nobodys.get(id(self.record)) if frontier is None else frontier.handling.get(self.offset)
         )
         if known is None:
@@ -111,7 +112,7 @@ class Record(Delivery):
         for each in known if type(known) is list else (known,):
             if each.record is self.record and (found is None or not each.is_over):
                 found = each
-        return found
+        return found  # type: ignore[no-any-return]
 
     def finished_turn(self) -> SpanContext | None:
         frontier = self.frontier
@@ -128,6 +129,8 @@ class Record(Delivery):
         offset, handled, left = self.offset, frontier.handling, frontier.left
         with tracker.partitions.lock:
             self.counted = offset in frontier.counted_by_poll or offset in left
+            if frontier.batches and not self.counted:
+                self.counted = frontier.is_in_batch(offset)
             if self.subscription is not tracker.noted:
                 tracker.note(self.subscription)
             if offset in handled:

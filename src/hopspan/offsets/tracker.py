@@ -287,10 +287,18 @@ class Registry:
                 return tracker, frontiers
         return None
 
-    def holds_some(self, runs: Runs) -> bool:
-        """Whether some consumer has records of the same partitions in hand."""
-        known = filter(None, map(_alive, self._all()))
-        return any(each.partitions.holds_some(runs) for each in known)
+    def knows_some(self, runs: Runs) -> bool:
+        """Whether a consumer has records of the same partitions in hand, or has lost these."""
+        known = [each.partitions for each in map(_alive, self._all()) if each is not None]
+        return any(each.holds_some(runs) or each.lost_some(runs) for each in known)
+
+    def loss_of(self, record: Any) -> tuple[Tracker, Frontier] | None:
+        """The tracker whose consumer has lost this very record with its partition, or None."""
+        for tracker in filter(None, map(_alive, self._all())):
+            frontier = tracker.partitions.lost(record)
+            if frontier is not None:
+                return tracker, frontier
+        return None
 
     def _all(self) -> list[Callable[[], Tracker | None]]:
         # Copied in one step: the garbage collector may take a consumer away.

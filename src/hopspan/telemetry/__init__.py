@@ -8,6 +8,7 @@ from hopspan.telemetry.context import (
     EMPTY,
     Attachment,
     attach,
+    before,
     detach,
     get_current,
     restore,
@@ -50,7 +51,7 @@ from hopspan.telemetry.spans import UNSET, StatusSpan
 __all__ = [
     "CONSUMER", "EMPTY", "GENERATION", "NO_OVERRIDES", "OTHER_ERROR", "UNSET", "Attachment",
     "Binding", "Instrumenter", "Members", "Operation", "Overrides", "StatusSpan",
-    "active_instrumenters", "attach", "binding_of", "cached_overrides", "call_hook",
+    "active_instrumenters", "attach", "before", "binding_of", "cached_overrides", "call_hook",
     "common_endpoint", "detach", "forget_defaults", "get_current", "instrumenter_for",
     "is_suppressed", "keep_binding", "link_limit", "messages_to_count", "record_settle", "relate",
     "relate_batch", "restore", "revert", "set_for_client", "start_internal", "start_receive",

@@ -27,6 +27,7 @@ __all__ = [
     "EMPTY",
     "Attachment",
     "attach",
+    "before",
     "detach",
     "get_current",
     "restore",
@@ -101,14 +102,20 @@ else:
     restore = _variable.reset
 
 
-def revert(context: Context, before: Context) -> None:
+def before(token: Any) -> Context:
+    """The context that was current before the one that a token of `attach` is for."""
+    old = token.old_value if isinstance(token, Token) else None
+    return old if isinstance(old, Context) else EMPTY
+
+
+def revert(context: Context, earlier: Context) -> None:
     """Make a context that may be current elsewhere equal to the one before it.
 
     The API's contexts refuse changes by their own methods, so that nobody changes a shared one by
     mistake. This one was made by us, and what made it is over.
     """
     dict.clear(context)
-    dict.update(context, before)
+    dict.update(context, earlier)
 
 
 class Attachment:

@@ -167,3 +167,19 @@ def test_an_empty_batch_is_handled_without_a_span(
 def test_messages_of_two_clients_are_no_batch() -> None:
     with pytest.raises(hopspan.UnknownMessageError):
         hopspan.process([Letter(), Message()])
+
+
+def test_a_message_that_was_settled_before_does_not_keep_the_others_from_it(
+    telemetry: Telemetry,
+) -> None:
+    first, second, third = Message(), Message(), Message()
+    second.reject()
+    with hopspan.process(
+        [first, second, third], policy=hopspan.reject_on_error, **telemetry.settings
+    ):
+        pass
+    assert [each.verdict for each in (first, second, third)] == [
+        hopspan.Verdict.ACK,
+        hopspan.Verdict.REJECT,
+        hopspan.Verdict.ACK,
+    ]

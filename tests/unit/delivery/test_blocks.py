@@ -126,3 +126,19 @@ def test_an_awaited_block_may_be_left_by_a_cancellation(telemetry: Telemetry) ->
     letter = AsyncLetter()
     asyncio.run(cancelled())
     assert [("requeue", "1")] == letter.channel.sent
+
+
+def test_a_policy_of_an_awaited_block_further_in_does_not_claim_what_a_plain_one_cannot_do(
+    telemetry: Telemetry, logged: pytest.LogCaptureFixture
+) -> None:
+    letter = AsyncLetter()
+
+    async def handle() -> None:
+        with hopspan.process(letter, **telemetry.settings) as delivery:
+            async with hopspan.process(letter, policy=hopspan.ack_always):
+                pass
+        assert delivery.verdict is None
+
+    asyncio.run(handle())
+    assert letter.verb is None
+    assert "write `async with`" in logged.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ import hopspan
 from hopspan import PolicyError
 from tests.unit.delivery.client import AsyncLetter, Channel, Letter
 from tests.unit.delivery.ways import WAYS, Way, handle, run
-from tests.unit.support import Seen, Telemetry, in_thread
+from tests.unit.support import DEADLINE, Seen, Telemetry, in_thread
 
 BAD = ValueError("bad")
 POLICY = hopspan.reject_on_error
@@ -285,3 +286,37 @@ def test_a_plain_with_will_do_where_nothing_is_settled(telemetry: Telemetry) -> 
     with deferred(WAYS[2], AsyncLetter(), telemetry, policy=hopspan.manual):
         pass
     assert 1 == len(telemetry.spans)
+
+
+@pytest.mark.parametrize("error", [None, BAD])
+def test_a_policy_of_a_block_in_a_thread_is_not_followed_before_the_block_is_left(
+    error: Exception | None, telemetry: Telemetry
+) -> None:
+    """Else the message would be acked, when its handler returns, before its work is done."""
+    letter, entered, go = Letter(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with (
+            suppress(ValueError),
+            hopspan.process(letter, policy=hopspan.reject_on_error),
+        ):
+            entered.set()
+            go.wait(DEADLINE)
+            if error is not None:
+                raise error
+
+    thread = threading.Thread(target=work)
+
+    @hopspan.consumer(**telemetry.settings)
+    def handle(_letter: Letter) -> None:
+        thread.start()
+        entered.wait(DEADLINE)
+
+    handle(letter)
+    assert [] == letter.channel.sent
+    go.set()
+    thread.join(DEADLINE)
+    assert [("ack" if error is None else "reject", "1")] == letter.channel.sent
+    assert [span.name for span in telemetry.spans if span.name.startswith("process")] == [
+        "process orders"
+    ]

@@ -263,8 +263,8 @@ def test_a_record_is_found_by_the_very_object(tracker: Tracker, native: Native) 
     for others in ([Message(20)], [mine[0], Message(21)]):
         assert registry.find({ORDERS: others}) is None
     elsewhere = Place("bills", 0)
-    assert registry.holds_some({ORDERS: [Message(20)]}) is True
-    assert registry.holds_some({elsewhere: [Message(20, elsewhere)]}) is False
+    assert registry.knows_some({ORDERS: [Message(20)]}) is True
+    assert registry.knows_some({elsewhere: [Message(20, elsewhere)]}) is False
 
 
 def test_a_consumer_that_is_gone_has_handed_out_nothing(tracker: Tracker, facade: Facade) -> None:

@@ -5,9 +5,9 @@ Celery settles its messages itself, and an exception is how a body tells it what
 body has returned, and rejects when the body raises `Reject` (Celery's *Tasks: acks_late*). So
 settling a run means to keep the verdict, and leaving the task's body means to raise it.
 
-An open run is found by Celery's request, which is of this run alone: a task's id is that of all its
-retries, which may begin before the run before them has ended, in another thread or inside of it.
-Nothing is kept on the request itself, which may be pickled.
+A run is found by the thread or greenlet that it is in, the innermost first. A task's id is that of
+all its retries, which may begin before the run before them has ended, elsewhere or inside of it.
+Nothing is kept on Celery's request, which may be pickled.
 """
 
 from __future__ import annotations
@@ -97,15 +97,15 @@ def error_type(error: BaseException) -> str | None:
 innermost: dict[Any, Any] = {}
 """The innermost `TaskRun` or `EagerRun` that signals have told of, by its thread or greenlet."""
 _untold: dict[int, TaskRun] = {}
-"""The runs of decorated bodies that no signal has told of, by the identity of their request."""
+"""The runs of decorated bodies that no signal has told of, by the id of their identity."""
 
 
 class TaskRun(Delivery):
     """One run of a task: its message in hand."""
 
     __slots__ = (
-        "_error", "_raised", "before", "carried", "is_late", "outer", "request", "said_at_start",
-        "settlement", "task", "task_id", "task_message",
+        "_error", "_raised", "before", "carried", "depth", "is_late", "outer", "request",
+        "said_at_start", "settlement", "task", "task_id", "task_message",
     )  # fmt: skip
     client = Client(
         "celery",
@@ -134,6 +134,8 @@ class TaskRun(Delivery):
         self.is_late: bool = bool(task.acks_late)
         """Whether Celery acks when the body is over."""
         self.said_at_start: Verdict | None = None if self.is_late else Verdict.ACK
+        self.depth: int = 0
+        """How many scopes its body is inside of; the outermost decides."""
         self.settlement: Settlement | None = None
         """The decision about the message, which Celery is to carry out."""
         self.outer: TaskRun | EagerRun | None = None
@@ -198,22 +200,30 @@ class TaskRun(Delivery):
 
     # -- while it runs ---------------------------------------------------------------------------
 
+    @property
+    def identity(self) -> Any:
+        """An object of this run alone, which copies of its request share.
+
+        Celery copies the request where a task is called like a function.
+        """
+        return self.task_message.get("delivery_info") or self.request
+
     def ongoing(self) -> Delivery | None:
         told = innermost.get(get_ident())
-        # Not by its identity: `Task.__call__`, which a task's own may call, copies the request.
-        if isinstance(told, TaskRun) and told.request.id == self.request.id:
+        if isinstance(told, TaskRun) and told.identity is self.identity:
             return told
-        return _untold.get(id(self.request))
+        return _untold.get(id(self.identity))
 
     def opened(self) -> Verdict | None:
         """Be found again; an early-acked task's message is acked when its body begins."""
         if self.task_id is None:
-            _untold[id(self.request)] = self
+            _untold[id(self.identity)] = self
+            self.depth = 1
         return self.said_at_start
 
     def closed(self) -> None:
-        if self.task_id is None and _untold.get(id(self.request)) is self:
-            del _untold[id(self.request)]
+        if self.task_id is None and _untold.get(id(self.identity)) is self:
+            del _untold[id(self.identity)]
 
     def defer(self) -> Deferred:
         """As for every delivery, where no policy settles.
@@ -262,6 +272,9 @@ class TaskRun(Delivery):
         Raises:
             Reject: by policy, from the body's own error.
         """
+        self.depth -= 1
+        if self.depth:  # the body has called the task like a function
+            return False
         if self.task_id is not None:
             return self.leave_body(error)
         super().leave(error, is_block=True)
@@ -391,13 +404,14 @@ class TaskRun(Delivery):
 
 
 class Body(Inner):
-    """A further scope inside of a run, which decides for the run as it is left."""
+    """A further scope inside of a run, which decides for the run where it is the outermost."""
 
     __slots__ = ()
     delivery: TaskRun
 
     def __init__(self, run: TaskRun) -> None:
         super().__init__(run, concludes=False)
+        run.depth += 1
 
     def leave(self, error: BaseException | None, *, is_block: bool = False) -> bool:  # noqa: ARG002
         """Leave it as the body is left.
@@ -405,8 +419,10 @@ class Body(Inner):
         Raises:
             Reject: by policy, from the body's own error.
         """
+        run = self.delivery
+        run.depth -= 1
         try:
-            return self.delivery.leave_body(error)
+            return not run.depth and run.leave_body(error)
         finally:
             detach(self._token)
 
@@ -489,10 +505,13 @@ CELERYS_OWN = "celery."
 
 
 class Prepared:
-    """All that the runs of one task have in common. Renewed when a setting has changed."""
+    """All that the runs of one task have in common. Renewed when a setting has changed.
+
+    Thread-safe: a race at worst makes the same twice.
+    """
 
     __slots__ = (
-        "_by_correlation", "acks_late", "binding", "body", "generation", "routes", "subscription",
+        "_requested", "acks_late", "binding", "body", "generation", "routes", "subscription",
     )  # fmt: skip
 
     def __init__(self, task: Any) -> None:
@@ -504,24 +523,24 @@ class Prepared:
         self.binding: Binding | None = None
         self.subscription: Subscription | None = None
         """The settings of its runs; None where they are not traced."""
-        self._by_correlation: dict[str, Subscription] = {}
+        self._requested: dict[tuple[Subscription, str], Subscription] = {}
 
     def renew(self, task: Any) -> None:
         """Take up the settings that hold now."""
-        self.generation, self.acks_late = GENERATION[0], task.acks_late
-        self._by_correlation = {}
-        self.binding = binding_for(task.app)
-        if self.binding is None:
-            self.subscription = None
-            return
-        self.subscription = subscription = _subscription(task, self.binding.instrumenter)
-        if subscription.settles and not is_fitted(task):
-            faults.once(
-                "%s does nothing for task %s: it was known to the worker before the policy was. "
-                "Call instrument or wrap where the application is made",
-                subscription.policy,
-                task.name,
-            )
+        generation, acks_late, subscription = GENERATION[0], task.acks_late, None
+        binding = binding_for(task.app)
+        if binding is not None:
+            subscription = _subscription(task, binding.instrumenter)
+            if subscription.settles and not is_fitted(task):
+                faults.once(
+                    "%s does nothing for task %s: it was known to the worker before the policy "
+                    "was. Call instrument or wrap where the application is made",
+                    subscription.policy,
+                    task.name,
+                )
+        self.binding, self.subscription, self._requested = binding, subscription, {}
+        # Last: another thread that finds these finds the others as well.
+        self.acks_late, self.generation = acks_late, generation
 
     def subscription_for(self, task: Any, headers: dict[str, Any]) -> Subscription | None:
         """The settings for one message: its sender may say how it is to be related to."""
@@ -531,11 +550,11 @@ class Prepared:
         wanted = requested_correlation(headers)
         if wanted is None or not subscription.instrumenter.config.trust:
             return subscription
-        found = self._by_correlation.get(wanted)
-        if found is None and self.binding is not None:
-            settings = {**subscription.overrides.settings, "correlation": wanted}
-            found = _subscription(task, self.binding.instrumenter, cached_overrides(settings))
-            self._by_correlation[wanted] = found
+        key = subscription, wanted
+        found = self._requested.get(key)
+        if found is None:
+            overrides = cached_overrides({**subscription.overrides.settings, "correlation": wanted})
+            found = self._requested[key] = _subscription(task, subscription.instrumenter, overrides)
         return found
 
 
@@ -573,7 +592,7 @@ def _subscription(
         )
 
     without = cached_overrides({**overrides.settings, "policy": manual})
-    if task.name and task.name.startswith(CELERYS_OWN):
+    if not task.name or task.name.startswith(CELERYS_OWN):
         return subscribe(without)
     try:
         return subscribe(overrides)
@@ -613,9 +632,15 @@ def run_of(handler: Any) -> tuple[TaskRun | None, bool]:
     if ready.body is handler or is_body(task, handler):
         ready.body = handler
         request = task.request
-        is_call = request.called_directly or request.is_eager
+        is_call = request.called_directly or request.is_eager or _calls_itself(task, request)
         return None if is_call else TaskRun(task, request), True
     return None, any(is_body(other, handler) for other in task.app.tasks.values())
+
+
+def _calls_itself(task: Any, request: Any) -> bool:
+    """Whether a task has called itself like a function: Celery then makes a copy of its request."""
+    kept = task.request_stack.stack if len(task.request_stack) > 1 else ()
+    return any(each.id == request.id for each in kept if each is not request)
 
 
 def is_body(task: Any, handler: Any) -> bool:

@@ -70,9 +70,10 @@ def apply_policy(task: Any, binding: Binding) -> None:
         refuse(policy, client, TaskRun.refusal(policy))
         if not task.acks_late:
             raise auto_ack_error(policy, client, f"task {name}")
-    is_decorated = unwrapped(task.run) is not task.run
-    if (is_decorated or (policy.settles and overrides is None)) and not hasattr(task.run, FITTED):
-        task.run = _settling(task, task.run, binding)
+    body = task.run  # asked for once: a bound method is another object each time
+    is_decorated = unwrapped(body) is not body
+    if (is_decorated or (policy.settles and overrides is None)) and not hasattr(body, FITTED):
+        task.run = _settling(task, body, binding)
 
 
 def _refuse_body(task: Any) -> None:
@@ -100,6 +101,7 @@ def _settling(task: Any, body: Callable[..., Any], binding: Binding) -> Any:
         try:
             told = innermost.get(get_ident())
             if told is not None and told.task is task:
+                told.depth += 1
                 return told
             # No signal has told of the run, or it is no run at all.
             run = run_of(plain)[0] if binding.active else None

@@ -192,15 +192,32 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
 # -- handing out -----------------------------------------------------------------------------------
 
 
-def _poll(state: ConsumerState, poll: Call, timeout_ms: Any = 0, *args: Any, **more: Any) -> Any:
+def _given(args: Any, kwargs: Any, place: int, name: str) -> Any:
+    """An argument of a call, however it was given; None if it was not."""
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def _instead(args: Any, kwargs: Any, place: int, name: str, value: Any) -> tuple[Any, Any]:
+    """The arguments of a call with another value for one of them, which stays in its place."""
+    if len(args) > place:
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+    return args, {**kwargs, name: value}
+
+
+def _poll(state: ConsumerState, poll: Call, *args: Any, **kwargs: Any) -> Any:
     tracker = state.tracker
     if not state.inside:
         tracker.run_pending()
-    max_block = tracker.max_block()
+    max_block, timeout_ms = tracker.max_block(), _given(args, kwargs, 0, "timeout_ms")
     if max_block is None or not isinstance(timeout_ms, int | float) or timeout_ms <= 0:
-        records = poll(timeout_ms, *args, **more)
+        records = poll(*args, **kwargs)
     else:
-        records = _poll_in_slices(state, lambda it: poll(it * 1000, *args, **more), timeout_ms)
+
+        def wait(seconds: float) -> Any:
+            args_now, kwargs_now = _instead(args, kwargs, 0, "timeout_ms", seconds * 1000)
+            return poll(*args_now, **kwargs_now)
+
+        records = _poll_in_slices(state, wait, timeout_ms)
     if not state.inside and isinstance(records, dict):
         tracker.handed_out(records)
     return records
@@ -259,10 +276,10 @@ def _begin_commit(state: ConsumerState, offsets: Any) -> UserCommit | None:
         return None
 
 
-def _commit(state: ConsumerState, send: Call, offsets: Any = None, *args: Any, **more: Any) -> Any:
-    commit = _begin_commit(state, offsets)
+def _commit(state: ConsumerState, send: Call, *args: Any, **kwargs: Any) -> Any:
+    commit = _begin_commit(state, _given(args, kwargs, 0, "offsets"))
     try:
-        result = send(offsets, *args, **more)
+        result = send(*args, **kwargs)
     except Exception as error:
         if commit is not None:
             commit.failed(error)
@@ -272,16 +289,14 @@ def _commit(state: ConsumerState, send: Call, offsets: Any = None, *args: Any, *
     return result
 
 
-def _commit_async(
-    state: ConsumerState, send: Call, offsets: Any = None, callback: Any = None, *args: Any,
-    **more: Any,
-) -> Any:  # fmt: skip
-    commit = _begin_commit(state, offsets)
+def _commit_async(state: ConsumerState, send: Call, *args: Any, **kwargs: Any) -> Any:
+    callback = _given(args, kwargs, 1, "callback")
+    commit = _begin_commit(state, _given(args, kwargs, 0, "offsets"))
     if commit is None or (callback is not None and not callable(callback)):
-        return send(offsets, callback, *args, **more)
+        return send(*args, **kwargs)
     answered = partial(on_answer, commit)
     if not _must_look_up(state.native):
-        future = send(offsets, callback, *args, **more)
+        future = send(*args, **kwargs)
         future.add_callback(answered)
         future.add_errback(answered)
         return future
@@ -293,7 +308,8 @@ def _commit_async(
         if theirs is not None:
             theirs(committed, answer)
 
-    return send(offsets, both, *args, **more)
+    args, kwargs = _instead(args, kwargs, 1, "callback", both)
+    return send(*args, **kwargs)
 
 
 def _must_look_up(consumer: Any) -> bool:
@@ -332,18 +348,17 @@ def _assign(state: ConsumerState, assign: Call, *args: Any, **kwargs: Any) -> An
     return result
 
 
-def _close(
-    state: ConsumerState, close: Call, autocommit: Any = True, timeout_ms: Any = None, *args: Any,
-    **more: Any,
-) -> Any:  # fmt: skip
+def _close(state: ConsumerState, close: Call, *args: Any, **kwargs: Any) -> Any:
     loop = state.loop() if state.loop is not None else None
     if loop is not None and state.is_here():  # closed elsewhere, its turn is lost
         loop.leave()
-    began, is_limited = monotonic(), isinstance(timeout_ms, int | float)
+    began, timeout_ms = monotonic(), _given(args, kwargs, 1, "timeout_ms")
+    is_limited = isinstance(timeout_ms, int | float)
     state.tracker.before_close(timeout_ms / 1000 if is_limited else TIMEOUT)
     if is_limited:
-        timeout_ms = max(0, timeout_ms - (monotonic() - began) * 1000)
-    return close(autocommit, timeout_ms, *args, **more)
+        left = max(0, timeout_ms - (monotonic() - began) * 1000)
+        args, kwargs = _instead(args, kwargs, 1, "timeout_ms", left)
+    return close(*args, **kwargs)
 
 
 _METHODS: dict[str, Callable[..., Any]] = {

@@ -45,7 +45,9 @@ class KafkaRecord(Record):
         if isinstance(via, KafkaConsumer):
             return taken(message, track(via).tracker)
         found = registry.find(runs_of_one(message))
-        return cls(message) if found is None else cls(message, found[0], *found[1].values())
+        if found is None:
+            return _not_open(message)
+        return cls(message, found[0], *found[1].values())
 
     @classmethod
     def given(cls, message: Any, via: Any) -> Delivery | tuple[()] | None:
@@ -128,6 +130,14 @@ def taken(record: Any, tracker: Tracker) -> KafkaRecord:
     return KafkaRecord(record, tracker, tracker.of_handled((record,)))
 
 
+def _not_open(record: Any) -> KafkaRecord:
+    """A record that no consumer has in hand; perhaps one has lost it in the middle of a batch.
+
+    That is no mistake of the application's: the handler runs, and nothing is settled.
+    """
+    return KafkaRecord(record, *registry.loss_of(record) or ())
+
+
 def _are_records(given: Sequence[Any]) -> bool:
     if all(issubclass(kind, ConsumerRecord) for kind in set(map(type, given))):
         return True
@@ -141,7 +151,7 @@ def _batch(records: Sequence[Any], via: Any) -> Batch:
         frontiers = {at: tracker.of_handled(several) for at, several in runs.items()}
         return RecordBatch(Records(KafkaRecord, records, runs, tracker, frontiers))
     found = registry.find(runs)
-    if found is None and registry.holds_some(runs):
+    if found is None and registry.knows_some(runs):
         return Batch([KafkaRecord.of(each, via) for each in records])
     return RecordBatch(Records(KafkaRecord, records, runs, *found or ()))
 

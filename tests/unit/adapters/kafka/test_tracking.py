@@ -109,6 +109,32 @@ def test_a_subclass_has_its_say() -> None:
     assert consumer.calls == [("mine",), ("poll", 5, 3, True)]
 
 
+class Narrow(Consumer):
+    """A user's subclass whose methods take less than the client's."""
+
+    def poll(self, **options: Any) -> Any:
+        return super().poll(**options)
+
+    def commit(self) -> None:
+        super().commit()
+
+    def commit_async(self) -> Any:
+        return super().commit_async()
+
+    def close(self) -> None:
+        super().close()
+
+
+def test_a_subclass_may_take_less_than_the_client() -> None:
+    consumer = Narrow()
+    track(consumer)
+    consumer.poll()
+    consumer.poll(timeout_ms=5)
+    consumer.commit()
+    consumer.close()
+    assert [name for name, *_ in consumer.calls] == ["poll", "poll", "commit", "close"]
+
+
 # -- what passes -----------------------------------------------------------------------------------
 
 

@@ -310,8 +310,17 @@ def test_a_turn_of_a_message_that_needs_no_settlement_is_continued(
         pass
     turn, block = telemetry.spans
     assert (block.parent, block.name) == (turn.context, "continue orders:created:billing")
-    channel.basic_ack(0, multiple=True)
-    assert len(telemetry.spans) == 2
+
+
+def test_a_settlement_of_several_is_not_of_those_that_need_none(
+    channel: Channel, telemetry: Telemetry
+) -> None:
+    message = got(), properties(), BODY
+    fetch(channel, message, auto_ack=True)
+    for _ in hopspan.each([message], via=channel, **telemetry.settings):
+        pass
+    channel.basic_nack(0, multiple=True)
+    assert len(telemetry.spans) == 1
 
 
 # -- settling --------------------------------------------------------------------------------------

@@ -223,6 +223,7 @@ def test_multiple_settles_all_up_to_a_tag(
     settled = [index for index, each in enumerate(five, 1) if each.verdict is ACK]
     assert settled == [each for each in range(1, upto + 1) if each != 2]
     assert left(ledger) == ([] if upto >= 2 else [2])
+    assert ledger.verdict_of(2) is (ACK if upto >= 2 else None)
 
 
 def test_not_multiple_settles_one(channel: Channel, ledger: Ledger, five: list[Delivery]) -> None:
@@ -326,6 +327,20 @@ def test_a_handling_that_ends_while_its_delivery_is_settled_leaves_nothing(
     connection.on_its_way = lambda: delivery.is_over or end(delivery)
     channel.basic_ack(1) if verdict is ACK else channel.basic_nack(1)
     assert (ledger.open, left(ledger), ledger.verdict_of(1)) == ({}, [], verdict)
+
+
+def test_a_delivery_that_is_settled_while_its_handling_ends_is_not_left(
+    channel: Channel, ledger: Ledger, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = PikaDelivery.described
+
+    def settled_meanwhile(delivery: Any) -> Any:
+        channel.basic_ack(delivery.tag)
+        return described(delivery)
+
+    monkeypatch.setattr(PikaDelivery, "described", settled_meanwhile)
+    end(begin(channel))
+    assert (ledger.open, left(ledger)) == ({}, [])
 
 
 def test_a_delivery_and_a_settlement_on_two_threads_always_find_each_other(
