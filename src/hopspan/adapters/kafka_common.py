@@ -38,36 +38,31 @@ Headers = list[tuple[str, Any]]
 _DEFAULT_PORT = 9092
 
 
-class Origin(NamedTuple):
-    """Where a dead-lettered record comes from, and why."""
-
-    topic: str
-    partition: int
-    offset: int
-    error_type: str | None
-    attempt: int
-
-
-_ORIGIN = {
-    "hopspan.origin.topic": "topic",
-    "hopspan.origin.partition": "partition",
-    "hopspan.origin.offset": "offset",
-    "hopspan.error.type": "error_type",
-    "hopspan.attempt": "attempt",
-}
-
-
-def dead_letter_headers(headers: Sequence[Any] | None, origin: Origin) -> Headers:
-    """A record's headers, with its origin in place of an earlier one.
+def dead_letter_headers(
+    headers: Sequence[Any] | None, place: tuple[str, int, int], error_type: str | None, attempt: int
+) -> Headers:
+    """A record's headers, with its origin in place of an earlier one, and why it is dead.
 
     Values that a client reads but refuses to write (None) become empty.
+
+    Args:
+        headers: The record's.
+        place: Its topic, partition and offset.
+        error_type: Of its last failure.
+        attempt: The one that has failed.
     """
+    told = dict(zip(_ORIGIN, (*place, error_type, attempt), strict=True))
     kept = [(key, b"" if value is None else value) for key, value in headers or ()]
-    fresh = [(header, getattr(origin, field)) for header, field in _ORIGIN.items()]
     return [
-        *(pair for pair in kept if pair[0] not in _ORIGIN),
-        *((header, str(value).encode()) for header, value in fresh if value is not None),
+        *(pair for pair in kept if pair[0] not in told),
+        *((key, str(value).encode()) for key, value in told.items() if value is not None),
     ]
+
+
+_ORIGIN = (
+    "hopspan.origin.topic", "hopspan.origin.partition", "hopspan.origin.offset",
+    "hopspan.error.type", "hopspan.attempt",
+)  # fmt: skip
 
 
 class Server(NamedTuple):
@@ -96,50 +91,40 @@ def endpoint(topic: str, where: Server, group: str | None = None) -> Endpoint:
     )
 
 
-class Topics(dict[str, Route]):
-    """The routes of one producer's sends, by topic. Bounded."""
+class Routes(dict[Any, Route]):
+    """The routes of one client's messages, by what they go to or come from. Bounded."""
 
     MOST = 1024
 
-    def __init__(self, where: Server, about: Mapping[str, Any]) -> None:
-        """Begin empty; `about` are the attributes of every send."""
+    def __init__(self, make: Callable[[Any], Route]) -> None:
+        """Begin empty; `make` the route of a key that is asked for first."""
         super().__init__()
-        self._where = where
-        self._about = about
+        self._make = make
 
-    def __missing__(self, topic: str) -> Route:
+    def __missing__(self, key: Any) -> Route:
         if len(self) >= self.MOST:
             self.clear()
-        route = self[topic] = Route(names.plan(SEND, endpoint(topic, self._where)), self._about)
+        route = self[key] = self._make(key)
         return route
 
 
-class Routes(dict[tuple[str, int], Route]):
-    """The routes of one consumer's records, by topic and partition. Bounded."""
+def records_of(endpoint: Callable[[str], Endpoint], about: Mapping[str, Any]) -> Routes:
+    """The routes of a consumer's records, by topic and partition.
 
-    MOST = 1024
+    Args:
+        endpoint: From a topic to where its records come from.
+        about: The attributes of every record.
+    """
 
-    def __init__(self, endpoint: Callable[[str], Endpoint], about: Mapping[str, Any]) -> None:
-        """Begin empty.
-
-        Args:
-            endpoint: From a topic to where its records come from.
-            about: The attributes of every record.
-        """
-        super().__init__()
-        self._endpoint = endpoint
-        self._about = about
-
-    def __missing__(self, key: tuple[str, int]) -> Route:
+    def make(key: tuple[str, int]) -> Route:
         topic, partition = key
-        if len(self) >= self.MOST:
-            self.clear()
-        particular = {**self._about, names.PARTITION_ID: str(partition)}
-        route = self[key] = Route(names.plan(names.PROCESS, self._endpoint(topic)), particular)
-        return route
+        particular = {**about, names.PARTITION_ID: str(partition)}
+        return Route(names.plan(names.PROCESS, endpoint(topic)), particular)
+
+    return Routes(make)
 
 
-NOBODYS = Routes(lambda topic: Endpoint(SYSTEM, topic), {})
+NOBODYS = records_of(lambda topic: Endpoint(SYSTEM, topic), {})
 """The routes of records whose consumer is not known."""
 
 

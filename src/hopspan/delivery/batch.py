@@ -158,6 +158,10 @@ class Batch(Delivery):
         """Never called: each member is settled by itself."""
         raise NotImplementedError
 
+    def _settles_at_once(self, settlement: Settlement, seconds: float) -> bool:  # noqa: ARG002
+        """No: each member is settled by itself."""
+        return False
+
     def plan_settlement(self, outcome: Outcome) -> list[tuple[Delivery, Settlement]] | None:
         policy = self.policy
         planned = []

@@ -643,12 +643,10 @@ class Delivery(Incoming):
                 subscription = self.subscription
                 self.outcome = SUCCESS
                 success = subscription.success
-                if not subscription.settles or (
-                    not self.is_batch
-                    and (
-                        self.verdict is not None
-                        or (success is not None and self._settles_at_once(success, seconds))
-                    )
+                if (
+                    not subscription.settles
+                    or (self.verdict is not None and not self.is_batch)
+                    or (success is not None and self._settles_at_once(success, seconds))
                 ):
                     self._end(seconds)
                     return

@@ -7,16 +7,14 @@ This is the bookkeeping for that, for any client of Kafka's: an adapter derives 
 Rules: no client is imported; a record's handling begins and ends as that of any delivery.
 """
 
-from hopspan.offsets.batch import RecordBatch, Records
 from hopspan.offsets.committer import COMMIT, TIMEOUT, UserCommit, on_answer
 from hopspan.offsets.consumer import Consumer, Partition, Position, Positions
 from hopspan.offsets.frontier import BatchHandling, Done, Frontier, Handling
-from hopspan.offsets.record import Record, RevokedError
-from hopspan.offsets.registry import MixedConsumersError, Registry
-from hopspan.offsets.tracker import Tracker
+from hopspan.offsets.record import Record, RecordBatch, Records, RevokedError
+from hopspan.offsets.tracker import Registry, Tracker
 
 __all__ = [
     "COMMIT", "TIMEOUT", "BatchHandling", "Consumer", "Done", "Frontier", "Handling",
-    "MixedConsumersError", "Partition", "Position", "Positions", "Record", "RecordBatch", "Records",
-    "Registry", "RevokedError", "Tracker", "UserCommit", "on_answer",
+    "Partition", "Position", "Positions", "Record", "RecordBatch", "Records", "Registry",
+    "RevokedError", "Tracker", "UserCommit", "on_answer",
 ]  # fmt: skip

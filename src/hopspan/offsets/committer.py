@@ -80,24 +80,20 @@ class Committer:
             seconds: For how long at most.
         """
         commit = self.prepare()
-        if commit is not None:
-            try:
-                self._send(commit, seconds if wait else None)
-            except Exception as error:  # noqa: BLE001 - the client's: on the span and in the log
+        try:
+            if commit is not None and wait:
+                self.consumer.commit(commit.positions, seconds)
+            elif commit is not None:
+                self._unanswered.append(commit)
+                answered = partial(on_answer, commit)
+                commit.is_answered = self.consumer.commit_async(commit.positions, answered)
+        except Exception as error:  # noqa: BLE001 - the client's: on the span and in the log
+            if commit is not None:
                 commit.failed(error)
-                return
-        for before in list(self._unanswered) if wait else ():
-            before.succeeded()  # what was committed since covers it
-
-    def _send(self, commit: Commit, seconds: float | None) -> None:
-        if seconds is not None:
-            self.consumer.commit(commit.positions, seconds)
-            commit.succeeded()
-        else:
-            self._unanswered.append(commit)
-            commit.is_answered = self.consumer.commit_async(
-                commit.positions, partial(on_answer, commit)
-            )
+            return
+        if wait:
+            for each in (*filter(None, [commit]), *self._unanswered):
+                each.succeeded()  # it covers what was sent before
 
     async def commit_awaited(self, partitions: Iterable[Partition]) -> None:
         """Commit what is done of these partitions, on the client's own loop. Never raises."""
@@ -149,114 +145,12 @@ def on_answer(commit: Commit | UserCommit, answer: Any) -> None:
         faults.report("hearing the answer to a commit")
 
 
-class Commit:
-    """One commit of hopspan's, from before it is sent to its answer."""
+class _Sent:
+    """A commit that is sent now, for its settle span."""
 
-    __slots__ = ("_committed", "_committer", "_covered", "_is_over", "_span", "is_answered",
-                 "positions")  # fmt: skip
-
-    def __init__(
-        self, committer: Committer, committed: Mapping[Partition, tuple[Frontier, int]]
-    ) -> None:
-        self._committer = committer
-        self._committed = committed
-        self._covered = {
-            each: frontier.take_done(offset) for each, (frontier, offset) in committed.items()
-        }
-        self._is_over = False
-        self.is_answered: Callable[[], bool] = bool
-        """Whether the client has the answer, where it is not waited for."""
-        self._span = _CommitSpan(committer.consumer)
-        self.positions: Positions = {
-            each: Position(offset, frontier.epoch) for each, (frontier, offset) in committed.items()
-        }
-
-    def is_on_its_way(self, seconds: float) -> bool:
-        """Whether it was sent less than these seconds ago, and the broker may still answer."""
-        return not self.is_answered() and self._span.elapsed() < seconds
-
-    def succeeded(self) -> None:
-        """The broker has it."""
-        if self._end(failed=False):
-            for frontier, offset in self._committed.values():
-                frontier.committed = max(offset, frontier.committed or 0)
-            if any(self._covered.values()):  # or it only repeats what had no answer yet
-                self._record(SUCCESS)
-
-    def failed(self, error: BaseException) -> None:
-        """The broker does not have it: the next commit repeats it."""
-        if not self._end(failed=True):
-            return
-        with self._committer.partitions.lock:
-            for partition, (frontier, _) in self._committed.items():
-                frontier.give_back(self._covered[partition])
-        self._record(failure(self._committer.consumer.client, error))
-        faults.logger.warning(
-            "could not commit %s; the next commit tries again: %s",
-            {f"{each.topic}-{each.partition}": at.offset for each, at in self.positions.items()},
-            error,
-        )
-
-    def _end(self, *, failed: bool) -> bool:
-        if self._is_over:
-            return False
-        self._is_over = True
-        self._committer.on_end(self, failed=failed)
-        return True
-
-    def _record(self, outcome: Outcome) -> None:
-        self._span.record(self._committer.instrumenter, self.positions, self._covered, outcome)
-
-
-class UserCommit:
-    """One commit of the application's: it settles everything below its offsets."""
-
-    __slots__ = ("_consumer", "_instrumenter", "_partitions", "_positions", "_span")
-
-    def __init__(
-        self,
-        committer: Committer,
-        positions: Mapping[Any, int | None] | None,
-        instrumenter: Instrumenter | None,
-    ) -> None:
-        """The commit is about to be sent.
-
-        Args:
-            committer: The consumer's.
-            positions: The offset for each partition; None for all that was handed out.
-            instrumenter: The settings of its span; None for no span.
-        """
+    def __init__(self, committer: Committer) -> None:
         self._consumer = committer.consumer
         self._partitions = committer.partitions
-        self._instrumenter = instrumenter
-        with self._partitions.lock:
-            current = {each: at.position for each, at in self._partitions.frontiers.items()}
-        self._positions = current if positions is None else positions
-        self._span = _CommitSpan(self._consumer)
-
-    def succeeded(self) -> None:
-        """The broker has it."""
-        covered: dict[Partition, list[Done]] = {}
-        with self._partitions.lock:
-            for partition, offset in self._positions.items():
-                frontier = self._partitions.find(partition)
-                if frontier is not None and offset is not None:
-                    covered[partition] = frontier.committed_below(offset)
-        self._span.record(self._instrumenter, self._positions, covered, SUCCESS)
-
-    def failed(self, error: BaseException) -> None:
-        """The broker does not have it."""
-        outcome = failure(self._consumer.client, error)
-        self._span.record(self._instrumenter, self._positions, {}, outcome)
-
-
-class _CommitSpan:
-    """The settle span of a commit: when it began and within which span."""
-
-    __slots__ = ("_began", "_clock", "_consumer", "_context", "_within")
-
-    def __init__(self, consumer: Consumer) -> None:
-        self._consumer = consumer
         self._context = get_current()
         self._within = get_current_span(self._context).get_span_context()
         self._began, self._clock = time_ns(), perf_counter()
@@ -265,14 +159,14 @@ class _CommitSpan:
         """Seconds since the commit began."""
         return perf_counter() - self._clock
 
-    def record(
+    def _record(
         self,
         instrumenter: Instrumenter | None,
         partitions: Iterable[Partition],
         covered: Covered,
         outcome: Outcome,
     ) -> None:
-        """Record it. A commit for the one record that is being handled is a part of that.
+        """Record the span. A commit for the one record that is being handled is a part of that.
 
         Any other has links to the process spans of its records.
         """
@@ -296,6 +190,95 @@ class _CommitSpan:
             )
         except Exception:  # noqa: BLE001
             faults.report("recording a commit")
+
+
+class Commit(_Sent):
+    """One commit of hopspan's, from before it is sent to its answer."""
+
+    def __init__(
+        self, committer: Committer, committed: Mapping[Partition, tuple[Frontier, int]]
+    ) -> None:
+        super().__init__(committer)
+        self._committer = committer
+        self._committed = committed
+        self._covered = {at: frontier.take_done(to) for at, (frontier, to) in committed.items()}
+        self._is_over = False
+        self.is_answered: Callable[[], bool] = bool
+        """Whether the client has the answer, where it is not waited for."""
+        self.positions: Positions = {
+            at: Position(to, frontier.epoch) for at, (frontier, to) in committed.items()
+        }
+
+    def is_on_its_way(self, seconds: float) -> bool:
+        """Whether it was sent less than these seconds ago, and the broker may still answer."""
+        return not self.is_answered() and self.elapsed() < seconds
+
+    def succeeded(self) -> None:
+        """The broker has it."""
+        if self._end(failed=False):
+            for frontier, offset in self._committed.values():
+                frontier.committed = max(offset, frontier.committed or 0)
+            if any(self._covered.values()):  # or it only repeats what had no answer yet
+                self._record(self._committer.instrumenter, self.positions, self._covered, SUCCESS)
+
+    def failed(self, error: BaseException) -> None:
+        """The broker does not have it: the next commit repeats it."""
+        if not self._end(failed=True):
+            return
+        with self._partitions.lock:
+            for partition, (frontier, _) in self._committed.items():
+                frontier.give_back(self._covered[partition])
+        outcome = failure(self._consumer.client, error)
+        self._record(self._committer.instrumenter, self.positions, self._covered, outcome)
+        faults.logger.warning(
+            "could not commit %s; the next commit tries again: %s",
+            {f"{each.topic}-{each.partition}": at.offset for each, at in self.positions.items()},
+            error,
+        )
+
+    def _end(self, *, failed: bool) -> bool:
+        is_first, self._is_over = not self._is_over, True
+        if is_first:
+            self._committer.on_end(self, failed=failed)
+        return is_first
+
+
+class UserCommit(_Sent):
+    """One commit of the application's: it settles everything below its offsets."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        positions: Mapping[Any, int | None] | None,
+        instrumenter: Instrumenter | None,
+    ) -> None:
+        """The commit is about to be sent.
+
+        Args:
+            committer: The consumer's.
+            positions: The offset for each partition; None for all that was handed out.
+            instrumenter: The settings of its span; None for no span.
+        """
+        super().__init__(committer)
+        self._instrumenter = instrumenter
+        with self._partitions.lock:
+            current = {each: at.position for each, at in self._partitions.frontiers.items()}
+        self._positions = current if positions is None else positions
+
+    def succeeded(self) -> None:
+        """The broker has it."""
+        covered: dict[Partition, list[Done]] = {}
+        with self._partitions.lock:
+            for partition, offset in self._positions.items():
+                frontier = self._partitions.find(partition)
+                if frontier is not None and offset is not None:
+                    covered[partition] = frontier.committed_below(offset)
+        self._record(self._instrumenter, self._positions, covered, SUCCESS)
+
+    def failed(self, error: BaseException) -> None:
+        """The broker does not have it."""
+        outcome = failure(self._consumer.client, error)
+        self._record(self._instrumenter, self._positions, {}, outcome)
 
 
 def _messages(consumer: Consumer, covered: Covered, count: int) -> list[SettledMessage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from hopspan.offsets.frontier import OFFSET
 
@@ -21,20 +21,8 @@ if TYPE_CHECKING:
     from hopspan.offsets.frontier import Done
 
 
-class Partition(Protocol):
-    """A partition as the client writes it."""
-
-    @property
-    def topic(self) -> str:
-        """The topic's name."""
-        ...
-
-    @property
-    def partition(self) -> int:
-        """The number within the topic."""
-        ...
-
-    def __hash__(self) -> int: ...
+Partition = Any
+"""A partition as the client writes it: hashable, with a `topic` and a `partition`."""
 
 
 class Position(NamedTuple):

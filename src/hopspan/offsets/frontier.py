@@ -123,6 +123,8 @@ class Frontier:
             settles: Whether hopspan settles at all here. Where it never does, no frontier needs to
                 be kept, and the oldest records are forgotten.
         """
+        if not records:
+            return
         offset_of = self._offset_of
         first, self.position = offset_of(records[0]), offset_of(records[-1]) + 1
         self.is_guess = False

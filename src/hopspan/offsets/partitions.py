@@ -53,11 +53,6 @@ class Partitions:
         """Whether a partition is revoked, and may still come back."""
         return partition in self._suspended
 
-    def holds(self, record: Any) -> bool:
-        """Whether this consumer has handed out this very record, and it is still open."""
-        frontier = self.find(self._consumer.partition_of(record))
-        return frontier is not None and frontier.holds(record)
-
     def holding(self, runs: Runs) -> dict[Partition, Frontier] | None:
         """The frontiers in which each of these very records is open; None where one is not."""
         found = {}

@@ -1,5 +1,7 @@
 """The tracker of a consumer: its partitions' frontiers, and the work that is left for its thread.
 
+And the registry of a client's trackers, for records do not know the consumer that they came by.
+
 Rules: a consumer is used on one thread, but records may be concluded on any; so conclusions only
 change what is kept here, under a lock, and the client is called (seek, pause, commit) on its own
 thread: at once where that is the current one, else when it next asks for records.
@@ -7,6 +9,8 @@ thread: at once where that is the current one, else when it next asks for record
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -49,20 +53,14 @@ class Tracker:
 
     def handed_out(self, runs: Runs) -> None:
         """The application gets records. Never raises."""
-        for records in runs.values():
-            if records:
-                self.handed_out_partition(records)
-
-    def handed_out_partition(self, records: Sequence[Any]) -> None:
-        """The application gets records of one partition. Never raises."""
         partitions = self.partitions
         try:
-            partition = self.consumer.partition_of(records[0])
-            if len(self.siblings) > 1:
-                self.claim(records)
-            with partitions.lock:
-                frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
-                frontier.handed_out(records, settles=partitions.settles)
+            for partition, records in runs.items():
+                if len(self.siblings) > 1:
+                    self.claim(records)
+                with partitions.lock:
+                    frontier = partitions.frontiers.get(partition) or partitions.begun(partition)
+                    frontier.handed_out(records, settles=partitions.settles)
         except Exception:  # noqa: BLE001 - what is not seen must not be committed
             self._lose_sight()
 
@@ -141,6 +139,16 @@ class Tracker:
             self.committer.pending += 1
         if self.consumer.is_here():
             self.committer.commit_if_due()
+
+    def conclude_all(
+        self, frontier: Frontier, done: Sequence[Done], epoch: int | None, strategy: Commits
+    ) -> None:
+        """Records of a partition are done together."""
+        with self.partitions.lock:
+            for each in done[:-1]:
+                frontier.conclude(each.offset, epoch, each)
+            self.committer.pending += len(done) - 1
+        self.conclude(frontier, done[-1].offset, epoch, done[-1], strategy)
 
     def requeue(
         self, frontier: Frontier, partition: Partition, offset: int, attempt: int, pause: float
@@ -229,6 +237,82 @@ class Tracker:
                 ended += self.partitions.remove(partition)
         for handling in ended:
             _end(handling, reason)
+
+
+class Registry:
+    """The trackers of one client, and which of them has handed out records that do not tell.
+
+    Safe from any thread.
+    """
+
+    MOST_OWNED = 100_000
+
+    def __init__(self) -> None:
+        self._trackers: dict[int, tuple[weakref.ref[Any], weakref.ref[Tracker]]] = {}
+        # From a record's address to the consumer that handed it out last, where there are several
+        # consumers. Records are not kept, so another may lie there by now: its owner has to
+        # confirm that it holds the record.
+        self._owners: dict[int, weakref.ref[Tracker]] = {}
+        # The tracker that was found last is most likely to be asked for next.
+        self._last: Callable[[], Tracker | None] = _none
+
+    def add(self, native: Any, tracker: Tracker) -> None:
+        """Look for records in this consumer as well, for as long as it lives."""
+        key, mine = id(native), weakref.ref(tracker)
+        self._trackers[key] = weakref.ref(native, partial(self._remove, key)), mine
+        tracker.siblings, tracker.claim = self._trackers, partial(self._claim, mine)
+
+    def _remove(self, key: int, _: object) -> None:
+        self._trackers.pop(key, None)
+        if len(self._trackers) < 2:  # noqa: PLR2004 - the others are gone
+            self._owners.clear()
+
+    def _claim(self, owner: weakref.ref[Tracker], records: Sequence[Any]) -> None:
+        if len(self._owners) > self.MOST_OWNED:
+            self._owners.clear()  # a record that is not found here is looked for everywhere
+        self._owners.update(dict.fromkeys(map(id, records), owner))
+
+    def find(self, runs: Runs) -> tuple[Tracker, dict[Partition, Frontier]] | None:
+        """The tracker of the consumer that has handed out these very records, and is alive.
+
+        With the frontiers of their partitions. None where one of them is nobody's, or another's.
+        """
+        owner = next((self._owners.get(id(each[0])) for each in runs.values()), None)
+        known = self._all() if owner is None or _alive(owner) is None else (owner,)
+        for kept in known:
+            tracker = _alive(kept)
+            frontiers = None if tracker is None else tracker.partitions.holding(runs)
+            if tracker is not None and frontiers is not None:
+                self._last = kept
+                return tracker, frontiers
+        return None
+
+    def knows_some(self, runs: Runs) -> bool:
+        """Whether a consumer has records of the same partitions in hand, or has lost these."""
+        known = [each.partitions for each in map(_alive, self._all()) if each is not None]
+        return any(each.holds_some(runs) or each.lost_some(runs) for each in known)
+
+    def loss_of(self, record: Any) -> tuple[Tracker, Frontier] | None:
+        """The tracker whose consumer has lost this very record with its partition, or None."""
+        for tracker in filter(None, map(_alive, self._all())):
+            frontier = tracker.partitions.lost(record)
+            if frontier is not None:
+                return tracker, frontier
+        return None
+
+    def _all(self) -> list[Callable[[], Tracker | None]]:
+        # Copied in one step: the garbage collector may take a consumer away.
+        return [self._last, *(each for _, each in list(self._trackers.values()))]
+
+
+def _alive(kept: Callable[[], Tracker | None]) -> Tracker | None:
+    """A tracker may outlive its consumer, for as long as a record of it is handled."""
+    tracker = kept()
+    return None if tracker is None or tracker.consumer.native is None else tracker
+
+
+def _none() -> None:
+    return None
 
 
 def _end(handling: Handling | BatchHandling, reason: str) -> None:

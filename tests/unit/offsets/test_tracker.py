@@ -16,7 +16,6 @@ from hopspan.offsets import (
     Consumer,
     Done,
     Frontier,
-    MixedConsumersError,
     Partition,
     Position,
     Positions,
@@ -259,11 +258,13 @@ def test_a_record_is_found_by_the_very_object(tracker: Tracker, native: Native) 
     registry.add(native, tracker)
     mine = [Message(20), Message(21)]
     tracker.handed_out({ORDERS: mine})
-    assert (registry.tracker_of(mine[0]), registry.tracker_of(Message(20))) == (tracker, None)
-    found = registry.tracker_of_all({ORDERS: mine})
-    assert found == (tracker, {ORDERS: frontier(tracker)})
-    with pytest.raises(MixedConsumersError):
-        registry.tracker_of_all({ORDERS: [mine[0], Message(21)]})
+    found = tracker, {ORDERS: frontier(tracker)}
+    assert (registry.find({ORDERS: mine}), registry.find({ORDERS: mine[:1]})) == (found, found)
+    for others in ([Message(20)], [mine[0], Message(21)]):
+        assert registry.find({ORDERS: others}) is None
+    elsewhere = Place("bills", 0)
+    assert registry.knows_some({ORDERS: [Message(20)]}) is True
+    assert registry.knows_some({elsewhere: [Message(20, elsewhere)]}) is False
 
 
 def test_a_consumer_that_is_gone_has_handed_out_nothing(tracker: Tracker, facade: Facade) -> None:
@@ -272,9 +273,9 @@ def test_a_consumer_that_is_gone_has_handed_out_nothing(tracker: Tracker, facade
     registry.add(gone, other)
     mine = Message(20)
     other.handed_out({ORDERS: [mine]})
-    assert registry.tracker_of(mine) is other
+    assert registry.find({ORDERS: [mine]}) == (other, {ORDERS: frontier(other)})
     del gone
-    assert registry.tracker_of(mine) is None
+    assert registry.find({ORDERS: [mine]}) is None
 
 
 def test_a_partition_that_is_gone_ends_its_handlings(tracker: Tracker) -> None:

@@ -11,6 +11,7 @@ awaited; in 2.x they run in the thread that polls.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable
@@ -72,10 +73,10 @@ class ConsumerState(Consumer):
         """The cluster's id, once it is known."""
         self._cluster = getattr(getattr(native, "_client", None), "cluster", None)
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-        self.routes = kafka_common.Routes(self.endpoint, self._about)
+        self.routes = kafka_common.records_of(self.endpoint, self._about)
         """The routes of its records."""
         self.inside: str = ""
-        """The client's own call that goes on: `next`, or `loop` where a loop of ours asks."""
+        """The call of the client's own that goes on: `next`, or `loop` where our loop asks."""
         self.missed: bool = False
         """Whether this was made in the middle of the call that hands out."""
         self.taken: tuple[Any, Frontier | None] = NOTHING_TAKEN
@@ -177,16 +178,14 @@ def _passing(kind: Any, name: str, method: Callable[..., Any]) -> Callable[..., 
     """A method that goes by way of `method`, which is given the state and the client's own."""
     original = getattr(kind, name)
 
+    @functools.wraps(original, updated=())
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return method(self.__dict__[STATE], MethodType(getattr(kind, name), self), *args, **kwargs)
 
-    about = {each: getattr(original, each) for each in _COPIED}
     # Whatever looks at a method before it intercepts it is to see the client's.
-    about["__signature__"] = inspect.signature(original)
-    if hasattr(original, "__wrapped__") and not hasattr(original, INTERCEPTED):
-        about["__wrapped__"] = original.__wrapped__
-    for key, value in about.items():
-        setattr(call, key, value)
+    call.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    if hasattr(original, INTERCEPTED) or not hasattr(original, "__wrapped__"):
+        del call.__wrapped__
     return call
 
 
@@ -333,21 +332,12 @@ def _then(tell: Callable[..., None]) -> Callable[..., Any]:
     return method
 
 
-def _sought(state: ConsumerState, partition: Any, offset: Any, *_: Any, **_more: Any) -> None:
-    state.tracker.on_seek(partition, offset)
-
-
 def _sought_end(state: ConsumerState, *partitions: Any) -> None:
     for partition in partitions or list(state.tracker.partitions.frontiers):
         state.tracker.on_seek(partition, None)
 
 
-def _paused(state: ConsumerState, *partitions: Any) -> None:
-    state.tracker.rewinding.hand_back_pause(partitions)
-
-
-def _subscribed(state: ConsumerState, *_: Any, **_more: Any) -> None:
-    follow(state.native, state)
+_paused = _then(lambda state, *partitions: state.tracker.rewinding.hand_back_pause(partitions))
 
 
 def _assign(state: ConsumerState, assign: Call, *args: Any, **kwargs: Any) -> Any:
@@ -371,18 +361,19 @@ def _close(state: ConsumerState, close: Call, *args: Any, **kwargs: Any) -> Any:
     return close(*args, **kwargs)
 
 
-_COPIED = ("__name__", "__qualname__", "__module__", "__doc__")
 _METHODS: dict[str, Callable[..., Any]] = {
     "__next__": _next,
     "poll": _poll,
     "commit": _commit,
     "commit_async": _commit_async,
-    "seek": _then(_sought),
+    "seek": _then(
+        lambda state, partition, offset, *_, **__: state.tracker.on_seek(partition, offset)
+    ),
     "seek_to_beginning": _then(_sought_end),
     "seek_to_end": _then(_sought_end),
-    "pause": _then(_paused),
-    "resume": _then(_paused),
-    "subscribe": _then(_subscribed),
+    "pause": _paused,
+    "resume": _paused,
+    "subscribe": _then(lambda state, *_, **__: follow(state.native, state)),
     "assign": _assign,
     "unsubscribe": _assign,
     "close": _close,

@@ -18,6 +18,7 @@ from kafka.errors import BrokerResponseError
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.adapters import kafka_common
+from hopspan.conventions import Route
 from hopspan.delivery import Client, adapter_of, failure
 from hopspan.interception import INTERCEPTED, sends
 from hopspan.propagation import PAIRS
@@ -102,9 +103,12 @@ class _Sends:
         version = config.get("api_version")
         self.is_acked: bool = config.get("acks") != 0
         self.takes_headers: bool = not isinstance(version, tuple) or version >= _HEADERS_SINCE
-        self.routes = kafka_common.Topics(
-            kafka_common.server(config.get("bootstrap_servers")),
-            {names.CLIENT_ID: config.get("client_id")},
+        where = kafka_common.server(config.get("bootstrap_servers"))
+        about = {names.CLIENT_ID: config.get("client_id")}
+        self.routes = kafka_common.Routes(
+            lambda topic: Route(
+                names.plan(kafka_common.SEND, kafka_common.endpoint(topic, where)), about
+            )
         )
 
 

@@ -11,11 +11,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 from hopspan import conventions as names
 from hopspan.adapters import kafka_common
 from hopspan.adapters.kafka import producer as producers
-from hopspan.adapters.kafka.consumer import partition_named, registry, state_of, track
+from hopspan.adapters.kafka.consumer import partition_named, registry, runs_of_one, state_of, track
 from hopspan.adapters.kafka.producer import CLIENT
 from hopspan.delivery import Batch
 from hopspan.model import Verdict
-from hopspan.offsets import MixedConsumersError, Record, RecordBatch, Records
+from hopspan.offsets import Record, RecordBatch, Records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,8 +44,10 @@ class KafkaRecord(Record):
             return None
         if isinstance(via, KafkaConsumer):
             return taken(message, track(via).tracker)
-        tracker = registry.tracker_of(message)
-        return _not_open(message) if tracker is None else taken(message, tracker)
+        found = registry.find(runs_of_one(message))
+        if found is None:
+            return _not_open(message)
+        return cls(message, found[0], *found[1].values())
 
     @classmethod
     def given(cls, message: Any, via: Any) -> Delivery | tuple[()] | None:
@@ -105,14 +107,12 @@ class KafkaRecord(Record):
     def dead_letter(self, target: Any) -> None:
         """Publish a copy that tells the attempt that failed, and wait until the broker has it."""
         record, outcome = self.record, (self.batch or self).outcome
-        origin = kafka_common.Origin(
-            record.topic,
-            record.partition,
-            record.offset,
+        headers = kafka_common.dead_letter_headers(
+            record.headers,
+            (record.topic, record.partition, record.offset),
             None if outcome is None else outcome.error_type,
             self.attempt,
         )
-        headers = kafka_common.dead_letter_headers(record.headers, origin)
         producers.publish_copy(target, record, headers, self.subscription.instrumenter)
 
 
@@ -150,9 +150,8 @@ def _batch(records: Sequence[Any], via: Any) -> Batch:
         tracker = track(via).tracker
         frontiers = {at: tracker.of_handled(several) for at, several in runs.items()}
         return RecordBatch(Records(KafkaRecord, records, runs, tracker, frontiers))
-    try:
-        found = registry.tracker_of_all(runs)
-    except MixedConsumersError:
+    found = registry.find(runs)
+    if found is None and registry.knows_some(runs):
         return Batch([KafkaRecord.of(each, via) for each in records])
     return RecordBatch(Records(KafkaRecord, records, runs, *found or ()))
 

@@ -114,7 +114,7 @@ def test_what_the_user_does_to_the_list_does_nothing_to_the_batch(
 def test_a_batch_is_seen_where_no_handing_out_was(consumer: Consumer, state: ConsumerState) -> None:
     records = [record(10), record(11)]
     given(records, consumer)
-    assert [state.tracker.partitions.holds(each) for each in records] == [True, True]
+    assert state.tracker.partitions.frontiers[ORDERS].holds_all(records)
     assert state.tracker.partitions.frontiers[ORDERS].frontier() == 10
 
 
@@ -238,6 +238,42 @@ def test_what_the_application_commits_meanwhile_is_not_settled_again(
     assert batch.verdicts() == [Verdict.ACK, Verdict.ACK]
     frontier = state.tracker.partitions.frontiers[ORDERS]
     assert [each.offset for each in frontier.done] == [11]
+
+
+def test_a_batch_is_acked_without_an_object_of_a_record(
+    consumer: Consumer, state: ConsumerState, handling: Handle
+) -> None:
+    at_once = hopspan.Commits(every=1, seconds=None, wait=True)
+    batch = handling(
+        *polled(consumer, record(10), record(11, value=None), record(5, 1)), commits=at_once
+    )
+    assert isinstance(batch, RecordBatch)
+    span = batch.span.get_span_context()
+    batch.conclude()
+    assert (batch.verdicts(), batch.members.made) == ([Verdict.ACK] * 3, {})
+    assert consumer.commits() == [{ORDERS: 12}, {OTHERS: 6}]
+    assert [each.verdict for each in batch.deliveries] == [Verdict.ACK] * 3
+    assert span.is_valid
+
+
+def test_of_a_batch_that_was_committed_in_part_the_others_are_acked(
+    consumer: Consumer, state: ConsumerState, handling: Handle
+) -> None:
+    records = polled(consumer, record(10), record(11))
+    consumer.commit({ORDERS: OffsetAndMetadata(11, "", -1)})
+    batch = handling(*records)
+    batch.conclude()
+    assert batch.verdicts() == [Verdict.ACK, Verdict.ACK]
+    assert [each.offset for each in state.tracker.partitions.frontiers[ORDERS].done] == [11]
+
+
+def test_a_batch_of_which_a_partition_has_gone_is_not_settled(
+    consumer: Consumer, state: ConsumerState, handling: Handle
+) -> None:
+    batch = handling(*polled(consumer, record(10), record(5, 1)))
+    state.tracker.partitions.frontiers[OTHERS].alive = False
+    batch.conclude()
+    assert batch.verdicts() == [Verdict.ACK, None]
 
 
 def test_a_batch_whose_partition_goes_is_over(

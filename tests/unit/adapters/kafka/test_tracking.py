@@ -224,7 +224,7 @@ def test_what_the_iterator_polls_is_not_handed_out_yet(consumer: Consumer) -> No
     state = track(consumer)
     consumer.coming = [[record(10), record(11)]]
     next(consumer)
-    assert state.tracker.partitions.holds(record(11)) is False
+    assert state.tracker.partitions.frontiers[ORDERS].is_open(11) is False
     assert state.tracker.partitions.frontiers[ORDERS].frontier() == 10
 
 
