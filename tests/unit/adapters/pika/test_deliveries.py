@@ -313,14 +313,14 @@ def test_a_turn_of_a_message_that_needs_no_settlement_is_continued(
 
 
 def test_a_settlement_of_several_is_not_of_those_that_need_none(
-    channel: Channel, telemetry: Telemetry
+    channel: Channel, telemetry: Telemetry, logged: pytest.LogCaptureFixture
 ) -> None:
     message = got(), properties(), BODY
     fetch(channel, message, auto_ack=True)
     for _ in hopspan.each([message], via=channel, **telemetry.settings):
         pass
     channel.basic_nack(0, multiple=True)
-    assert len(telemetry.spans) == 1
+    assert (len(telemetry.spans), logged.records) == (1, [])
 
 
 # -- settling --------------------------------------------------------------------------------------
