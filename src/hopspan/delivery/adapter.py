@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class Signals(Protocol):
     """A client's signals. Modules satisfy this protocol."""
 
-    def connect(self, binding: Binding, instance: Any = None) -> None:
+    def connect(self, binding: Binding, instance: Any = None, /) -> None:
         """Listen for one wrapped object, or for the whole process; once more changes nothing.
 
         Raises:
             PolicyError: the policy in force cannot work.
         """
 
-    def disconnect(self, binding: Binding) -> None:
+    def disconnect(self, binding: Binding, /) -> None:
         """Listen for the whole process no more."""
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from hopspan.settlement import Policy
 
     Enter = Callable[[tuple[Any, ...]], Scope | None]
-    """Enters the delivery among a handler's arguments; None where the handler runs without a scope."""
+    """Enters the delivery among a handler's arguments; None where it runs without a scope."""
 
 Handler = TypeVar("Handler", bound="Callable[..., Any]")
 

@@ -504,8 +504,10 @@ class Delivery(Incoming):
         return deferred
 
     def _adopt(self, overrides: Overrides, block: str) -> None:
-        """Take over the settings of an inner scope: a policy of the same or a higher rank (a block
-        goes before a handler), and everything else that it sets."""
+        """Take over the settings of an inner scope.
+
+        A policy counts where it has the same or a higher rank: a block goes before a handler.
+        """
         settings = overrides.settings
         if "policy" in settings:
             rank = self.subscription.policy_rank if self._rare is None else self._rare.policy_rank
@@ -629,8 +631,10 @@ class Delivery(Incoming):
     # -- concluding ------------------------------------------------------------------------------
 
     def conclude(self, error: BaseException | None = None) -> None:
-        """Fix the outcome, settle, end. Takes effect once. Raises no `Exception`, at most a
-        `KeyboardInterrupt` or its like."""
+        """Fix the outcome, settle, end. Takes effect once.
+
+        Raises no `Exception`, at most a `KeyboardInterrupt` or its like.
+        """
         try:
             del self._live
         except AttributeError:

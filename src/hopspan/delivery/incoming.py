@@ -1,9 +1,9 @@
 """A message as its client hands it out: the part of a delivery that an adapter writes.
 
 A subclass for each client reads the client's own objects when it is asked, and performs one
-verdict. It decides nothing. Most methods have a default. A client needs `of`, `read` and `settle`; one whose users
-settle by themselves also needs `opened`, `closed` and `ongoing`, and has to intercept its settling
-methods and set `verdict` there.
+verdict. It decides nothing. Most methods have a default. A client needs `of`, `read` and `settle`;
+one whose users settle by themselves also needs `opened`, `closed` and `ongoing`, and has to
+intercept its settling methods and set `verdict` there.
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ class Incoming(Operation):
         """Forget it: the handling is over."""
 
     def settle(self, settlement: Settlement) -> Any:
-        """Perform a verdict. Called on a thread for which `is_here()` is true. Raises what the client
-        raises.
+        """Perform a verdict, on a thread for which `is_here()` is true.
 
-        Returns an awaitable for a client whose settlement is awaited, or None.
+        Raises what the client raises. Returns an awaitable for a client whose settlement is
+        awaited, or None.
         """
         raise NotImplementedError
 

@@ -51,8 +51,10 @@ if TYPE_CHECKING:
     from hopspan.delivery.delivery import Delivery
 
     Start = Callable[[Any, Context, tuple[int, object]], Delivery | None]
-    """Begins the turn of an item. Takes the item, the context in which the loop began, and the thread
-    and task of the loop; returns None for what is no message."""
+    """Begins the turn of an item: None for what is no message.
+
+    Takes the item, the context in which the loop began, and the thread and task of the loop.
+    """
 
 Item = TypeVar("Item")
 

@@ -135,8 +135,8 @@ def warn_of_late_settings(settings: Mapping[str, Any], config: Config) -> None:
         late = [name for name in late if getattr(config, name) != getattr(wanted, name)]
     if late:
         faults.once(
-            "%s of an inner handler or block had no effect: the handling had begun with the settings "
-            "of the outer one. Set them there",
+            "%s of an inner handler or block had no effect: the handling had begun with the "
+            "settings of the outer one. Set them there",
             ", ".join(late),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 from opentelemetry.trace import SpanContext
 
@@ -71,9 +71,10 @@ class Record(Delivery):
         self.tracker: Tracker | None = tracker
         self.frontier: Frontier | None = frontier
         self.offset: int = self.offset_of(record)
-        self.counted, self.attempt = False, 1
+        self.counted = False
+        self.attempt = 1
         if frontier is not None and frontier.attempts:
-            self.attempt = frontier.attempt(self.offset)
+            self.attempt = frontier.attempt(self.offset)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def dead_letter(self, target: Any) -> None:
         """Publish a copy, and wait until the broker has it. Raises what the client raises."""
@@ -84,7 +85,7 @@ class Record(Delivery):
         """The client's consumer; None where nobody knows it, or when it is gone."""
         return None if self.tracker is None else self.tracker.consumer.native
 
-    source = consumer
+    source = consumer  # pyright: ignore[reportIncompatibleMethodOverride]
 
     @property
     def headers(self) -> Any:
@@ -130,7 +131,7 @@ class Record(Delivery):
         with tracker.partitions.lock:
             self.counted = offset in frontier.counted_by_poll or offset in left
             if frontier.batches and not self.counted:
-                self.counted = frontier.is_in_batch(offset)
+                self.counted = frontier.is_in_batch(offset)  # pyright: ignore[reportIncompatibleMethodOverride]
             if self.subscription is not tracker.noted:
                 tracker.note(self.subscription)
             if offset in handled:
@@ -276,7 +277,7 @@ class RecordBatch(Batch):
 
     __slots__ = ("_committed",)
 
-    members: Records
+    members: Records  # pyright: ignore[reportIncompatibleVariableOverride]
     _committed: dict[Partition, int]
     """The offsets that the application has committed by itself."""
 
@@ -334,13 +335,13 @@ class RecordBatch(Batch):
 
     def ongoing(self) -> Delivery | None:
         members = self.members
-        going_on: Iterable[Any] = (
+        going_on: Iterable[Any] = (  # handlings of batches
             filter(None, [nobodys.get(self._address())])
             if members.tracker is None
             else next(iter(members.frontiers.values())).batches.copy()
         )
         for each in going_on:
-            theirs = each.members.records
+            theirs = cast("RecordBatch", each).members.records
             if len(theirs) == len(members) and all(map(is_, theirs, members.records)):
                 return each  # type: ignore[no-any-return]
         return None

@@ -406,7 +406,7 @@ class Body(Inner):
     """A further scope inside of a run, which decides for the run where it is the outermost."""
 
     __slots__ = ()
-    delivery: TaskRun
+    delivery: TaskRun  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, run: TaskRun) -> None:
         super().__init__(run, concludes=False)
@@ -721,20 +721,20 @@ def on_prerun(  # noqa: PLR0917 - as Celery sends it: names are quicker than a d
             or ready.acks_late is not task.acks_late
         ):
             ready = current_settings(task)
-        if ready.subscription is None:
+        binding, subscription = ready.binding, ready.subscription
+        if binding is None or subscription is None:
             return
         request, where = task.request_stack.top, get_ident()
         outer = innermost.get(where)
         if outer is not None and outer.request is request:
             return
         if request.is_eager:
-            innermost[where] = EagerRun(task, request, task_id, outer, ready.binding.instrumenter)
+            innermost[where] = EagerRun(task, request, task_id, outer, binding.instrumenter)
             return
         run = TaskRun(task, request)
         headers = run.carried = headers_of(run.task_message)
-        subscription = ready.subscription
         if CORRELATION_HEADER in headers:
-            subscription = ready.subscription_for(task, headers)
+            subscription = ready.subscription_for(task, headers) or subscription
         run.task_id, run.outer, run.before = task_id, outer, sys.exc_info()[1]
         run.begin_run(subscription)
         innermost[where] = run

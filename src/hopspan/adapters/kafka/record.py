@@ -135,7 +135,8 @@ def _not_open(record: Any) -> KafkaRecord:
 
     That is no mistake of the application's: the handler runs, and nothing is settled.
     """
-    return KafkaRecord(record, *registry.loss_of(record) or ())
+    tracker, frontier = registry.loss_of(record) or (None, None)
+    return KafkaRecord(record, tracker, frontier)
 
 
 def _are_records(given: Sequence[Any]) -> bool:
@@ -153,7 +154,8 @@ def _batch(records: Sequence[Any], via: Any) -> Batch:
     found = registry.find(runs)
     if found is None and registry.knows_some(runs):
         return Batch([KafkaRecord.of(each, via) for each in records])
-    return RecordBatch(Records(KafkaRecord, records, runs, *found or ()))
+    tracker, frontiers = found or (None, {})
+    return RecordBatch(Records(KafkaRecord, records, runs, tracker, frontiers))
 
 
 def runs_of(records: Sequence[Any]) -> Runs:
