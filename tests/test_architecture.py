@@ -27,10 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model", "faults", "terminal", "version"),
-    ("entries", "headers"),
-    ("w3c",),
     ("conventions", "propagation", "settlement"),
-    ("settings",),
     ("config",),
     ("telemetry", "logs"),
     ("delivery",),
@@ -60,12 +57,12 @@ CLIENTS = {
 }
 """Each client library, and the one adapter that may import it."""
 
-PROPAGATES = ("headers", "propagation", "w3c")
+PROPAGATES = "propagation"
 """Where headers are read and written, and what of OpenTelemetry that takes."""
 
 CORE = {
-    "model", "faults", "entries", "headers", "w3c", "conventions", "propagation", "settlement",
-    "settings", "config", "telemetry", "delivery", "interception", "offsets",
+    "model", "faults", "conventions", "propagation", "settlement",
+    "config", "telemetry", "delivery", "interception", "offsets",
 }  # fmt: skip
 """What is for every client alike."""
 NAMES_OF_CLIENTS = re.compile("pika|kafka|celery|aiormq|rabbitmq", re.IGNORECASE)
@@ -338,7 +335,7 @@ def header_writers(all_modules: list[Module]) -> list[str]:
     """Code outside of propagation that knows a propagator, or asks for an injection by itself."""
     found = []
     for module in all_modules:
-        if module.name in PROPAGATES:
+        if module.unit == PROPAGATES:
             continue
         found.extend(
             str(each)

@@ -29,7 +29,8 @@ import pytest
 import hopspan
 import hopspan.sdk
 import hopspan.testing
-from hopspan import config, settings
+from hopspan import config
+from hopspan.config import settings
 
 pika = pytest.importorskip("pika")
 pytest.importorskip("kafka")

@@ -19,8 +19,8 @@ from opentelemetry import baggage as otel_baggage
 from opentelemetry.context import get_current
 
 from hopspan import propagation
-from hopspan.entries import ANY, leaving
 from hopspan.model import ConfigurationError
+from hopspan.propagation.baggage import ANY, leaving
 from hopspan.telemetry import Attachment, active_instrumenters
 
 if TYPE_CHECKING:

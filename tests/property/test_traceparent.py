@@ -18,9 +18,9 @@ from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-from hopspan.headers import ASK, MAPPING, PAIRS, Codec
 from hopspan.propagation import extract_from, plain_traceparent, sender_of
-from hopspan.w3c import FIELDS
+from hopspan.propagation.headers import ASK, MAPPING, PAIRS, Codec
+from hopspan.propagation.w3c import FIELDS
 from tests.property.hostile import ANYTHING, KEYS, MALFORMED, VALID, any_case
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -22,10 +22,10 @@ from opentelemetry.trace import (
 )
 
 from hopspan import faults
-from hopspan.entries import KEY, Names, encodable, leaving, with_only
-from hopspan.headers import GETTER, SETTER, folded
 from hopspan.propagation import MAPPING, PAIRS, Codec, extract_from, inject_into
-from hopspan.w3c import SPAN_KEY
+from hopspan.propagation.baggage import KEY, Names, encodable, leaving, with_only
+from hopspan.propagation.headers import GETTER, SETTER, folded
+from hopspan.propagation.w3c import SPAN_KEY
 from tests.property.hostile import MALFORMED, PERCENT, VALID, any_case, hex_of
 
 PATIENT = settings(

@@ -10,8 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 import hopspan
-from hopspan import settings
-from hopspan.config import Config, Settings
+from hopspan.config import Config, Settings, settings
 from hopspan.conventions import METRICS, PROCESS_DURATION, SENT_MESSAGES
 from hopspan.model import ConfigurationError, HopspanError, Outcome, PolicyError, Verdict
 from tests.unit.support import delivery

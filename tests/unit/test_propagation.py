@@ -17,9 +17,7 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import hopspan
-from hopspan import headers as shapes
 from hopspan import propagation
-from hopspan.entries import Names
 from hopspan.propagation import (
     MAPPING,
     PAIRS,
@@ -29,6 +27,8 @@ from hopspan.propagation import (
     inject_into,
     senders_of,
 )
+from hopspan.propagation import headers as shapes
+from hopspan.propagation.baggage import Names
 
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 SPAN = 0xB7AD6B7169203331

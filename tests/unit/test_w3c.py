@@ -13,9 +13,9 @@ from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from hopspan import w3c
-from hopspan.entries import KEY, Names
-from hopspan.w3c import parse_traceparent, parse_traceparents
+from hopspan.propagation import w3c
+from hopspan.propagation.baggage import KEY, Names
+from hopspan.propagation.w3c import parse_traceparent, parse_traceparents
 
 TRACE, SPAN = "1" * 32, "2" * 16
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"

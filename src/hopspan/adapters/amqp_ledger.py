@@ -80,7 +80,7 @@ class Ledger:
         self.young: dict[int, Verdict] = {}
         self._old: dict[int, Verdict] = {}
         self.upto: tuple[int, Verdict] = (0, Verdict.ACK)
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
 
     # -- deliveries ------------------------------------------------------------------------------
 

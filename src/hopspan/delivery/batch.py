@@ -178,7 +178,8 @@ class Batch(Delivery):
     def end_attributes(self) -> dict[str, Any]:
         """The settlement that all members have in common, if they do."""
         verdicts = set(self.verdicts())
-        self.verdict = common = next(iter(verdicts)) if len(verdicts) == 1 else None
+        common = next(iter(verdicts)) if len(verdicts) == 1 else None
+        self.verdict: Verdict | None = common
         if self._rare is not None and self._rare.sent is not None:
             sent = self.members[0].sent
             self._rare.sent = sent if common is not None and sent is not None else self._rare.sent

@@ -59,6 +59,7 @@ from hopspan.model import (
     Settlement,
     Verdict,
 )
+from hopspan.propagation.w3c import SPAN_KEY
 from hopspan.settlement import as_policy, manual
 from hopspan.telemetry import (
     EMPTY,
@@ -73,14 +74,14 @@ from hopspan.telemetry import (
     revert,
     whereabouts,
 )
-from hopspan.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Span, SpanContext
 
+    from hopspan.conventions import Plan
     from hopspan.delivery.subscription import Subscription
     from hopspan.settlement import Commits, Policy
     from hopspan.telemetry import Instrumenter, Overrides
@@ -156,6 +157,9 @@ class Delivery(Incoming):
     inner_scope: ClassVar[type[Inner]]
     """The class of further scopes around a delivery that goes on."""
 
+    instrumenter: Instrumenter | None
+    plan: Plan | None
+    span: Span
     subscription: Subscription
     outcome: Outcome | None
     """How the handling went; None while it goes on."""

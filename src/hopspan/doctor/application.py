@@ -25,7 +25,7 @@ from hopspan import instrumentation
 from hopspan.conventions import Plan
 from hopspan.doctor import correlation
 from hopspan.doctor.environment import SetUp
-from hopspan.entries import without_passwords
+from hopspan.propagation.baggage import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

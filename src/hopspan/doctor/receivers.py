@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from hopspan.entries import without_passwords
+from hopspan.propagation.baggage import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

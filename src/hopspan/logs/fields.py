@@ -14,8 +14,8 @@ from opentelemetry import trace
 from opentelemetry.context import get_current
 from opentelemetry.semconv.attributes.service_attributes import SERVICE_NAME
 
-from hopspan.entries import Names, recorded
-from hopspan.settings import patterns
+from hopspan.config.settings import patterns
+from hopspan.propagation.baggage import Names, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

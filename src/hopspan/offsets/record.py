@@ -164,7 +164,7 @@ class Record(Delivery):
     def committed(self) -> None:
         """Note that the application has committed beyond the record, which acknowledges it."""
         if self.verdict is None:
-            self.verdict = Verdict.ACK
+            self.verdict: Verdict | None = Verdict.ACK
 
     def as_done(self) -> Done:
         """The record for the span of the commit that covers it."""

@@ -13,8 +13,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from hopspan import faults
-from hopspan.entries import without_passwords
 from hopspan.model import ConfigurationError
+from hopspan.propagation.baggage import without_passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from hopspan import conventions as names
 from hopspan import faults
-from hopspan.entries import LONGEST_VALUE, names_of, recorded, shortened, without_passwords
-from hopspan.headers import Codec, values_of
 from hopspan.model import OperationType
+from hopspan.propagation.baggage import (
+    LONGEST_VALUE,
+    names_of,
+    recorded,
+    shortened,
+    without_passwords,
+)
+from hopspan.propagation.headers import Codec, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from hopspan import conventions as names
-from hopspan.entries import names_of
 from hopspan.model import OperationType
 from hopspan.propagation import check_propagators
+from hopspan.propagation.baggage import names_of
 from hopspan.telemetry.attributes import SpanAttributes
 from hopspan.telemetry.enabled import Enabled, Switch, has_no_sdk, ignoring
 from hopspan.telemetry.exceptions import Exceptions
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span
 
-    from hopspan.config import Config
+    from hopspan.config import Config, Hook
     from hopspan.conventions import Plan
-    from hopspan.entries import Names
-    from hopspan.model import Endpoint, Outcome
+    from hopspan.model import Endpoint, Outcome, Verdict
     from hopspan.propagation import Codec
+    from hopspan.propagation.baggage import Names
     from hopspan.telemetry.exceptions import Recorded
     from hopspan.telemetry.sampling import Unsampled
     from hopspan.telemetry.spans import UnsampledSpan
@@ -60,9 +60,9 @@ class Instrumenter:
         self.enabled: Enabled = Enabled(config)
         self.may_be_unobserved: bool = self.enabled.may_be_unobserved
         """Whether nobody but an SDK that is not there yet could observe an operation."""
-        self.on_start = config.on_start
-        self.on_end = config.on_end
-        self.recorded = self.enabled.recorded
+        self.on_start: Hook | None = config.on_start
+        self.on_end: Hook | None = config.on_end
+        self.recorded: frozenset[Verdict] = self.enabled.recorded
         """The verdicts whose settlement always gets a span."""
         self.relates_plainly: bool = (
             config.correlation == "auto" and config.trust and not config.ignore

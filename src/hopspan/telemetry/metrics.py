@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import baggage
 
 from hopspan import conventions as names
-from hopspan.entries import shortened
 from hopspan.model import OperationType
+from hopspan.propagation.baggage import shortened
 from hopspan.telemetry.instruments import instruments_of
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, Outcome
 from hopspan.propagation import ASK, plain_traceparent
+from hopspan.propagation.w3c import SPAN_KEY, parse_traceparent
 from hopspan.telemetry.context import EMPTY
 from hopspan.telemetry.enabled import has_no_sdk, is_suppressed
 from hopspan.telemetry.relations import relate
 from hopspan.telemetry.spans import UNRECORDED, UNSET, SenderSpan, StatusSpan
-from hopspan.w3c import SPAN_KEY, parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

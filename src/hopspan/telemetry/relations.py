@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, SpanContext
 
 from hopspan import conventions as names
 from hopspan.propagation import Codec, extract_from, senders_of
-from hopspan.w3c import SPAN_KEY
+from hopspan.propagation.w3c import SPAN_KEY
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -21,8 +21,8 @@ from opentelemetry.trace import (
 )
 
 from hopspan.model import make
+from hopspan.propagation.w3c import IS_LAID_OUT, SPAN_KEY
 from hopspan.telemetry.spans import UnsampledSpan
-from hopspan.w3c import IS_LAID_OUT, SPAN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hopspan.carrying import inject
 from hopspan.conventions import ATTEMPT, MESSAGE_ID, PROCESS, REDELIVERED, Route, plan
@@ -138,7 +138,7 @@ class MemoryDelivery(Delivery):
     """One message of a queue in memory."""
 
     __slots__ = ("queued",)
-    client = Client(
+    client: ClassVar[Client] = Client(
         "memory",
         system="memory",
         settled_already="it was made with auto_ack=True. Make it without",

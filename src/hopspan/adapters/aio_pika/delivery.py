@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from aio_pika import IncomingMessage
 
@@ -14,6 +14,8 @@ from hopspan.model import Settlement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from hopspan.adapters.amqp import Routes
+    from hopspan.adapters.amqp_ledger import Ledger
     from hopspan.delivery import Delivery
 
 # Private to aio-pika: where one is missing, nothing is known to be wrong.
@@ -35,7 +37,7 @@ class AioPikaDelivery(AmqpDelivery):
 
     __slots__ = ("incoming", "tag", "via")
 
-    client = Client(
+    client: ClassVar[Client] = Client(
         "aio-pika",
         system=SYSTEM,
         is_awaited=True,
@@ -53,12 +55,15 @@ class AioPikaDelivery(AmqpDelivery):
         """
         channel = getattr(message, _CHANNEL, None)
         kept = None if channel is None else channel.__dict__.get(STATE)
-        self.kept = kept = kept or state_of(channel)
-        self.ledger = kept.ledger
-        self.via, self.incoming, self.queue = via, message, getattr(via, "name", None)
-        self.routes = kept.routes[self.queue]
-        self.tag = message.delivery_tag or 0
-        self.auto_ack = getattr(message, _NO_ACK, False)
+        kept = kept or state_of(channel)
+        self.kept: Any = kept
+        self.ledger: Ledger = kept.ledger
+        self.via: Any = via
+        self.incoming: Any = message
+        self.queue: str | None = getattr(via, "name", None)
+        self.routes: Routes = kept.routes[self.queue]
+        self.tag: int = message.delivery_tag or 0
+        self.auto_ack: bool = getattr(message, _NO_ACK, False)
         self.seen_before = False
 
     # -- finding it ------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+from hopspan.config.settings import Correlation
 from hopspan.propagation import context_fields
-from hopspan.settings import Correlation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ Nothing is kept on Celery's request, which may be pickled.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import celery
 from celery import states
@@ -106,7 +106,7 @@ class TaskRun(Delivery):
         "_error", "_raised", "before", "carried", "depth", "is_late", "outer", "request",
         "said_at_start", "settlement", "task", "task_id", "task_message",
     )  # fmt: skip
-    client = Client(
+    client: ClassVar[Client] = Client(
         "celery",
         system=brokers.UNKNOWN,
         settle_names={},
@@ -514,7 +514,7 @@ class Prepared:
     )  # fmt: skip
 
     def __init__(self, task: Any) -> None:
-        self.routes = brokers.ProcessRoutes(task.app, task.name or "")
+        self.routes: brokers.ProcessRoutes = brokers.ProcessRoutes(task.app, task.name or "")
         self.body: Any = None
         """A function that is known to be the task's body."""
         self.generation: int = -1

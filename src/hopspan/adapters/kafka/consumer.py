@@ -34,6 +34,7 @@ from hopspan.telemetry import binding_of, instrumenter_for
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from hopspan.adapters.kafka_common import Routes
     from hopspan.delivery import Loop
     from hopspan.model import Endpoint
     from hopspan.offsets import Done, Frontier, Positions
@@ -43,7 +44,7 @@ NOTHING_TAKEN: Any = (None, None)
 STATE = "_hopspan_state"
 """The attribute in which a consumer keeps its state."""
 
-registry = Registry()
+registry: Registry = Registry()
 
 _AWAITS = hasattr(subscription_state, "AsyncConsumerRebalanceListener")
 _PUT_ASIDE = "_paused_partition_records"
@@ -63,8 +64,8 @@ class ConsumerState(Consumer):
         config = native.config
         self.kind: Any = kind
         """The consumer's own class: how to call the client without passing here again."""
-        self.group = config.get("group_id")
-        self.commits_by_itself = bool(self.group and config.get("enable_auto_commit"))
+        self.group: str | None = config.get("group_id")
+        self.commits_by_itself: bool = bool(self.group and config.get("enable_auto_commit"))
         where = kafka_common.server(config.get("bootstrap_servers"))
         self.endpoint: Callable[[str], Endpoint] = lru_cache(_MOST_TOPICS)(
             partial(kafka_common.endpoint, where=where, group=self.group)
@@ -73,7 +74,7 @@ class ConsumerState(Consumer):
         """The cluster's id, once it is known."""
         self._cluster = getattr(getattr(native, "_client", None), "cluster", None)
         self._about: dict[str, Any] = {names.CLIENT_ID: config.get("client_id")}
-        self.routes = kafka_common.records_of(self.endpoint, self._about)
+        self.routes: Routes = kafka_common.records_of(self.endpoint, self._about)
         """The routes of its records."""
         self.inside: str = ""
         """The call of the client's own that goes on: `next`, or `loop` where our loop asks."""

@@ -154,8 +154,8 @@ def _batch(records: Sequence[Any], via: Any) -> Batch:
     found = registry.find(runs)
     if found is None and registry.knows_some(runs):
         return Batch([KafkaRecord.of(each, via) for each in records])
-    tracker, frontiers = found or (None, {})
-    return RecordBatch(Records(KafkaRecord, records, runs, tracker, frontiers))
+    owner, known = found or (None, {})
+    return RecordBatch(Records(KafkaRecord, records, runs, owner, known))
 
 
 def runs_of(records: Sequence[Any]) -> Runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pika.exceptions import ChannelWrongStateError
 from pika.spec import Basic
@@ -24,6 +24,9 @@ from hopspan.model import Settlement, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hopspan.adapters.amqp import Routes
+    from hopspan.adapters.amqp_ledger import Ledger
+
 
 class PikaDelivery(AmqpDelivery):
     """A delivery of pika. `channel`, `method`, `properties` and `body` are the client's own."""
@@ -31,8 +34,17 @@ class PikaDelivery(AmqpDelivery):
     __slots__ = ("body", "channel", "method", "properties", "tag")
 
     kept: State
+    ledger: Ledger
+    routes: Routes
+    queue: str | None
+    auto_ack: bool
+    tag: int
+    channel: Any
+    method: Any
+    properties: Any
+    body: Any
 
-    client = Client(
+    client: ClassVar[Client] = Client(
         "pika",
         system=SYSTEM,
         settle_names=SETTLE_NAMES,

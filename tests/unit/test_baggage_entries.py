@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from opentelemetry import baggage
 from opentelemetry.context import Context, set_value
 
-from hopspan.entries import ANY, KEY, Names, leaving, names_of, recorded, with_only
+from hopspan.propagation.baggage import ANY, KEY, Names, leaving, names_of, recorded, with_only
 
 
 def carrying(entries: dict[str, Any]) -> Context:

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hopspan import settlement
+from hopspan.config.settings import PLAIN_COMMITS, PREFIX, READERS, checked, unknown, variable_of
 from hopspan.conventions import METRICS
-from hopspan.settings import PLAIN_COMMITS, PREFIX, READERS, checked, unknown, variable_of
 
 if TYPE_CHECKING:
     from opentelemetry._logs import LoggerProvider
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from hopspan.settings import Correlation, SettleSpans
+    from hopspan.config.settings import Correlation, SettleSpans
     from hopspan.settlement import Commits, Policy, PolicyLike
 
 ExceptionSignal = Literal["event", "logs", "logs/dup"]

@@ -25,16 +25,16 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from hopspan.entries import KEY, leaving, surely_fits
-from hopspan.headers import GETTER, SETTER, text
 from hopspan.model import make
+from hopspan.propagation.baggage import KEY, leaving, surely_fits
+from hopspan.propagation.headers import GETTER, SETTER, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from opentelemetry.propagators.textmap import TextMapPropagator
 
-    from hopspan.entries import Names
+    from hopspan.propagation.baggage import Names
 
 TRACEPARENT, TRACESTATE, BAGGAGE = "traceparent", "tracestate", "baggage"
 FIELDS = frozenset({TRACEPARENT, TRACESTATE, BAGGAGE})

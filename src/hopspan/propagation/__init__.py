@@ -2,7 +2,7 @@
 
 The only module that writes a header. Works through the globally configured propagator (W3C trace
 context and baggage by default; B3 or Jaeger where configured); what the default one would read or
-write in its plainest form is done directly (`hopspan.w3c`). Reading never raises.
+write in its plainest form is done directly (`hopspan.propagation.w3c`). Reading never raises.
 """
 
 from __future__ import annotations
@@ -28,10 +28,21 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from hopspan import faults, w3c
-from hopspan.entries import KEY, Names, encodable, leaving, with_only
-from hopspan.headers import ASK, GETTER, MAPPING, PAIRS, SETTER, Codec, Stale, codec_of, folded
+from hopspan import faults
 from hopspan.model import ConfigurationError
+from hopspan.propagation import w3c
+from hopspan.propagation.baggage import KEY, Names, encodable, leaving, with_only
+from hopspan.propagation.headers import (
+    ASK,
+    GETTER,
+    MAPPING,
+    PAIRS,
+    SETTER,
+    Codec,
+    Stale,
+    codec_of,
+    folded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
