@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from aio_pika import IncomingMessage
 
 from hopspan.adapters.aio_pika.channel import STATE, error_type, state_of
-from hopspan.adapters.amqp import NO_ACK, SETTLE_NAMES, SYSTEM, AmqpDelivery
+from hopspan.adapters.amqp import NO_ACK, SETTLE_NAMES, SYSTEM, AmqpDelivery, Routes
 from hopspan.delivery import Client
 from hopspan.model import Settlement, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
-    from hopspan.adapters.amqp import Routes
     from hopspan.adapters.amqp_ledger import Ledger
     from hopspan.delivery import Delivery
 
@@ -54,8 +51,7 @@ class AioPikaDelivery(AmqpDelivery):
             message: aio-pika's `IncomingMessage`.
         """
         channel = getattr(message, _CHANNEL, None)
-        kept = None if channel is None else channel.__dict__.get(STATE)
-        kept = kept or state_of(channel)
+        kept = (channel is not None and channel.__dict__.get(STATE)) or state_of(channel)
         self.kept: Any = kept
         self.ledger: Ledger = kept.ledger
         self.via: Any = via
@@ -112,12 +108,11 @@ class AioPikaDelivery(AmqpDelivery):
         channel = getattr(self.incoming, _CHANNEL, None)
         return channel is not None and not channel.is_closed
 
-    def settle(self, settlement: Settlement) -> Awaitable[None]:
+    def settle(self, settlement: Settlement) -> Any:
         """Perform a verdict; awaited in the event loop that asks for it."""
-        message: Any = self.incoming
         if settlement.verdict is Verdict.ACK:
-            return message.ack()  # type: ignore[no-any-return]
-        return message.nack(requeue=settlement.verdict is Verdict.REQUEUE)  # type: ignore[no-any-return]
+            return self.incoming.ack()
+        return self.incoming.nack(requeue=settlement.verdict is Verdict.REQUEUE)
 
 
 # A message of aio-pika is what other clients give apart, under the same names.
