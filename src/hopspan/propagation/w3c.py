@@ -152,7 +152,10 @@ def traceparent_of(span: SpanContext) -> str:
     """The `traceparent` of a valid span."""
     # By way of bytes: formatting integers takes twice as long.
     of_trace, of_span = span[0].to_bytes(16, "big").hex(), span[1].to_bytes(8, "big").hex()
-    return f"00-{of_trace}-{of_span}-{_WRITTEN_FLAGS[span[3]]}"
+    flags = span[3]
+    # More than a byte is no flag of W3C's, but a context can be made with it.
+    written = _WRITTEN_FLAGS[flags] if flags < len(_WRITTEN_FLAGS) else f"{flags:02x}"
+    return f"00-{of_trace}-{of_span}-{written}"
 
 
 def fields_of(
