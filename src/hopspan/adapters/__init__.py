@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,7 +62,7 @@ def _client_of(kind: type, known: Container[str]) -> str | None:
     return None
 
 
-@cache
+@lru_cache(maxsize=64)
 def registered() -> Mapping[str, EntryPoint]:
     """The adapters that installed packages register, by the client's module. Imports none of them.
 
@@ -90,7 +90,7 @@ def registrant(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
-@cache
+@lru_cache(maxsize=64)
 def usable(client: str) -> Adapter | None:
     """A registered adapter, imported now; None for one that cannot be used, which is said once."""
     try:
@@ -138,7 +138,7 @@ def running(handler: Any) -> Running | None:
     return found
 
 
-@cache
+@lru_cache(maxsize=64)
 def _running_task() -> Callable[[Any], Running | None]:
     """Look the function up once: a task's body asks each time that it runs."""
     found: Callable[[Any], Running | None] = importlib.import_module(ADAPTERS["celery"]).running

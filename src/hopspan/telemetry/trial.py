@@ -7,7 +7,7 @@ ways are tried, once a process, in a meter provider of its own that nothing else
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def trusted_aggregations_of(instrument: Any) -> Aggregations | None:
     return found if found is not None and succeeds() else None
 
 
-@cache
+@lru_cache(maxsize=64)
 def succeeds() -> bool:
     """Whether merging is as good as recording, in the SDK that is installed. Never raises."""
     try:
