@@ -168,10 +168,10 @@ def _memory(memory: Mapping[str, Any]) -> str:
         (head, ""),
         [
             (
-                f"after {memory['full']:,}, when every cache is full",
+                f"at most until {memory['full']:,}, when every cache is full",
                 f"{memory['bytes_when_full'] / 1024:,.0f} kB",
             ),
-            ("at the end", f"{memory['bytes_at_the_end'] / 1024:,.0f} kB"),
+            ("at most since", f"{memory['bytes_at_the_end'] / 1024:,.0f} kB"),
         ],
     )
 

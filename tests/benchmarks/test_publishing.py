@@ -119,7 +119,7 @@ def test_memory_and_brokers_are_on_the_page_when_they_were_measured() -> None:
         | {"brokers": results.of_brokers(ways, 5, 400)}
     )
     assert "kept of 30,000 settled messages" in page
-    assert "| at the end | 3 kB |" in page
+    assert "| at most since | 3 kB |" in page
     assert "| RabbitMQ, pika, hopspan | 1,000 | 100 | 1.00 | 1.00 |" in page
 
 
