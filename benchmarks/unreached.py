@@ -46,6 +46,10 @@ _FURTHER = Why(
     "then takes over the record's offset and commits it",
     "Where the time goes",
 )
+_BAGGAGE = Why(
+    "a message with nothing but a span to tell takes a shorter way, which one with baggage does not",
+    "Where the time goes",
+)
 _LINKS = Why(
     "the SDK's own links are nearly half of it, and each sender has to be read",
     "Where the time goes",
@@ -79,6 +83,12 @@ UNREACHED: tuple[Unreached, ...] = (
     _missed("Celery run, no SDK", gates.LATE, gates.ADDED, _POLICY),
     _missed("pika consume, sampled", gates.ACKS, gates.OF_SDK_METRICS, _HANDLE),
     _missed("pika consume, sampled", gates.REQUEUES, gates.OF_SDK_METRICS, _POLICY),
+    _missed(
+        "pika publish, baggage, sampled",
+        "",
+        "hopspan, 3 entries more, as a part of the SDK floor's overhead",
+        _BAGGAGE,
+    ),
     _missed("batch of 100, sampled", gates.ALONE, gates.OF_API_LINKS, _LINKS),
     _missed("batch of 500, sampled", gates.ALONE, gates.OF_API_LINKS, _LINKS),
 )
