@@ -32,7 +32,7 @@ _BARS = (
     _Bar(SDK, "#bcc4cf", 45, 5),
 )
 _NUMBERED = (HOPSPAN, DECORATED)
-"""Whose gates are shown, and whose figures."""
+"""The groups whose gates are shown, and those whose figures are."""
 
 
 def draw(results: Results) -> str:

@@ -116,7 +116,7 @@ def check_metrics(row: str, found: Points, wanted: Points) -> None:
 
 
 def check_settled(path: Any, rows: Sequence[Row], telemetry: Telemetry) -> None:
-    """What the broker, or the worker, hears of a message: an ack, and once."""
+    """The settlement that the broker, or the worker, hears of a message: an ack, and once."""
     for row in rows:
         _demand(path.is_settled(row), row, telemetry, "its message is not settled by one ack")
 

@@ -1,4 +1,4 @@
-"""What hopspan must show, as data: a gate and a target for each ratio, and the most calls of ours.
+"""The goals of hopspan, as data: a gate and a target for each ratio, and the most calls of ours.
 
 A gate is missed only when the lower quartile of the ratio is over it, so that noise alone does not
 fail a build. The target is what we want the median to be. A gate that is missed and known to be is
@@ -41,7 +41,7 @@ EVERY = (
 
 
 class Gate(NamedTuple):
-    """What a figure may be at most, and what we want it to be."""
+    """The most that a figure may be, and the value that we want."""
 
     group: str
     what: str
@@ -125,7 +125,7 @@ DEAD_LETTERS_WRAPPED = "a block in the loop, wrap(policy=requeue_times)"
 LATE, LATE_WRAPPED = f"acks_late, {REQUEUES}", f"acks_late, {REQUEUES_WRAPPED}"
 
 _ADDS: tuple[Limit, ...] = ((0.05, None),) * 3
-"""What a policy may add to the same client's overhead without one."""
+"""The most that a policy may add to the same client's overhead without one."""
 
 LINES = (
     Line("pika publish", "", HOPSPAN, ((0.82, 0.76), (0.70, 0.62), (0.23, 0.16))),
@@ -153,7 +153,7 @@ ADDING = (
     Line("kafka-python next", DEAD_LETTERS, DECORATED, _ADDS, without=HOPSPAN),
     Line("Celery run", LATE, DECORATED, _ADDS, without=HOPSPAN),
 )
-"""What a policy that settles adds on the other clients than pika, which has gates of its own."""
+"""The cost that a settling policy adds on the other clients than pika, which has gates of its own."""
 
 _OWN_METRICS: tuple[Limit, ...] = ((0.78, 0.70), (0.63, 0.55), None)
 OF_SDK_METRICS = "with metrics, as a part of the SDK floor's overhead with the same"

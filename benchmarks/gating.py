@@ -1,4 +1,4 @@
-"""What a build fails for: a gate that is missed and is not known to be; on time, one missed twice."""
+"""The reason for a build to fail: a gate that is missed and is not known to be; on time, one missed twice."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Findings(NamedTuple):
 
 
 def together(one: Findings, other: Findings) -> Findings:
-    """What has come of several gates and of some more."""
+    """The findings of several gates and of some more."""
     return Findings(
         [*one.verdicts, *other.verdicts],
         [*one.missed, *other.missed],

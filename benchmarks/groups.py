@@ -124,7 +124,7 @@ def standard(path: str, make: MakePath, mode: str) -> Iterator[Group]:
 def policy_rows(
     make: MakePath, made: Handling, telemetry: Telemetry, off: Mapping[str, Any]
 ) -> list[Row]:
-    """What is advertised: a policy settles. Their spans are as without it, and say what it did."""
+    """The advertised way: a policy settles. Their spans are as without it, and say what it did."""
     policied = made.policied()
     rows = [
         policied.decorated(DECORATED, telemetry, **off),

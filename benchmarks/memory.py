@@ -21,7 +21,7 @@ STEP = 1_000
 SLACK = 1024 * 1024
 """Bytes by which the most that is kept may still differ: at most 42 for each message.
 
-What is remembered of settled messages and of routes is forgotten in bulk, each at a number of its own,
+The memory of settled messages and of routes is cleared in bulk, each at a number of its own,
 so that the most of a while is seen more or less exactly.
 """
 

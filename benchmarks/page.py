@@ -31,7 +31,7 @@ _COMPARED: tuple[tuple[str, tuple[Line, ...]], ...] = (
     (OF_FLOOR[API], BESIDE_FLOORS),
     (OF_FLOOR[SDK], BESIDE_FLOORS),
 )
-"""What has a table of its own, with a column for each mode, and its lines."""
+"""The figures that have a table of their own, with a column for each mode, and its lines."""
 
 
 def filled(page: str, results: Results) -> str:
@@ -50,7 +50,7 @@ def _between(page: str, begin: str, end: str, text: str) -> str:
 
 
 def lead(results: Results) -> str:
-    """What it costs, for a reader who decides whether to use it."""
+    """The cost, for a reader who decides whether to use hopspan."""
     found = {(each["group"], each["what"]): each for each in results["ratios"]}
     handling = [line for line in LINES if line.way and line.row in {HOPSPAN, DECORATED}]
     publishing = [line for line in LINES if not line.way]

@@ -35,7 +35,7 @@ Methods = dict[tuple[type, str], Any]
 
 
 class Process(NamedTuple):
-    """What an instrumentation has changed of the whole process."""
+    """The changes that an instrumentation has made to the whole process."""
 
     receivers: list[list[Any]]
     """Of each signal."""
@@ -66,7 +66,7 @@ _woven: Methods = {}
 
 
 def _changed(instrument: Callable[[], Any]) -> Process:
-    """What an instrumentation makes of the process, which is as before afterwards."""
+    """The process as an instrumentation changes it; it is as before afterwards."""
     _BEFORE.enter()
     instrument()
     found = Process.now()
@@ -75,7 +75,7 @@ def _changed(instrument: Callable[[], Any]) -> Process:
 
 
 def _wrapped(app: Celery, telemetry: Telemetry, settings: Mapping[str, Any]) -> Process:
-    """What hopspan makes of the process for an application, which is wrapped from now on."""
+    """The process as hopspan changes it for an application, which is wrapped from now on."""
     found = _changed(lambda: hopspan.wrap(app, **{**telemetry.providers, **settings}))
     _woven.update(
         (key, each) for key, each in found.methods.items() if each is not _BEFORE.methods.get(key)

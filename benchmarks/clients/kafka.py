@@ -166,7 +166,7 @@ class _Replay:
     upcoming = 0
     """The offset of the record that is fetched next."""
     told: list[Mapping[Any, Any]] | None = None
-    """What is committed, while somebody is looking."""
+    """The offsets that are committed, while somebody is looking."""
 
     def _poll_once(self: Any, timer: Any, max_records: int, update_offsets: bool = True) -> Any:
         fetched, self.fetched = self.fetched, None
@@ -235,7 +235,7 @@ class _Tracked:
         if user is self._user:
             return
         self._user = user
-        # What the row before has left undone is not this one's, and its commit is not due here.
+        # Work that the row before has left undone is not this one's, and its commit is not due here.
         self.consumer.seek(PARTITION, self.consumer.upcoming)
         hopspan.wrap(self.consumer, **{**_UNSET, **settings, "commits": hopspan.Commits(every=1)})
         handle(1)
@@ -255,7 +255,7 @@ def tracked() -> _Tracked:
 
 @cache
 def policy() -> hopspan.Policy:
-    """What `requeue_once` is where a broker cannot reject: a second failure goes to another topic."""
+    """The twin of `requeue_once` where a broker cannot reject: a second failure goes to another topic."""
     return hopspan.requeue_times(
         1, then=hopspan.dead_letter("orders.dead", producer=open_producer())
     )

@@ -1,4 +1,4 @@
-"""What the AMQP 0-9-1 clients share: RabbitMQ's names, delivery history, and settlement ledger.
+"""The shared parts of AMQP 0-9-1 clients: names, delivery history, and the settlement ledger.
 
 Imports no client. Naming follows the conventions' RabbitMQ page; history is what RabbitMQ puts into
 headers.
@@ -35,7 +35,7 @@ SETTLED_ALREADY = (
     "it was given auto_ack=True, so the broker forgets a message when it hands it out. "
     "Consume with auto_ack=False"
 )
-"""What to change where a policy would settle and the broker has."""
+"""The remedy where a policy would settle and the broker has."""
 SETTLE_NAMES = {
     Verdict.ACK: "ack",
     Verdict.REQUEUE: "nack",

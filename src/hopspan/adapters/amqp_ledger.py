@@ -184,7 +184,7 @@ class Ledger:
 
 
 def _unsettled(delivery: Delivery) -> Unsettled | None:
-    """What is kept of a delivery whose handling is over, where anybody may come back to it."""
+    """The rest of a delivery whose handling is over, kept where anybody may come back to it."""
     settles = delivery.settles
     if delivery.verdict is not None or not (settles or delivery.is_turn):
         return None

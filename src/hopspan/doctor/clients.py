@@ -45,7 +45,7 @@ def _installed() -> list[str]:
 
 
 def _registration(name: str) -> Finding:
-    """Whose adapter a client has, and whether it can be used."""
+    """The adapter that a client has, and whether it can be used."""
     whose = adapters.registrant(registered()[name])
     try:
         adapter_named(name)

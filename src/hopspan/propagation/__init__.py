@@ -328,7 +328,7 @@ def extract_from(  # noqa: PLR0911 - the shortest way is the first
 
 
 def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list[SpanContext]:
-    """Who has sent messages with these headers; those that do not say are left out."""
+    """The senders of messages with these headers; those that do not say are left out."""
     plainly, many = carries_only_context(), [*many]
     if plainly:
         spans = _plain_senders(codec, many)
@@ -350,7 +350,7 @@ def senders_of(codec: Codec, many: Iterable[Any], *, trust: bool = True) -> list
 
 
 def _plain_senders(codec: Codec, many: Sequence[Any]) -> list[SpanContext] | None:
-    """Who has sent messages of which each has a plain `traceparent` in bytes, or none."""
+    """The senders of messages of which each has a plain `traceparent` in bytes, or none."""
     try:
         values = codec.traceparents(many)
         return None if values is None else w3c.parse_traceparents(values)

@@ -123,7 +123,7 @@ def _is_as_ours(match: Any) -> bool:
 
 
 def _maker(match: Any) -> Any:
-    """What makes the aggregations: set by the view, or else by the reader."""
+    """The maker of the aggregations: set by the view, or else by the reader."""
     own = match._view._aggregation
     if not isinstance(own, DefaultAggregation):
         return own

@@ -95,7 +95,7 @@ class Cell:
         return True
 
     def take(self) -> Measured:
-        """What it holds; it holds nothing afterwards."""
+        """The content; there is none afterwards."""
         with self._lock:
             measured = Measured(
                 self.attributes, self.since, self._buckets, self._total, self._least, self._most,

@@ -14,7 +14,7 @@ Exemplar: TypeAlias = tuple[float, int, SpanContext]
 
 
 class Measured(NamedTuple):
-    """What a cell has held since it was last asked."""
+    """The content of a cell since it was last asked."""
 
     attributes: MetricAttributes
     since: int

@@ -61,7 +61,7 @@ class Operation:
     instrumenter: Instrumenter | None
     """Its settings; None where nothing is recorded of it, because nobody observes it."""
     plan: Plan | None
-    """What every operation like this has in common; None where nobody observes it."""
+    """The common part of every operation like this; None where nobody observes it."""
     span: Span
     """The running span. Where nothing is recorded, and its status decides about a message or there
     are hooks, a stand-in that keeps its status."""
@@ -266,7 +266,7 @@ class Operation:
     def start_unrecorded(self, carried: Context, parent: Context | None = None) -> None:
         """Start without a span to be seen: suppressed, unobserved, or not to be started.
 
-        What runs inside goes on in the trace that is there, and its status is kept all the same.
+        Work inside goes on in the trace that is there, and its status is kept all the same.
         """
         within = carried if parent is None else parent
         self._start_as(StatusSpan(get_current_span(within).get_span_context()), carried)

@@ -37,7 +37,7 @@ _TRIED: tuple[tuple[MetricAttributes, float, Context], ...] = (
 )
 """Attributes, seconds (whose sums are exact), and where they are measured."""
 _QUICKLY: tuple[MetricAttributes, float] = ((("n", 3),), 0.5)
-"""What is added to a cell itself, which shows that cells are used at all."""
+"""The duration that is added to a cell itself, which shows that cells are used at all."""
 
 
 def trusted_aggregations_of(instrument: Any) -> Aggregations | None:
@@ -84,7 +84,7 @@ def _histogram(provider: Any, name: str) -> Any:
 
 
 def _points(reader: Any) -> dict[str, list[Any]]:
-    """What is exported, by the instrument's name."""
+    """The exported points, by the instrument's name."""
     (resource,) = reader.get_metrics_data().resource_metrics
     metrics = [metric for scope in resource.scope_metrics for metric in scope.metrics]
     return {metric.name: list(metric.data.data_points) for metric in metrics}

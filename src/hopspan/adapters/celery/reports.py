@@ -1,4 +1,4 @@
-"""What only the worker's main process knows: settlements, and runs that nobody else can report.
+"""Facts that only the worker's main process knows: settlements, and runs nobody else can report.
 
 It has the channel, so all acks and rejects are its own; and it is what remains where a child was
 killed, ran into its hard time limit, or never began: a task that was revoked or has expired.

@@ -144,7 +144,7 @@ class TaskRun(Delivery):
         self.carried: dict[str, Any] | None = None
         """The headers of the message, once they are looked for."""
         self._raised: BaseException | None = None
-        # What the body raised, as Celery told it when there still was a traceback.
+        # The error that the body raised, as Celery told it when there still was a traceback.
         self._error: BaseException | None = None
 
     # -- read ------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ _KEPT = "_hopspan_sends"
 
 
 def _described(value: Any, key: Any, partition: Any) -> Any:
-    """What is special to a message."""
+    """The fields that are special to a message."""
     attributes: dict[str, Any] = {}
     if partition is not None:
         attributes[names.PARTITION_ID] = str(partition)
@@ -95,7 +95,7 @@ def _described(value: Any, key: Any, partition: Any) -> Any:
 
 
 class _Sends:
-    """What the sends of one producer have in common: its configuration, read once."""
+    """The common part of all sends of one producer: its configuration, read once."""
 
     __slots__ = ("is_acked", "routes", "takes_headers")
 
