@@ -105,7 +105,7 @@ class Operation:
             start_time: When it began, in ns since the epoch; now when omitted.
             kind: Another kind than the plan's.
         """
-        parent, carried, links = relation
+        parent, carried, _ = relation
         if (
             not instrumenter.switch.on
             or (parent and is_suppressed(parent))
@@ -113,6 +113,19 @@ class Operation:
         ):
             self.start_unrecorded(carried)
             return
+        self._start_recorded(instrumenter, plan, relation, attributes, start_time, kind)
+
+    def _start_recorded(  # noqa: PLR0917 - as `start`
+        self,
+        instrumenter: Instrumenter,
+        plan: Plan,
+        relation: Relation,
+        attributes: dict[str, Any],
+        start_time: int | None = None,
+        kind: SpanKind | None = None,
+    ) -> None:
+        """Start the span and the clock, or an unrecorded one where that fails. Never raises."""
+        parent, carried, links = relation
         try:
             span = instrumenter.start_span(
                 plan.name,
@@ -230,35 +243,16 @@ class Operation:
             relation = relate(instrumenter.config, headers, codec, base)
         if is_unobserved:
             self.start_unrecorded(relation[1], relation[0])
-        else:
-            self._start_recorded(instrumenter, route, codec, relation)
-
-    def _start_recorded(
-        self, instrumenter: Instrumenter, route: Route, codec: Codec, relation: Relation
-    ) -> None:
-        plan = route.plan
-        parent, carried, links = relation
+            return
+        plan, carried = route.plan, relation[1]
         attributes = route.attributes.copy()
         self.describe(attributes)
         if instrumenter.describes_more:
             attributes = instrumenter.describe(plan, attributes, self, codec, carried)
-        if not instrumenter.switch.on:
+        if instrumenter.switch.on:
+            self._start_recorded(instrumenter, plan, relation, attributes)
+        else:
             self.start_unrecorded(carried)
-            return
-        try:
-            span = instrumenter.start_span(
-                plan.name, parent, plan.kind, attributes, links, None, False, False
-            )
-            if type(span) is not instrumenter.span_class:
-                span = instrumenter.readable(span, parent, plan)
-        except Exception:  # noqa: BLE001 - a sampler or a processor that raises, say
-            faults.report("starting a process span")
-            self.start_unrecorded(carried)
-            return
-        self.span, self._carried = span, carried
-        self.instrumenter, self.plan = instrumenter, plan
-        self._native = None
-        self._began = perf_counter()
 
     def describe(self, attributes: dict[str, Any]) -> None:
         """Add what only this operation's message says."""
