@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hopspan.propagation.baggage import Names
     from hopspan.telemetry.exceptions import Recorded
     from hopspan.telemetry.sampling import Unsampled
-    from hopspan.telemetry.spans import UnsampledSpan
+    from hopspan.telemetry.spans import LateSpan
 
 
 class Instrumenter:
@@ -39,7 +39,7 @@ class Instrumenter:
 
     __slots__ = (
         "_attributes", "_tracer", "allowed", "config", "describes_more", "enabled", "exceptions",
-        "is_ignored", "is_resolved", "is_watched", "may_be_unobserved", "measures", "meters",
+        "is_ignored", "is_watched", "may_be_unobserved", "measures", "meters",
         "on_end", "on_start", "recorded", "relates_plainly", "span_class", "start_span", "switch",
         "unsampled_local", "unsampled_remote", "unsampled_root",
     )  # fmt: skip
@@ -74,10 +74,8 @@ class Instrumenter:
         """How to make the span of an unsampled sender, where it need not be started."""
         self.unsampled_local: Unsampled | None = None
         """The same for an unsampled span of this process."""
-        self.unsampled_root: Callable[[], UnsampledSpan] | None = None
+        self.unsampled_root: Callable[[], LateSpan] | None = None
         """The same for a span without a parent."""
-        self.is_resolved: bool = False
-        """Whether the tracer is known that really starts the spans."""
         self._tracer: Any = trace.get_tracer(
             "hopspan", VERSION, config.tracer_provider, names.SCHEMA_URL
         )
@@ -108,7 +106,6 @@ class Instrumenter:
         self.unsampled_local = unsampled(self._tracer, remote=False)
         self.unsampled_root = unsampled_root(self._tracer)
         self.start_span = self._tracer.start_span
-        self.is_resolved = True
 
     def readable(self, span: Span, parent: Context, plan: Plan) -> Span:
         """The span or a stand-in whose status can be read, where anything depends on that.

@@ -24,12 +24,12 @@ from opentelemetry.trace import (
 from hopspan import conventions as names
 from hopspan import faults
 from hopspan.model import SUCCESS, Outcome
-from hopspan.propagation import ASK, plain_traceparent
+from hopspan.propagation import ASK, plain_traceparent, sender_of
 from hopspan.propagation.w3c import SPAN_KEY, parse_traceparent
 from hopspan.telemetry.context import EMPTY
 from hopspan.telemetry.enabled import has_no_sdk, is_suppressed
 from hopspan.telemetry.relations import relate
-from hopspan.telemetry.spans import UNRECORDED, UNSET, SenderSpan, StatusSpan
+from hopspan.telemetry.spans import UNRECORDED, UNSET, LateSpan, StatusSpan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -225,7 +225,7 @@ class Operation:
         is_unobserved = instrumenter.may_be_unobserved and has_no_sdk()
         if traceparent is not ASK and traceparent is not None:
             if is_unobserved:
-                self._start_as(SenderSpan(traceparent), EMPTY)
+                self._start_as(LateSpan(traceparent, sender_of), EMPTY)
                 return
             sender = parse_traceparent(traceparent)
             unsampled = instrumenter.unsampled_remote

@@ -22,12 +22,12 @@ from opentelemetry.trace import (
 
 from hopspan.model import make
 from hopspan.propagation.w3c import IS_LAID_OUT, SPAN_KEY
-from hopspan.telemetry.spans import UnsampledSpan
+from hopspan.telemetry.spans import LateSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Unsampled = Callable[[SpanContext], UnsampledSpan]
+    Unsampled = Callable[[SpanContext], LateSpan]
 
 _PLAIN = frozenset({"ParentBased", "ParentBasedTraceIdRatio"})
 _SAMPLING = "opentelemetry.sdk.trace.sampling"
@@ -45,7 +45,7 @@ def unsampled(tracer: Any, *, remote: bool) -> Unsampled | None:
         return None
 
 
-def unsampled_root(tracer: Any) -> Callable[[], UnsampledSpan] | None:
+def unsampled_root(tracer: Any) -> Callable[[], LateSpan] | None:
     """How to make a span without a parent; None where it must be started."""
     try:
         if not _never_samples(tracer, "root"):
@@ -62,7 +62,7 @@ def unsampled_root(tracer: Any) -> Callable[[], UnsampledSpan] | None:
         trace_id, span_id = generator.generate_trace_id(), generator.generate_span_id()
         return make(SpanContext, (trace_id, span_id, is_remote, flags, DEFAULT_TRACE_STATE, True))
 
-    return lambda: UnsampledSpan(INVALID_SPAN_CONTEXT, make_context)
+    return lambda: LateSpan(INVALID_SPAN_CONTEXT, make_context)
 
 
 def _never_samples(tracer: Any, where: str) -> bool:
@@ -116,4 +116,4 @@ def _maker(tracer: Any, probed: tuple[bool, bool]) -> Unsampled:
         fields = (trace_id, generate(), is_remote, flags[of_parent], state, True)
         return make(SpanContext, fields)
 
-    return lambda parent: UnsampledSpan(parent, make_context)
+    return lambda parent: LateSpan(parent, make_context)

@@ -7,7 +7,7 @@ also where nothing is recorded.
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -19,12 +19,13 @@ from opentelemetry.trace import (
 )
 
 from hopspan import conventions as names
-from hopspan.propagation import sender_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from opentelemetry.context import Context
+
+Source = TypeVar("Source")
 
 UNSET = Status()
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -95,49 +96,37 @@ class StatusSpan(Span):
         """Do nothing."""
 
 
-class SenderSpan(StatusSpan):
-    """A stand-in with the identity of a message's sender, read from its headers when asked for.
+class LateSpan(StatusSpan):
+    """A stand-in whose identity is made when somebody asks for it: a publish or a log line inside.
 
-    Without an SDK hardly anybody asks: only a publish or a log line inside.
+    The identity is a message's sender's, where nobody observes; or the one that the SDK would have
+    given to a span that it does not sample.
     """
 
-    __slots__ = ("_traceparent",)
+    __slots__ = ("_make", "_source")
 
-    def __init__(self, traceparent: Any) -> None:
-        self._traceparent = traceparent
+    def __init__(self, source: Source, make: Callable[[Source], SpanContext]) -> None:
+        """A span.
+
+        Args:
+            source: All that the identity follows from: a header's value, or the parent's identity.
+            make: From the source to the identity; invalid where there is none.
+        """
+        self._source: Any = source
+        self._make: Any = make
         self.status = UNSET
         self.attributes = _NONE
 
     def get_span_context(self) -> SpanContext:
-        """The sender's identity; invalid where the header is malformed."""
+        """The identity; made once."""
         try:
             return self._context
         except AttributeError:
-            self._context = sender_of(self._traceparent)
+            self._context = self._make(self._source)
             return self._context
 
 
-class UnsampledSpan(StatusSpan):
-    """A stand-in for the span of an unsampled parent; its identity is made when asked for."""
-
-    __slots__ = ("_make", "_parent")
-
-    def __init__(self, parent: SpanContext, make: Callable[[SpanContext], SpanContext]) -> None:
-        self._parent = parent
-        self._make = make
-        self.status = UNSET
-        self.attributes = _NONE
-
-    def get_span_context(self) -> SpanContext:
-        """The identity that the SDK would have given it."""
-        try:
-            return self._context
-        except AttributeError:
-            self._context = self._make(self._parent)
-            return self._context
-
-
-UNRECORDED = frozenset({NonRecordingSpan, SenderSpan, StatusSpan, UnsampledSpan})
+UNRECORDED = frozenset({LateSpan, NonRecordingSpan, StatusSpan})
 """The classes of spans that record nothing."""
 
 

@@ -30,13 +30,12 @@ from opentelemetry.trace import (
 import hopspan
 from hopspan.conventions import Action
 from hopspan.model import SUCCESS, Endpoint, MessageInfo, OperationType, Outcome, Outgoing, Verdict
-from hopspan.propagation import MAPPING
+from hopspan.propagation import MAPPING, sender_of
 from hopspan.telemetry import start_send
 from hopspan.telemetry.spans import (
-    SenderSpan,
+    LateSpan,
     StatusProxySpan,
     StatusSpan,
-    UnsampledSpan,
     with_readable_status,
 )
 from tests.unit.support import Given, Telemetry, delivery, handle, named
@@ -325,13 +324,13 @@ TRACEPARENT = f"00-{1:032x}-{2:016x}-01"
 def test_a_stand_in_for_a_sender_has_the_identity_that_the_header_names(
     traceparent: Any, sender: SpanContext
 ) -> None:
-    span = SenderSpan(traceparent)
+    span = LateSpan(traceparent, sender_of)
     assert span.get_span_context() == span.get_span_context() == sender
     assert span.is_recording() is False
 
 
 def test_a_stand_in_keeps_its_status_like_the_others() -> None:
-    span = SenderSpan(TRACEPARENT)
+    span = LateSpan(TRACEPARENT, sender_of)
     span.set_attribute("error.type", "bad")
     span.set_status(StatusCode.ERROR, "bad")
     assert (named(span.status), span.attributes) == (("ERROR", "bad"), {"error.type": "bad"})
@@ -344,7 +343,7 @@ def test_the_identity_of_an_unsampled_span_is_made_once_and_only_if_somebody_ask
         made.append(parent)
         return SpanContext(parent.trace_id, len(made) + 100, is_remote=False)
 
-    span = UnsampledSpan(CONTEXT, make)
+    span = LateSpan(CONTEXT, make)
     span.set_status(StatusCode.ERROR)
     span.end()
     assert (made, named(span.status)) == ([], ("ERROR", None))
