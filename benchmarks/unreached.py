@@ -50,6 +50,7 @@ _BAGGAGE = Why(
     "a message with nothing but a span to tell takes a shorter way, which one with baggage does not",
     "Where the time goes",
 )
+_THREE_ENTRIES = "hopspan, 3 entries more, as a part of the SDK floor's overhead"
 _LINKS = Why(
     "the SDK's own links are nearly half of it, and each sender has to be read",
     "Where the time goes",
@@ -83,12 +84,8 @@ UNREACHED: tuple[Unreached, ...] = (
     _missed("Celery run, no SDK", gates.LATE, gates.ADDED, _POLICY),
     _missed("pika consume, sampled", gates.ACKS, gates.OF_SDK_METRICS, _HANDLE),
     _missed("pika consume, sampled", gates.REQUEUES, gates.OF_SDK_METRICS, _POLICY),
-    _missed(
-        "pika publish, baggage, sampled",
-        "",
-        "hopspan, 3 entries more, as a part of the SDK floor's overhead",
-        _BAGGAGE,
-    ),
+    _missed("pika publish, baggage, sampled", "", _THREE_ENTRIES, _BAGGAGE),
+    _missed("pika consume, baggage, sampled", "", _THREE_ENTRIES, _BAGGAGE),
     _missed("batch of 100, sampled", gates.ALONE, gates.OF_API_LINKS, _LINKS),
     _missed("batch of 500, sampled", gates.ALONE, gates.OF_API_LINKS, _LINKS),
 )
